@@ -1,0 +1,5 @@
+"""Gymnasium environments of the project: `gymnasium.make("envs:vla_tune/Tabletop-v0", task="lift")`."""
+
+import gymnasium
+
+gymnasium.register("vla_tune/Tabletop-v0", entry_point="envs.tabletop:Tabletop", max_episode_steps=60)

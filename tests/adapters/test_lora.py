@@ -1,0 +1,214 @@
+from contextlib import nullcontext
+
+import pytest
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+
+from vla_tune.adapters import Adapter, Lora, training_context
+from vla_tune.adapters.lora import check_learned, update
+from vla_tune.models.openvla import OpenVLA
+from vla_tune.models.openvla.load import empty_model
+from vla_tune.models.precision import choose_attention, dequantized, num_parameters, plain_weights
+
+TARGETS = ("q_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
+FORMATS = ("fp32", "bf16", "nf4")
+LAYER = "language_model.model.layers.1.self_attn.q_proj"
+
+
+def lora(base: str, /, **changes) -> Lora:
+    return Lora(**{"rank": 4, "alpha": 8, "targets": TARGETS, "base": base} | changes)
+
+
+def outputs(model: OpenVLA, batch) -> Tensor:
+    with torch.no_grad():
+        hidden = model(batch)
+        return model.vocabulary_logits(hidden[batch.placeholders])
+
+
+def gradients(model: OpenVLA, head, batch, context=nullcontext) -> dict[str, Tensor]:
+    model.train().zero_grad()
+    with context(), torch.autocast("cpu", torch.bfloat16):
+        loss = head.loss(model, batch).loss
+    loss.backward()
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(parameter.grad is not None for parameter in learning.values())
+    return {"loss": loss.detach()} | {name: parameter.grad.clone() for name, parameter in learning.items()}
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def plain_model(tensors: dict[str, Tensor], like: OpenVLA) -> OpenVLA:
+    model = empty_model(like.config)
+    model.load_state_dict(tensors, assign=True)
+    choose_attention(model, "cpu")
+    return model.eval()
+
+
+@pytest.mark.parametrize("base", FORMATS)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_at_initialisation_the_adapted_model_is_the_base_exactly(load_base, tiny_batch, base, autocast):
+    model = load_base(base)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        before = outputs(model, tiny_batch)
+        lora(base).attach(model)
+        assert torch.equal(outputs(model, tiny_batch), before)
+    assert isinstance(model, OpenVLA)
+    assert isinstance(lora(base), Adapter)
+
+
+@pytest.mark.parametrize("base", FORMATS)
+def test_report_counts_what_learns(load_base, base):
+    model = load_base(base)
+    own = num_parameters(model)
+    report = lora(base).attach(model)
+    trainable = 4 * 4 * (2 * (192 + 192) + 2 * (192 + 512) + (512 + 192))  # rank 4, four layers
+    assert (report.trainable, report.total) == (trainable, own + trainable)
+    assert dict(report.modules) == {"vision_backbone": 0, "projector": 0, "language_model": 20, "proprio_projector": 0}
+    assert report.modules_4bit == (28 if base == "nf4" else 0)
+    assert report.percent == pytest.approx(100 * trainable / (own + trainable))
+    text = str(report)
+    assert f"{trainable:,} of {own + trainable:,} parameters learn ({report.percent:.3f} %)" in text
+    assert "20 in language_model" in text
+    assert f"4-bit modules: {report.modules_4bit}." in text
+
+
+@pytest.mark.parametrize("base", FORMATS)
+def test_only_the_adapter_learns_and_in_float32(load_base, base):
+    model = load_base(base)
+    lora(base).attach(model)
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert len(learning) == 40
+    assert all(".lora_" in name and parameter.dtype == torch.float32 for name, parameter in learning.items())
+
+
+def test_targets_may_lie_in_another_tower(load_base):
+    report = lora("bf16", targets=["attn.qkv", "fc1", "fc2"], towers=["vision_backbone", "projector"]).attach(load_base("bf16"))
+    assert dict(report.modules) == {"vision_backbone": 9, "projector": 2, "language_model": 0, "proprio_projector": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": ["q_proj", "value"]}, r"'value' matches nothing within language_model; the nearest .*\.v_proj"),
+        ({"targets": ["attn.qkv"]}, "matches nothing within language_model"),
+        ({"targets": ["self_attn*"]}, r"also match language_model.*self_attn \(LlamaAttention\), no linear layer"),
+        ({"targets": []}, "name at least one"),
+        ({"base": "nf4"}, r"for base=nf4, the model has bf16 weights \(0 4-bit modules\): load it with base=nf4"),
+        ({"base": "fp32"}, "for base=fp32, the model has bf16 weights"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused_and_changes_nothing(load_base, changes, message):
+    model = load_base("bf16")
+    with pytest.raises(ValueError, match=message):
+        lora("bf16", **changes).attach(model)
+    assert not any(isinstance(module, LoraLayer) for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"rank": 0}, "rank=0"), ({"alpha": 0}, "alpha=0"), ({"dropout": 1.0}, "dropout=1.0"), ({"base": "fp16"}, "Use bf16 or fp32")],
+)
+def test_impossible_numbers_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        lora("bf16", **changes)
+
+
+def test_a_second_adapter_is_refused(adapted):
+    adapter, model = adapted("bf16")
+    with pytest.raises(ValueError, match="carries a LoRA adapter already"):
+        adapter.attach(model)
+
+
+def test_an_adapter_that_never_learned_is_refused(load_base, adapted):
+    model = load_base("bf16")
+    lora("bf16").attach(model)
+    with pytest.raises(ValueError, match="every B of the 20 LoRA layers is zero"):
+        check_learned(model)
+    check_learned(adapted("bf16")[1])
+
+
+@pytest.mark.parametrize("base", FORMATS)
+def test_an_evaluation_pass_leaves_the_gradients_as_they_were(adapted, tiny_head, tiny_batch, base):
+    """On a CPU with avx512_bf16, bitsandbytes would make them exactly zero (perf.md, section 0, row 1)."""
+    _, model = adapted(base)
+    before = gradients(model, tiny_head, tiny_batch)
+    outputs(model.eval(), tiny_batch)
+    after = gradients(model, tiny_head, tiny_batch)
+    assert equal(before, after)
+    assert all(gradient.any() for gradient in after.values())
+
+
+@pytest.mark.parametrize("base", ["bf16", "nf4"])
+def test_leaving_out_the_input_casts_changes_no_bit_and_keeps_fewer_bytes(adapted, tiny_head, tiny_batch, base):
+    _, model = adapted(base)
+    sizes = []
+    results = []
+    for context in (nullcontext, lambda: training_context(model)):
+        kept: dict[int, int] = {}
+
+        def pack(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            results.append(gradients(model, tiny_head, tiny_batch, context))
+        sizes.append(sum(kept.values()))
+    assert equal(*results)
+    assert sizes[1] < sizes[0] if base == "bf16" else sizes[1] <= sizes[0]  # peft casts on a 4-bit base only outside autocast
+
+
+def test_merged_weights_act_as_the_adapter_does(adapted, tiny_batch):
+    adapter, model = adapted("fp32")
+    merged = plain_model(adapter.merge(model, dtype=torch.float32), model)
+    torch.testing.assert_close(outputs(merged, tiny_batch), outputs(model, tiny_batch), rtol=1e-4, atol=1e-4)
+
+
+def test_merging_gives_the_bits_of_peft(adapted):
+    adapter, model = adapted("fp32")
+    merged = adapter.merge(model, dtype=torch.float32)
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.merge()
+    theirs = {name.replace(".base_layer.", "."): weight for name, weight in plain_weights(model) if ".lora_" not in name}
+    assert equal(merged, theirs)
+
+
+def test_a_merge_into_bfloat16_rounds_once(adapted):
+    adapter, model = adapted("bf16")
+    layer = model.get_submodule(LAYER)
+    expected = (layer.base_layer.weight.detach().float() + update(layer)).bfloat16()
+    merged = adapter.merge(model, dtype=torch.bfloat16)
+    assert torch.equal(merged[f"{LAYER}.weight"], expected)
+    assert {tensor.dtype for tensor in merged.values()} == {torch.bfloat16}
+    assert merged.keys() == empty_model(model.config).state_dict().keys()
+
+
+def test_a_4_bit_base_is_dequantised_then_merged(adapted, load_base):
+    adapter, model = adapted("nf4")
+    merged = adapter.merge(model, dtype=torch.float32)
+    layer = model.get_submodule(LAYER)
+    assert torch.equal(merged[f"{LAYER}.weight"], dequantized(layer.base_layer.weight).float() + update(layer))
+    untouched = LAYER.replace("q_proj", "k_proj")
+    assert torch.equal(merged[f"{untouched}.weight"], dequantized(model.get_submodule(untouched).weight).float())
+    original = dict(load_base("bf16").named_parameters())[f"{LAYER}.weight"].detach().float()
+    onto_original = original + update(layer)
+    error = (onto_original - merged[f"{LAYER}.weight"]).norm() / original.norm()
+    assert 0.05 < error < 0.15, "the rounding of NF4, which training saw, belongs to the merged weights"
+
+
+def test_a_merge_after_an_evaluation_pass_gives_the_same_bits(adapted, tiny_batch):
+    """On a CPU with avx512_bf16, bitsandbytes would make it 47 % wrong (perf.md, section 0, row 3)."""
+    adapter, model = adapted("nf4")
+    before = adapter.merge(model, dtype=torch.bfloat16)
+    outputs(model.eval(), tiny_batch)
+    assert equal(adapter.merge(model, dtype=torch.bfloat16), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16])
+def test_merging_into_4_bits_is_refused(adapted, dtype):
+    adapter, model = adapted("nf4")
+    with pytest.raises(ValueError, match="Merging into 4 bits again"):
+        adapter.merge(model, dtype=dtype)

@@ -1,0 +1,142 @@
+"""A random tiny policy: the shipped architecture with untrained weights, built in milliseconds."""
+
+import numpy as np
+import pytest
+import torch
+
+from vla_tune.data.collate import Batch, collate
+from vla_tune.heads import ParallelTokenHead
+from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
+from vla_tune.models.openvla.tiny import PROMPT, tiny_config, train_tokenizer
+from vla_tune.schema import (
+    ActionTokens,
+    Camera,
+    ColumnStatistics,
+    Contract,
+    Embodiment,
+    Gripper,
+    Group,
+    ImageRule,
+    Statistics,
+)
+from vla_tune.tokens import BinTokenizer, ParallelPrompt, uniform_edges
+
+SENTENCES = ["lift the red block", "push the green block left", "touch the blue block", "where is the yellow block"]
+
+
+@pytest.fixture(scope="session")
+def tiny_config_record() -> OpenVLAConfig:
+    return tiny_config()
+
+
+@pytest.fixture
+def tiny_model(tiny_config_record: OpenVLAConfig) -> OpenVLA:
+    torch.manual_seed(0)
+    return OpenVLA(tiny_config_record)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    return train_tokenizer(SENTENCES)
+
+
+def _statistics() -> Statistics:
+    action = ColumnStatistics(
+        mean=(0.0,) * 4,
+        std=(0.02, 0.02, 0.02, 0.5),
+        min=(-0.03, -0.03, -0.03, 0.0),
+        max=(0.03, 0.03, 0.03, 1.0),
+        q01=(-0.03, -0.03, -0.03, 0.0),
+        q99=(0.03, 0.03, 0.03, 1.0),
+        mask=(True, True, True, False),
+    )
+    state = ColumnStatistics(
+        mean=(0.0, 0.0, 0.07, 0.2),
+        std=(0.1, 0.1, 0.03, 0.4),
+        min=(-0.2, -0.2, 0.0, 0.0),
+        max=(0.2, 0.2, 0.14, 1.0),
+        q01=(-0.19, -0.19, 0.01, 0.0),
+        q99=(0.19, 0.19, 0.13, 1.0),
+        mask=(True, True, True, False),
+    )
+    return Statistics(dataset="random", action=action, state=state, num_transitions=100, num_trajectories=5)
+
+
+@pytest.fixture(scope="session")
+def tiny_contract(tiny_config_record: OpenVLAConfig) -> Contract:
+    def group(name: str, dimension: int, unit: str, representation: str, gripper: Gripper | None) -> Group:
+        frame = "table" if gripper is None else "none"
+        return Group(
+            name=name,
+            dimension=dimension,
+            unit=unit,
+            frame=frame,
+            representation=representation,
+            rotation="none",
+            normalized=gripper is None,
+            gripper=gripper,
+        )
+
+    suction = Gripper(engaged=1.0, released=0.0)
+    body = Embodiment(
+        name="tabletop",
+        cameras=(Camera(role="front", key="observation.images.front", height=64, width=64),),
+        state_key="observation.state",
+        state=(group("tool_position", 3, "m", "absolute", None), group("suction", 1, "1", "absolute", suction)),
+        action_key="action",
+        action=(group("tool_translation", 3, "m", "delta", None), group("suction", 1, "1", "absolute", suction)),
+        control_hz=10,
+    )
+    return Contract(
+        version=1,
+        embodiment=body,
+        horizon=4,
+        execute_steps=4,
+        prompt=PROMPT,
+        image=ImageRule(
+            height=64,
+            width=64,
+            resize="resize-naive",
+            center_crop_area=1.0,
+            means=((0.5, 0.5, 0.5),),
+            deviations=((0.5, 0.5, 0.5),),
+        ),
+        action_tokens=ActionTokens(
+            kind="bins",
+            vocabulary_size=tiny_config_record.vocabulary_size,
+            edges=tuple(tuple(row) for row in uniform_edges(256).tolist()),
+        ),
+        location_codes=0,
+        decoding="parallel",
+        precision="fp32",
+        statistics=_statistics(),
+    )
+
+
+@pytest.fixture
+def tiny_head(tiny_contract: Contract) -> ParallelTokenHead:
+    return ParallelTokenHead(BinTokenizer.from_record(tiny_contract.action_tokens), action_dimension=4)
+
+
+@pytest.fixture
+def tiny_batch(tiny_contract: Contract, tiny_tokenizer, tiny_head: ParallelTokenHead) -> Batch:
+    """Three labelled samples with random pixels and actions; the last one's chunk runs past its episode."""
+    generator = np.random.default_rng(0)
+    prompt = ParallelPrompt(tiny_tokenizer, tiny_contract.prompt, num_codes=16)
+    samples = []
+    for row, sentence in enumerate(SENTENCES[:3]):
+        actions = generator.uniform(-1, 1, (4, 4)).astype(np.float32)
+        mask = np.ones((4, 4), dtype=bool)
+        mask[4 - row :] = row < 1
+        codes = np.where(mask.reshape(-1), tiny_head.tokenizer.encode(actions), -100)
+        sample = {
+            "pixel_values": generator.normal(size=(1, 3, 64, 64)).astype(np.float32),
+            "state": generator.uniform(-1, 1, 4).astype(np.float32),
+            "actions": actions,
+            "action_mask": mask,
+            "index": np.array([row, 0]),
+            "instruction": sentence,
+            "codes": codes,
+        }
+        samples.append(prompt(sample))
+    return collate(samples, pad_id=tiny_contract.action_tokens.vocabulary_size)

@@ -1,0 +1,98 @@
+"""A world of one dimension: walk to the goal, whose place and name follow from the seed."""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from vla_tune.data import build_pipeline
+from vla_tune.evaluation import EpisodeRecord
+from vla_tune.policy import LocalPolicy
+
+COLOURS = ("red", "green", "blue")
+
+
+class Line(gymnasium.Env):
+    steps_taken = 0  # by all of them
+
+    def __init__(self, limit: int = 12):
+        self.limit = limit
+        self.observation_space = spaces.Dict(
+            {
+                "images": spaces.Dict({"front": spaces.Box(0, 255, (64, 64, 3), np.uint8)}),
+                "state": spaces.Box(-1, 1, (4,), np.float32),
+                "instruction": spaces.Text(40, charset="abcdefghijklmnopqrstuvwxyz "),
+            }
+        )
+        self.action_space = spaces.Box(-1, 1, (4,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        assert not options
+        self.colour = str(self.np_random.choice(COLOURS))
+        self.background = self.np_random.integers(0, 256, 3)
+        self.goal = self.np_random.uniform(0.02, 0.18)
+        self.position, self.ticks = 0.0, 0
+        return self.observe(), {}
+
+    def observe(self):
+        image = np.full((64, 64, 3), self.background, np.uint8)
+        image[:, : int(64 * np.clip(self.position + 0.5, 0, 1))] = 255
+        state = np.array([self.position, self.goal, 0.05, self.ticks % 2], np.float32)
+        return {"images": {"front": image}, "state": state, "instruction": f"touch the {self.colour} block"}
+
+    def step(self, action):
+        Line.steps_taken += 1
+        self.position += float(action[0])
+        self.ticks += 1
+        success = self.position > self.goal
+        return self.observe(), float(success), success, self.ticks >= self.limit, {"success": success}
+
+
+@dataclass(eq=False)
+class Walker:
+    """Walks by (0.005, 0.02], as its observation says; predicts T = 3 actions."""
+
+    batches: list[int] = field(default_factory=list)
+
+    def act(self, observations):
+        self.batches.append(len(observations))
+        speeds = [0.005 + 0.015 * (observation.images["front"][0, -1, 0] / 255) for observation in observations]
+        return np.array(speeds)[:, None, None] * np.array([[1.0, 0, 0, 0]] * 3)
+
+    def reset(self):
+        pass
+
+
+@pytest.fixture
+def line():
+    Line.steps_taken = 0
+    return Line
+
+
+@pytest.fixture
+def walker():
+    return Walker()
+
+
+@pytest.fixture
+def random_policy(tiny_model, tiny_head, tiny_tokenizer, tiny_contract):
+    return LocalPolicy(tiny_model, tiny_head, build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, rows=4)
+
+
+@pytest.fixture
+def body(tiny_contract):
+    return tiny_contract.embodiment
+
+
+def make_records(outcomes, *, task="lift", seed=0):
+    record = partial(EpisodeRecord, suite="s", task=task, instruction="lift it", steps=3, episode_return=0.0)
+    return [record(episode=index, seed=seed + index, success=bool(outcome)) for index, outcome in enumerate(outcomes)]
+
+
+@pytest.fixture
+def records_of():
+    return make_records

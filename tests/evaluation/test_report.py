@@ -1,0 +1,55 @@
+import json
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from vla_tune.evaluation import success_row
+from vla_tune.evaluation.report import read_results, success_markdown, success_table, write_results
+
+
+@pytest.fixture
+def rows(records_of):
+    plain = success_row(policy="base", task="lift", records=records_of([0] * 20))
+    more = success_row(policy="fine_tuned", task="stack", records=records_of([1] * 15 + [0] * 133))
+    return [plain, more | {"execution": "open_loop", "decay": 0.0123456}]
+
+
+def test_markdown_shows_counts_and_per_cent(rows):
+    lines = success_markdown(rows).splitlines()
+    assert lines == [
+        "| policy | task | execution | decay | successes | success rate | 95 % interval |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: |",
+        "| base | lift |  |  | 0/20 | 0.0 % | 0.0 to 16.1 % |",
+        "| fine_tuned | stack | open_loop | 0.01235 | 15/148 | 10.1 % | 6.2 to 16.0 % |",
+    ]
+
+
+def test_the_terminal_shows_the_same(rows):
+    console = Console(width=120, file=StringIO())
+    console.print(success_table(rows, title="Lift and stack"))
+    text = console.file.getvalue()
+    assert "Lift and stack" in text
+    assert all(word in text for word in ("fine_tuned", "15/148", "10.1 %", "6.2 to 16.0 %", "0.01235"))
+
+
+def test_results_survive_the_file(rows, tmp_path):
+    path = tmp_path / "run" / "results.json"
+    write_results(path, evaluation=rows, training={"loss": 0.5, "steps": 10})
+    assert read_results(path) == {"evaluation": rows, "training": {"loss": 0.5, "steps": 10}}
+    assert list(json.loads(path.read_text())) == ["evaluation", "training"]
+    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
+
+
+def test_a_failed_write_leaves_the_old_results(rows, tmp_path):
+    path = tmp_path / "results.json"
+    write_results(path, evaluation=rows, training={})
+    with pytest.raises(ValueError, match="JSON"):
+        write_results(path, evaluation=rows, training={"loss": float("nan")})
+    assert read_results(path)["training"] == {}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_empty_table_is_refused():
+    with pytest.raises(ValueError, match="no rows"):
+        success_markdown([])

@@ -1,0 +1,183 @@
+from functools import partial
+from itertools import pairwise
+
+import gymnasium
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vla_tune.evaluation import episode_seed, in_processes, rollout
+from vla_tune.execution import OpenLoop, RecedingHorizon, TemporalEnsemble
+
+LIFT = partial(gymnasium.make, "envs:vla_tune/Tabletop-v0", task="touch", cameras={"front": (64, 64)})
+CELL = {"suite": "line", "task": "walk", "seed": 3}
+
+
+class Chaotic:
+    """Acts as the last bits of what it sees say: any difference between two runs grows."""
+
+    def act(self, observations):
+        return np.stack([self.chunk(observation) for observation in observations])
+
+    def chunk(self, observation):
+        words = np.frombuffer(observation.state.tobytes() + observation.images["front"].tobytes(), np.uint32)
+        generator = np.random.default_rng([int(words.sum()), *observation.instruction.encode()])
+        return generator.uniform([-0.03, -0.03, -0.03, 0], [0.03, 0.03, 0.02, 1], (4, 4)).astype(np.float32)
+
+    def reset(self):
+        pass
+
+
+class Sight:
+    """A watcher who remembers."""
+
+    def __init__(self):
+        self.seen, self.finished = {}, []
+
+    def see(self, episode, observation):
+        self.seen.setdefault(episode, []).append(observation)
+
+    def finish(self, record):
+        self.finished.append(record)
+
+
+@pytest.mark.parametrize("execution", [OpenLoop(), RecedingHorizon(2), TemporalEnsemble()])
+def test_the_number_of_environments_changes_nothing(line, walker, body, execution):
+    play = partial(rollout, walker, line, episodes=23, embodiment=body, execution=execution, **CELL)
+    runs = [play(num_envs=number) for number in (1, 4, 7, 50)]
+    assert all(first == second for first, second in pairwise(runs))
+    assert [record.episode for record in runs[0]] == list(range(23))
+    assert {record.success for record in runs[0]} == {True, False}
+    assert len({record.steps for record in runs[0]}) > 3
+    assert len({record.instruction for record in runs[0]}) == 3
+
+
+def test_a_model_leads_to_the_same_records_at_every_number_of_environments(line, random_policy, body):
+    runs = [
+        rollout(random_policy, partial(line, 5), episodes=6, embodiment=body, execution=OpenLoop(), num_envs=number, **CELL)
+        for number in (1, 4, 7)
+    ]
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_the_tabletop_leads_to_the_same_records_at_every_number_of_environments(body):
+    runs = [
+        rollout(Chaotic(), LIFT, episodes=9, embodiment=body, execution=OpenLoop(), num_envs=number, **CELL) for number in (1, 4, 7)
+    ]
+    assert runs[0] == runs[1] == runs[2]
+    assert len({record.instruction for record in runs[0]}) > 2
+
+
+@pytest.mark.slow
+def test_processes_lead_to_the_same_records(body):
+    play = partial(rollout, Chaotic(), LIFT, episodes=5, embodiment=body, execution=OpenLoop(), num_envs=2, **CELL)
+    assert play() == play(vectorize=in_processes)
+
+
+def test_records_tell_what_happened(line, walker, body):
+    sight = Sight()
+    records = rollout(walker, line, episodes=8, embodiment=body, execution=OpenLoop(), num_envs=3, watcher=sight, **CELL)
+    for record in records:
+        assert record.seed == episode_seed(3, suite="line", task="walk", episode=record.episode)
+        seen = sight.seen[record.episode]
+        assert len(seen) == record.steps + 1
+        assert {observation.instruction for observation in seen} == {record.instruction}
+        start, end = seen[0].state, seen[-1].state
+        assert start[0] == 0
+        assert record.success == (end[0] > end[1]) == (record.episode_return == 1.0)
+        assert record.success or record.steps == 12
+    assert sorted(sight.finished, key=lambda record: record.episode) == records
+
+
+def test_environments_without_an_episode_stand_still(line, walker, body):
+    records = rollout(walker, line, episodes=11, embodiment=body, execution=OpenLoop(), num_envs=8, **CELL)
+    assert line.steps_taken == sum(record.steps for record in records)
+
+
+def test_the_policy_is_asked_once_a_tick_for_those_that_need_a_chunk(line, walker, body):
+    slow = partial(line, 6)
+    rollout(walker, slow, episodes=1, embodiment=body, execution=RecedingHorizon(2), num_envs=1, **CELL)
+    assert sum(walker.batches) == len(walker.batches) <= 3  # at ticks 0, 2, 4
+    walker.batches.clear()
+    records = rollout(walker, slow, episodes=8, embodiment=body, execution=OpenLoop(), num_envs=4, **CELL)
+    assert sum(walker.batches) == sum(-(-record.steps // 3) for record in records)
+    assert walker.batches[0] == 4
+
+
+@given(seed=st.integers(0, 10**9), suite=st.text(max_size=8), task=st.text(max_size=8))
+@settings(max_examples=25)
+def test_seeds_are_distinct_and_depend_on_everything(seed, suite, task):
+    seeds = [episode_seed(seed, suite=suite, task=task, episode=episode) for episode in range(50)]
+    assert len(set(seeds)) == 50
+    assert all(0 <= value < 2**32 for value in seeds)
+    assert episode_seed(seed + 1, suite=suite, task=task, episode=0) not in seeds
+    assert episode_seed(seed, suite=suite + "x", task=task, episode=0) not in seeds
+    assert episode_seed(seed, suite=suite, task=task + "x", episode=0) not in seeds
+    shifted = partial(episode_seed, seed, episode=0)
+    assert shifted(suite=suite + "x", task=task) != shifted(suite=suite, task="x" + task)  # names do not run together
+
+
+def test_seeds_never_change():
+    """First 8 digits of `printf '[0, "tabletop", "lift", 0]' | sha256sum`; another value would make old results incomparable."""
+    assert episode_seed(0, suite="tabletop", task="lift", episode=0) == 0x14B77DFD
+
+
+def test_bad_numbers_are_refused(line, walker, body):
+    play = partial(rollout, walker, line, embodiment=body, execution=OpenLoop(), **CELL)
+    with pytest.raises(ValueError, match="episodes=0"):
+        play(episodes=0, num_envs=1)
+    with pytest.raises(ValueError, match="num_envs=0"):
+        play(episodes=1, num_envs=0)
+
+
+class Careless(gymnasium.Wrapper):
+    """Ignores its seed."""
+
+    def reset(self, *, seed=None, options=None):
+        return self.env.reset(seed=None, options=options)
+
+
+class Mute(gymnasium.Wrapper):
+    """Does not tell of success."""
+
+    def step(self, action):
+        return *self.env.step(action)[:4], {}
+
+
+class Blind(gymnasium.ObservationWrapper):
+    """Names its camera otherwise."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        spaces = env.observation_space
+        images = gymnasium.spaces.Dict({"side": spaces["images"]["front"]})
+        self.observation_space = gymnasium.spaces.Dict({**spaces, "images": images})
+
+    def observation(self, observation):
+        return observation | {"images": {"side": observation["images"]["front"]}}
+
+
+class Short(gymnasium.ActionWrapper):
+    """Takes two numbers."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def action(self, action):
+        return np.append(action, [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "message"),
+    [
+        (Careless, "same seed"),
+        (Mute, r"info\['success'\]"),
+        (Blind, r"cameras \['side'\].*'front'"),
+        (Short, r"actions \(2,\).*4 dimensions"),
+    ],
+)
+def test_an_environment_that_does_not_fit_is_refused(line, walker, body, wrapper, message):
+    with pytest.raises(ValueError, match=message):
+        rollout(walker, lambda: wrapper(line()), episodes=2, embodiment=body, execution=OpenLoop(), num_envs=1, **CELL)

@@ -1,0 +1,100 @@
+from math import comb
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from vla_tune.evaluation import PairedComparison, compare, success_row, wilson_interval
+
+counts = st.integers(1, 400).flatmap(lambda episodes: st.tuples(st.integers(0, episodes), st.just(episodes)))
+cells = st.tuples(*[st.integers(0, 40)] * 4).filter(any)
+
+
+def paired(cell) -> PairedComparison:
+    return PairedComparison(both=cell[0], only_first=cell[1], only_second=cell[2], neither=cell[3])
+
+
+@pytest.mark.parametrize(
+    ("successes", "episodes", "low", "high"),
+    [  # R. G. Newcombe, Statistics in Medicine 17 (1998), 857-872, table I, method 3
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_as_published(successes, episodes, low, high):
+    assert wilson_interval(successes, episodes) == pytest.approx((low, high), abs=6e-5)
+
+
+@given(counts)
+def test_wilson_properties(counted):
+    successes, episodes = counted
+    low, high = wilson_interval(successes, episodes)
+    assert 0 <= low <= successes / episodes <= high <= 1
+    assert low < high
+    mirrored = wilson_interval(episodes - successes, episodes)
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
+    scipys = binomtest(successes, episodes).proportion_ci(0.95, method="wilson")
+    assert (low, high) == pytest.approx((scipys.low, scipys.high), abs=1e-5)  # z = 1.96 against 1.95996
+    wider, narrower = wilson_interval(successes, episodes, z=2.6), wilson_interval(4 * successes, 4 * episodes)
+    assert wider[0] <= low <= narrower[0] + 1e-12
+    assert narrower[1] - 1e-12 <= high <= wider[1]
+
+
+@pytest.mark.parametrize(("successes", "episodes"), [(0, 0), (3, 2), (-1, 5)])
+def test_wilson_of_nothing(successes, episodes):
+    with pytest.raises(ValueError, match=f"{successes} successes in {episodes}"):
+        wilson_interval(successes, episodes)
+
+
+def test_a_row_has_the_columns_of_the_results(records_of):
+    row = success_row(policy="base", task="lift", records=records_of([1] * 81 + [0] * 182))
+    low, high = row.pop("wilson_low"), row.pop("wilson_high")
+    assert row == {"policy": "base", "task": "lift", "episodes": 263, "successes": 81, "success_rate": 81 / 263}
+    assert (low, high) == pytest.approx((0.2553, 0.3662), abs=6e-5)
+
+
+def test_an_episode_counts_once(records_of):
+    records = records_of([1, 0])
+    with pytest.raises(ValueError, match="1 episodes occur twice"):
+        success_row(policy="base", task="lift", records=[*records, records[0]])
+    with pytest.raises(ValueError, match="no episodes"):
+        success_row(policy="base", task="lift", records=[])
+
+
+def test_the_difference_as_published():
+    """Cavo et al. (2012) in M. W. Fagerland's R package contingencytables, tests of chapter 8: -0.1186 to -0.0046."""
+    comparison = paired((59, 6, 16, 80))
+    assert comparison.difference == pytest.approx(-0.0621, abs=5e-5)
+    assert comparison.interval() == pytest.approx((-0.1186, -0.0046), abs=6e-5)
+
+
+@given(cells)
+def test_the_difference_lies_in_its_interval_and_changes_sign_with_the_order(cell):
+    forth, back = paired(cell), paired((cell[0], cell[2], cell[1], cell[3]))
+    low, high = forth.interval()
+    assert -1 <= low <= forth.difference <= high <= 1
+    assert back.interval() == pytest.approx((-high, -low), abs=1e-9)
+    assert back.p_value == pytest.approx(forth.p_value)
+
+
+@given(cells)
+def test_mcnemar_is_the_sum_of_the_binomial_tails(cell):
+    _, few, many, _ = cell[0], *sorted(cell[1:3]), cell[3]
+    tail = sum(comb(few + many, count) for count in range(few + 1)) / 2 ** (few + many)
+    assert paired(cell).p_value == pytest.approx(min(1.0, 2 * tail))
+
+
+def test_policies_are_compared_episode_by_episode(records_of):
+    comparison = compare(records_of([1, 1, 1, 0, 0, 1]), records_of([1, 0, 0, 1, 0, 1])[::-1])
+    assert comparison == PairedComparison(both=2, only_first=2, only_second=1, neither=1)
+    assert comparison.episodes == 6
+
+
+def test_other_episodes_cannot_be_compared(records_of):
+    with pytest.raises(ValueError, match="1 episodes were played by one policy only"):
+        compare(records_of([1, 0, 1]), records_of([1, 0]))
+    with pytest.raises(ValueError, match="6 episodes"):
+        compare(records_of([1, 0, 1]), records_of([1, 0, 1], seed=50))

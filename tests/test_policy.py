@@ -1,0 +1,144 @@
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vla_tune.data import build_pipeline
+from vla_tune.policy import TEXT_BUCKET, LocalPolicy, Policy, RecordedPolicy
+from vla_tune.schema import Contract, Observation
+
+LONG = "please push the green block to the left side of the table until it lies beside the yellow block"
+bf16 = partial(torch.autocast, "cpu", torch.bfloat16)
+
+
+class RawHead:
+    """Hands out hidden states as they are: a difference in the last bit shows, where the most likely code would hide it."""
+
+    def __init__(self):
+        self.shapes = []
+
+    def loss(self, model, batch):
+        raise NotImplementedError
+
+    def predict(self, model, batch):
+        self.shapes.append(tuple(batch.input_ids.shape))
+        assert torch.is_inference_mode_enabled()
+        assert not model.training
+        hidden = model(batch)[batch.placeholders]
+        return hidden[:, 0].float().numpy().reshape(len(batch), 4, 4).astype(np.float64)
+
+
+@pytest.fixture
+def policy(tiny_model, tiny_head, tiny_tokenizer, tiny_contract: Contract) -> LocalPolicy:
+    with torch.no_grad():  # freshly initialised, it would say the same whatever it sees
+        for weight in tiny_model.parameters():
+            weight.mul_(5.0 if weight.ndim > 1 else 1.0)
+    pipeline = build_pipeline(tiny_contract, tiny_tokenizer)
+    return LocalPolicy(tiny_model, tiny_head, pipeline, tiny_contract, rows=4)
+
+
+def observation(seed: int, instruction: str = "lift the red block") -> Observation:
+    generator = np.random.default_rng(seed)
+    image = generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    state = generator.uniform([-0.2, -0.2, 0, 0], [0.2, 0.2, 0.14, 1]).astype(np.float32)
+    return Observation(images={"front": image}, state=state, instruction=instruction)
+
+
+def crowd(count: int) -> list[Observation]:
+    sentences = ["touch the blue block", LONG, "where is the yellow block"]
+    return [observation(100 + index, sentences[index % 3]) for index in range(count)]
+
+
+def test_it_is_a_policy_in_robot_units(policy, tiny_contract):
+    actions = policy.act(crowd(3))
+    assert isinstance(policy, Policy)
+    assert actions.shape == (3, 4, 4)
+    assert actions.dtype == np.float32
+    assert (np.abs(actions[..., :3]) <= 0.0301).all()  # the q01 and q99 of the contract, m
+    assert np.abs(actions[..., :3]).max() > 0.001
+    assert policy.act([]).shape == (0, 4, 4)
+
+
+@pytest.mark.parametrize("precision", [nullcontext, bf16])
+@pytest.mark.parametrize("raw", [True, False])
+def test_actions_do_not_depend_on_the_company(policy, precision, raw):
+    policy = replace(policy, precision=precision, head=RawHead() if raw else policy.head)
+    one = observation(1, LONG)
+    alone = policy.act([one])[0]
+    assert not np.array_equal(alone, policy.act([observation(2, LONG)])[0])
+    for count, places in {2: (0, 1, 2), 39: (17, 39)}.items():
+        others = crowd(count)
+        for place in places:
+            together = policy.act([*others[:place], one, *others[place:]])
+            np.testing.assert_array_equal(together[place], alone)
+
+
+def test_the_order_of_observations_is_the_order_of_actions(policy):
+    seen = crowd(7)
+    assert len({policy.act([one]).tobytes() for one in seen}) == 7
+    np.testing.assert_array_equal(policy.act(seen), np.concatenate([policy.act([one]) for one in seen]))
+
+
+def test_every_forward_pass_has_the_same_rows_and_whole_buckets(policy):
+    policy = replace(policy, head=RawHead())
+    policy.act(crowd(11))
+    assert {rows for rows, _ in policy.head.shapes} == {4}
+    assert {length % TEXT_BUCKET for _, length in policy.head.shapes} == {0}
+    assert len({length for _, length in policy.head.shapes}) == 2  # the long sentence fills another bucket
+    assert len(policy.head.shapes) == 3  # 7 short ones in two passes, 4 long ones in one
+
+
+def test_the_model_goes_back_to_training_as_it_was(policy, tiny_batch):
+    policy.model.train()
+    policy.model.vision_backbone.eval()
+    before = {name: module.training for name, module in policy.model.named_modules()}
+    policy.act(crowd(2))
+    assert {name: module.training for name, module in policy.model.named_modules()} == before
+    policy.head.loss(policy.model, tiny_batch).loss.backward()
+    assert all(parameter.grad is not None for parameter in policy.model.language_model.model.parameters())
+
+
+def test_dropout_is_off_while_acting(policy):
+    policy.model.language_model.model.norm = nn.Sequential(policy.model.language_model.model.norm, nn.Dropout(0.5))
+    policy.model.train()
+    np.testing.assert_array_equal(policy.act(crowd(2)), policy.act(crowd(2)))
+
+
+def test_no_rows_are_refused(policy):
+    with pytest.raises(ValueError, match="rows=0"):
+        replace(policy, rows=0)
+
+
+def test_a_wrong_observation_is_named(policy):
+    good = observation(1)
+    with pytest.raises(ValueError, match=r"\['wrist'\].*reads \['front'\]"):
+        policy.act([replace(good, images={"wrist": good.images["front"]})])
+    with pytest.raises(ValueError, match="exactly these"):
+        policy.act([replace(good, images={**good.images, "wrist": good.images["front"]})])
+    with pytest.raises(ValueError, match=r"front.*32"):
+        policy.act([replace(good, images={"front": good.images["front"][:32]})])
+    with pytest.raises(ValueError, match="NaN"):
+        policy.act([replace(good, state=np.array([0, np.nan, 0, 0], np.float32))])
+    with pytest.raises(ValueError, match="state"):
+        policy.act([replace(good, state=np.zeros(3, np.float32))])
+    with pytest.raises(ValueError, match="instruction is empty"):
+        policy.act([replace(good, instruction=" ")])
+    images = {"front": good.images["front"]}
+    floating = replace(good, images=images)
+    images["front"] = good.images["front"] / 255  # behind the back of the type check
+    with pytest.raises(ValueError, match="float64"):
+        policy.act([floating])
+
+
+def test_a_record_keeps_what_was_seen_and_done(policy):
+    recorded, seen = RecordedPolicy(policy), crowd(3)
+    first = recorded.act(seen[:2])
+    second = recorded.act(seen[2:])
+    recorded.reset()
+    assert recorded.observations == seen
+    np.testing.assert_array_equal(np.stack(recorded.chunks), np.concatenate([first, second]))
+    np.testing.assert_array_equal(first, policy.act(seen[:2]))

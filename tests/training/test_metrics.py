@@ -1,0 +1,85 @@
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+
+from vla_tune.heads.base import HeadLoss
+from vla_tune.training.metrics import Validation, action_errors, culprits
+
+
+def test_errors_by_hand() -> None:
+    """Two samples of T=2, A=2; the second's chunk ends after one action."""
+    errors = [np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[5.0, 7.0], [np.nan, np.nan]])]
+    found = action_errors(errors, first_frames=[1])
+    assert found == {
+        "validation/action_error": pytest.approx(22 / 6),
+        "validation/action_error_0": 3.0,
+        "validation/action_error_1": pytest.approx(13 / 3),
+        "validation/first_frame_error": 6.0,
+    }
+    assert "validation/first_frame_error" not in action_errors(errors, first_frames=[])
+
+
+class Offset:
+    """Predicts the truth plus 0.1 in normalised units, and a wrong chunk on frame 0."""
+
+    def loss(self, model, batch) -> HeadLoss:
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        labels = batch.labels[batch.labels != -100]
+        return HeadLoss(labels.float(), labels % 2 == 0)
+
+    def predict(self, model, batch):
+        extra = torch.where(batch.index[:, 1] == 0, 0.3, 0.1)[:, None, None]
+        return (batch.actions + extra).numpy()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 64])
+def test_measured_in_robot_units_whatever_the_batch(batch_size: int, tiny_samples) -> None:
+    scale = np.array([2.0, 2.0, 2.0, 10.0], dtype=np.float32)
+    held_out = Validation(
+        tiny_samples, first_frames=[0, 5], inverse=lambda actions, sample: actions * scale, batch_size=batch_size, pad_id=512
+    )
+    model = torch.nn.Linear(1, 1).train()
+    found = held_out.measure(model, Offset(), device=torch.device("cpu"), autocast=nullcontext)
+    labels = np.concatenate([sample["labels"][sample["labels"] != -100] for sample in tiny_samples])
+    assert found["validation/loss"] == pytest.approx(labels.mean(), rel=1e-6)
+    assert found["validation/token_accuracy"] == pytest.approx((labels % 2 == 0).mean())
+    kept = np.array([sample["action_mask"][:, 0].sum() for sample in tiny_samples])
+    first = np.arange(10) % 5 == 0
+    expected = (kept[first].sum() * 0.3 + kept[~first].sum() * 0.1) / kept.sum()
+    assert found["validation/action_error_0"] == pytest.approx(2 * expected, rel=1e-5)
+    assert found["validation/action_error_3"] == pytest.approx(10 * expected, rel=1e-5)
+    assert found["validation/action_error"] == pytest.approx(4 * expected, rel=1e-5)
+    assert found["validation/first_frame_error"] == pytest.approx(4 * 0.3, rel=1e-5)
+    assert model.training
+
+
+def test_what_lies_beyond_the_episode_counts_nothing(tiny_samples) -> None:
+    spoiled = [
+        sample | {"actions": np.where(sample["action_mask"], sample["actions"], 50.0).astype(np.float32)} for sample in tiny_samples
+    ]
+    results = [
+        Validation(samples, first_frames=[], inverse=lambda actions, _: actions**2, batch_size=4, pad_id=512).measure(
+            torch.nn.Linear(1, 1), Offset(), device=torch.device("cpu"), autocast=nullcontext
+        )
+        for samples in (tiny_samples, spoiled)
+    ]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("bad", [[0], [1, 2], [0, 1, 2]])
+def test_culprits_are_the_samples_with_bad_labels(bad: list[int], tiny_batch) -> None:
+    labelled = tiny_batch.labels != -100
+    per_label = torch.zeros(int(labelled.sum()))
+    rows = labelled.nonzero()[:, 0]
+    for number, row in enumerate(bad):
+        per_label[(rows == row).nonzero()[-1]] = (torch.nan, torch.inf, -torch.inf)[number]
+    expected = [tuple(tiny_batch.index[row].tolist()) for row in bad]
+    assert culprits(tiny_batch, per_label, labelled) == expected
+
+
+def test_without_a_loss_per_code_the_whole_batch_is_named(tiny_batch) -> None:
+    """A regression head has a loss per action value, which no label marks."""
+    assert len(culprits(tiny_batch, torch.tensor([torch.nan]), tiny_batch.labels != -100)) == 3

@@ -1,0 +1,89 @@
+import math
+from itertools import chain
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from vla_tune.models.openvla import OpenVLA
+from vla_tune.training.optim import adamw, constant, parameter_groups, trainable_parameters, warmup_cosine
+
+
+def rates(schedule, steps: int) -> list[float]:
+    found = []
+    for _ in range(steps + 1):
+        found.append(schedule.get_last_lr()[0])
+        schedule.optimizer.step()
+        schedule.step()
+    return found
+
+
+def optimizer(learning_rate: float = 1.0) -> torch.optim.Optimizer:
+    return adamw([{"params": [nn.Parameter(torch.zeros(1))]}], learning_rate=learning_rate, weight_decay=0.0)
+
+
+def test_warmup_cosine_is_the_docstring() -> None:
+    found = rates(warmup_cosine(optimizer(), steps=10, warmup_steps=2, floor=0.0), 10)
+    assert [round(rate, 2) for rate in found[:10]] == [0.5, 1.0, 1.0, 0.96, 0.85, 0.69, 0.5, 0.31, 0.15, 0.04]
+    assert found[10] == 0.0
+
+
+@given(st.integers(2, 200), st.floats(0, 0.9), st.floats(0, 1))
+def test_warmup_cosine_rises_then_falls_to_the_floor(steps: int, share: float, floor: float) -> None:
+    warmup = int(share * steps)
+    found = rates(warmup_cosine(optimizer(2.0), steps=steps, warmup_steps=warmup, floor=floor), steps)
+    assert found[:warmup] == sorted(found[:warmup])
+    assert found[warmup:] == sorted(found[warmup:], reverse=True)
+    assert found[warmup] == 2.0
+    assert math.isclose(found[steps], 2.0 * floor, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"warmup_steps": 5, "floor": 0.0}, "warmup_steps=5"), ({"warmup_steps": 0, "floor": 1.5}, "floor=1.5")],
+)
+def test_impossible_schedules_are_refused(arguments, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        warmup_cosine(optimizer(), steps=5, **arguments)
+
+
+def test_constant_stays() -> None:
+    assert set(rates(constant(optimizer(0.3), steps=4), 4)) == {0.3}
+
+
+def test_only_matrices_decay(adapt, tiny_model: OpenVLA) -> None:
+    model = adapt(tiny_model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model)
+    grouped = [[names[id(parameter)] for parameter in group["params"]] for group in groups]
+    assert sorted(chain.from_iterable(grouped)) == sorted(trainable_parameters(model))
+    decayed = grouped[0]
+    assert "weight_decay" not in groups[0]
+    assert all(dict(model.named_parameters())[name].ndim >= 2 for name in decayed)
+    assert not [name for name in decayed if "embed_tokens" in name or "pos_embed" in name or "norm" in name]
+    for group in groups[1:]:
+        assert group["weight_decay"] == 0.0
+    if len(groups) == 1:  # LoRA has matrices only
+        assert all("lora_" in name for name in decayed)
+
+
+def test_groups_decay_as_declared() -> None:
+    """With a zero gradient, AdamW moves a parameter by lr * weight_decay alone."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1.0)
+    updater = adamw(parameter_groups(model), learning_rate=0.1, weight_decay=0.5)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    updater.step()
+    assert torch.allclose(model[0].weight, torch.tensor(0.95))
+    assert torch.equal(model[0].bias, torch.ones(2))
+    assert torch.equal(model[1].weight, torch.ones(2))
+
+
+def test_nothing_to_train_is_refused() -> None:
+    with pytest.raises(ValueError, match="attach an adapter"):
+        parameter_groups(nn.Linear(2, 2).requires_grad_(False))

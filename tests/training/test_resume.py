@@ -1,0 +1,137 @@
+"""2N steps in one go == N steps, Ctrl-C, N more: bit for bit."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vla_tune.models.openvla import OpenVLA
+from vla_tune.training import TrainingInterrupted
+from vla_tune.training.checkpoint import OPTIMIZER, OPTIMIZER_RECORD, STATE, TRAINED
+from vla_tune.training.loggers import JsonlLogger, read_metrics
+
+STEPS = 6
+
+
+class Watched(list):
+    """Samples that remember which were asked for."""
+
+    def __init__(self, samples) -> None:
+        super().__init__(samples)
+        self.asked: list[int] = []
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return super().__getitem__(index)
+
+
+@pytest.fixture
+def fresh_model(tiny_config_record):
+    def build() -> OpenVLA:
+        torch.manual_seed(0)
+        return OpenVLA(tiny_config_record)
+
+    return build
+
+
+def disturb_generators() -> None:
+    random.seed(99)
+    np.random.seed(99)
+    torch.manual_seed(99)
+
+
+def assert_same_checkpoint(one: Path, other: Path) -> None:
+    for name in (TRAINED, OPTIMIZER):
+        left, right = load_file(one / name), load_file(other / name)
+        assert left.keys() == right.keys()
+        assert len(left) > 0
+        different = [key for key in left if left[key].dtype != right[key].dtype or not torch.equal(left[key], right[key])]
+        assert different == []
+    assert json.loads((one / OPTIMIZER_RECORD).read_text()) == json.loads((other / OPTIMIZER_RECORD).read_text())
+    left, right = (json.loads((folder / STATE).read_text()) for folder in (one, other))
+    for state in (left, right):
+        for clock in ("seconds", "cpu_seconds"):
+            del state["progress"][clock]
+        del state["random"]["python"]  # beartype draws from it when it checks a container (see test_random_state)
+    assert left == right
+
+
+@pytest.mark.parametrize(
+    ("adapt", "accumulation", "precision"),
+    [
+        ("full", 1, "fp32"),
+        ("full", 2, "bf16"),
+        ("lora", 1, "fp32"),
+        ("lora", 2, "bf16"),
+        ("qlora", 1, "bf16"),
+        ("qlora", 2, "bf16"),
+    ],
+    indirect=["adapt"],
+)
+def test_resumed_run_ends_with_the_same_bits(
+    adapt, accumulation, precision, fresh_model, run_training, stop_at, tiny_samples, tmp_path: Path, capsys
+) -> None:
+    options = {"steps": STEPS, "gradient_accumulation": accumulation, "precision": precision}
+    straight_samples, resumed_samples = Watched(tiny_samples), Watched(tiny_samples)
+    run_training(adapt(fresh_model()), samples=straight_samples, run=tmp_path / "straight", **options)
+
+    stopper = stop_at(STEPS // 2)
+    with pytest.raises(TrainingInterrupted, match="step 3 of 6 is saved"):
+        run_training(adapt(fresh_model()), samples=resumed_samples, run=tmp_path / "resumed", loggers=[stopper], **options)
+    assert stopper.closed
+    assert "python scripts/train.py run=here" in capsys.readouterr().err
+    disturb_generators()
+    result = run_training(adapt(fresh_model()), samples=resumed_samples, run=tmp_path / "resumed", **options)
+
+    assert result.steps == STEPS
+    assert resumed_samples.asked == straight_samples.asked
+    last = f"checkpoints/step_{STEPS:06d}"
+    assert_same_checkpoint(tmp_path / "straight" / last, tmp_path / "resumed" / last)
+
+
+def test_finished_run_trains_no_further(fresh_model, run_training, tiny_samples, tmp_path: Path) -> None:
+    first = run_training(fresh_model(), steps=2)
+    samples = Watched(tiny_samples)
+    again = run_training(fresh_model(), steps=2, samples=samples)
+    assert samples.asked == []
+    assert again.last_loss == first.last_loss
+
+
+@pytest.mark.parametrize("changed", [{"batch_size": 3}, {"seed": 8}, {"gradient_accumulation": 2}, {"precision": "bf16"}])
+def test_resume_with_other_settings_is_refused(changed, fresh_model, run_training) -> None:
+    run_training(fresh_model(), steps=2)
+    (name,) = changed
+    with pytest.raises(ValueError, match=f"belongs to another run: {name} was"):
+        run_training(fresh_model(), **({"steps": 4} | changed))
+
+
+def test_fewer_steps_than_were_done_are_refused(fresh_model, run_training) -> None:
+    run_training(fresh_model(), steps=3)
+    with pytest.raises(ValueError, match="3 steps were done"):
+        run_training(fresh_model(), steps=2)
+
+
+def test_kill_loses_only_what_came_after_the_last_checkpoint(fresh_model, run_training, tmp_path: Path) -> None:
+    """A crash between checkpoints: the resumed run repeats the steps and rewrites their lines."""
+
+    class Crash:
+        def log(self, step, metrics) -> None:
+            if step == 3:
+                raise SystemError("the machine went down")
+
+        def close(self) -> None:
+            pass
+
+    log = tmp_path / "metrics.jsonl"
+    with pytest.raises(SystemError):
+        run_training(fresh_model(), steps=5, save_every=2, loggers=[JsonlLogger(log), Crash()])
+    before = read_metrics(log)
+    assert [line["step"] for line in before] == [1, 2, 3]
+    run_training(fresh_model(), steps=5, save_every=2, loggers=[JsonlLogger(log)])
+    after = read_metrics(log)
+    assert [line["step"] for line in after] == [1, 2, 3, 4, 5]
+    assert after[2]["train/loss"] == before[2]["train/loss"]

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vla_tune.training.sampler import StepSampler
+
+sizes = st.integers(1, 40)
+
+
+@given(sizes, st.integers(1, 7), st.integers(1, 3), st.integers(0, 1000))
+def test_every_epoch_is_a_permutation(size: int, batch_size: int, accumulation: int, seed: int) -> None:
+    sampler = StepSampler(size=size, batch_size=batch_size, gradient_accumulation=accumulation, seed=seed)
+    steps = -(-3 * size // sampler.samples_per_step)
+    order = np.concatenate([sampler.indices(step) for step in range(steps)])
+    for epoch in range(3):
+        assert sorted(order[epoch * size : (epoch + 1) * size]) == list(range(size))
+
+
+@given(sizes, st.integers(1, 7), st.integers(1, 3), st.integers(0, 9))
+def test_batches_from_the_middle_are_those_of_the_whole_run(size: int, batch_size: int, accumulation: int, start: int) -> None:
+    sampler = StepSampler(size=size, batch_size=batch_size, gradient_accumulation=accumulation, seed=3)
+    whole = list(sampler.batches(start=0, stop=10))
+    assert list(sampler.batches(start=start, stop=10)) == whole[start * accumulation :]
+    assert {len(batch) for batch in whole} == {batch_size}
+
+
+def test_accumulation_splits_the_same_samples() -> None:
+    """4 x 1 and 2 x 2 see the same samples in the same step."""
+    one = StepSampler(size=11, batch_size=4, gradient_accumulation=1, seed=0)
+    two = StepSampler(size=11, batch_size=2, gradient_accumulation=2, seed=0)
+    assert [one.indices(step).tolist() for step in range(5)] == [two.indices(step).tolist() for step in range(5)]
+
+
+def test_epochs_and_seeds_differ() -> None:
+    sampler = StepSampler(size=50, batch_size=50, gradient_accumulation=1, seed=0)
+    other = StepSampler(size=50, batch_size=50, gradient_accumulation=1, seed=1)
+    assert sampler.indices(0).tolist() != sampler.indices(1).tolist()
+    assert sampler.indices(0).tolist() != other.indices(0).tolist()
+
+
+@pytest.mark.parametrize("name", ["size", "batch_size", "gradient_accumulation"])
+def test_zero_is_refused(name: str) -> None:
+    fields = {"size": 1, "batch_size": 1, "gradient_accumulation": 1, name: 0}
+    with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
+        StepSampler(**fields, seed=0)

@@ -1,0 +1,1 @@
+"""Fine-tune vision-language-action models; what the robot gets is what was trained."""

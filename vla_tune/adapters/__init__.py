@@ -1,0 +1,7 @@
+"""Which parameters learn: all of them, or a low-rank change of frozen ones."""
+
+from vla_tune.adapters.base import Adapter, AdapterReport
+from vla_tune.adapters.full import Full
+from vla_tune.adapters.lora import Lora, training_context
+
+__all__ = ["Adapter", "AdapterReport", "Full", "Lora", "training_context"]

@@ -1,0 +1,107 @@
+"""What decides which parameters learn."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from vla_tune.models.precision import num_parameters, num_quantized, weight_format
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """What learns after an adapter was attached."""
+
+    modules: Mapping[str, int]
+    """Top-level child of the model -> modules in it that learn."""
+    trainable: int
+    """Parameters that learn."""
+    total: int
+    """All parameters, those of the adapter included; a 4-bit one counts as one."""
+    modules_4bit: int
+
+    @property
+    def percent(self) -> float:
+        """Share of the parameters that learns."""
+        return 100 * self.trainable / self.total
+
+    def __str__(self) -> str:
+        """One paragraph."""
+        where = ", ".join(f"{count} in {tower}" for tower, count in self.modules.items())
+        return (
+            f"{self.trainable:,} of {self.total:,} parameters learn ({self.percent:.3f} %), "
+            f"in {sum(self.modules.values())} modules: {where}. 4-bit modules: {self.modules_4bit}."
+        )
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """Decides what learns; a frozen record whose model carries the weights."""
+
+    @property
+    def base(self) -> str:
+        """The format in which the base must be loaded, for training and before merging (`models.precision.FORMATS`)."""
+        ...
+
+    def attach(self, model: nn.Module) -> AdapterReport:
+        """Freeze and insert, in place; the outputs stay exactly those of the base.
+
+        Raises:
+            ValueError: a pattern matches nothing, the base has another format, or there is an adapter already.
+        """
+        ...
+
+    def save(self, folder: Path, model: nn.Module, *, base_hash: str) -> None:
+        """Write what was learned, and which base it belongs to, into `folder`."""
+        ...
+
+    def load(self, folder: Path, model: nn.Module, *, base_hash: str) -> None:
+        """Read what was learned into `model`, to which this adapter is attached.
+
+        Raises:
+            ValueError: it belongs to another base or another adapter, or a tensor is missing, left over or of another shape.
+        """
+        ...
+
+    def merge(self, model: nn.Module, *, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The adapted weights under their published names, rounded once to `dtype` (bfloat16 or float32).
+
+        Raises:
+            ValueError: with the reason, where an adapter is no linear change of the weights.
+        """
+        ...
+
+
+def report(model: nn.Module) -> AdapterReport:
+    """Counts what learns in `model`."""
+    learning = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    modules = {tower: _learning_modules(tower, learning) for tower, _ in model.named_children()}
+    return AdapterReport(modules, sum(learning.values()), num_parameters(model), num_quantized(model))
+
+
+def check_base(model: nn.Module, base: str) -> None:
+    """Refuse a model that was loaded in another format than the adapter is for."""
+    found = weight_format(model)
+    if found != base:
+        raise ValueError(
+            f"the adapter is for base={base}, the model has {found} weights ({num_quantized(model)} 4-bit modules): "
+            f"load it with base={base}."
+        )
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """Refuse to merge into anything coarser than bfloat16."""
+    if dtype not in (torch.bfloat16, torch.float32):
+        raise ValueError(
+            f"dtype={dtype}: weights are merged into torch.bfloat16 or torch.float32. Merging into 4 bits again would round away "
+            "most of what was learned; serve base and adapter unmerged instead."
+        )
+
+
+def _learning_modules(tower: str, learning: Mapping[str, int]) -> int:
+    """Modules of the base: the parts of a LoRA layer count once."""
+    names = {name.split(".lora_")[0] if ".lora_" in name else name.rpartition(".")[0] for name in learning}
+    return sum(name == tower or name.startswith(f"{tower}.") for name in names)

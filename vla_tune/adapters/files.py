@@ -1,0 +1,67 @@
+"""Adapter files: safetensors that name their base, read strictly."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, base: str, base_hash: str) -> None:
+    """Write `tensors` to `path`, with the format and the content hash of the base that they belong to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(ready, temporary, metadata={"format": "pt", "base": base, "base_hash": base_hash})
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path, expected: Mapping[str, Tensor], *, base: str, base_hash: str) -> None:
+    """Copy the tensors of `path` into `expected`, all or none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it belongs to another base, it is damaged, or a tensor is missing, left over or of another shape or dtype.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: name the folder that the training run saved.")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (a handle is no dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut short ({error}): copy it again.") from None
+    _check_metadata(path, metadata, base=base, base_hash=base_hash)
+    _check_tensors(path, tensors, expected)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            expected[name].copy_(tensor)
+
+
+def _check_metadata(path: Path, metadata: Mapping[str, str], *, base: str, base_hash: str) -> None:
+    if metadata.get("base") != base:
+        raise ValueError(f"{path} was trained on base={metadata.get('base')}, the model is base={base}: load the base in that.")
+    if metadata.get("base_hash") != base_hash:
+        raise ValueError(
+            f"{path} was trained on a base with hash {metadata.get('base_hash')}, this one has {base_hash}: "
+            "an adapter changes the weights that it was trained on and no others. Use the base folder of its training run."
+        )
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    missing, left_over = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing or left_over:
+        raise ValueError(
+            f"{path}: {len(missing)} tensors missing (first {missing[:2]}), {len(left_over)} left over (first {left_over[:2]}). "
+            "The adapter attached to the model is not the one that was saved: use the configuration of the training run."
+        )
+    for name, tensor in tensors.items():
+        found, wanted = (tensor.shape, tensor.dtype), (expected[name].shape, expected[name].dtype)
+        if found != wanted:
+            raise ValueError(f"{path}: {name} is {found[1]} {tuple(found[0])}, the model has {wanted[1]} {tuple(wanted[0])}.")

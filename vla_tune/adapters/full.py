@@ -1,0 +1,58 @@
+"""Full fine-tuning: the weights themselves learn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vla_tune.adapters.base import AdapterReport, check_base, check_dtype, report
+from vla_tune.adapters.files import read_tensors, write_tensors
+from vla_tune.models.patterns import matching_names
+
+TRAINED_FILE = "trained_weights.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full:
+    """Every parameter that matches learns; the rest is frozen.
+
+    Raises:
+        ValueError: `base` is not fp32: a step of AdamW moves a weight by about the learning rate, which bfloat16 with its
+            eight bits rounds away.
+    """
+
+    targets: Sequence[str] = ("*",)
+    """Patterns of parameter names (`models.patterns`), e.g. `language_model.*`."""
+    base: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.base != "fp32":
+            raise ValueError(f"base={self.base}: weights that learn are kept in fp32: use base=fp32, or LoRA.")
+
+    def attach(self, model: nn.Module) -> AdapterReport:
+        """Let the matching parameters learn, in place."""
+        check_base(model, self.base)
+        parameters = dict(model.named_parameters())
+        learning = set(matching_names(list(parameters), self.targets))
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in learning)
+        return report(model)
+
+    def save(self, folder: Path, model: nn.Module, *, base_hash: str) -> None:
+        """Write the weights that learn, float32, as `trained_weights.safetensors`."""
+        write_tensors(folder / TRAINED_FILE, _learning(model), base=self.base, base_hash=base_hash)
+
+    def load(self, folder: Path, model: nn.Module, *, base_hash: str) -> None:
+        """Read the weights that learn into `model`, strictly."""
+        read_tensors(folder / TRAINED_FILE, _learning(model), base=self.base, base_hash=base_hash)
+
+    def merge(self, model: nn.Module, *, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The weights, rounded once to `dtype`."""
+        check_dtype(dtype)
+        return {name: parameter.detach().to(dtype) for name, parameter in model.named_parameters()}
+
+
+def _learning(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -1,0 +1,174 @@
+"""LoRA, and QLoRA: the same over a 4-bit base."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from peft import LoraConfig, inject_adapter_in_model
+from peft.helpers import disable_input_dtype_casting
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from vla_tune.adapters.base import AdapterReport, check_base, check_dtype, report
+from vla_tune.adapters.files import read_tensors, write_tensors
+from vla_tune.models.patterns import matching_names, name_regex
+from vla_tune.models.precision import plain_weights, weight_dtype
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+_NAME = "default"
+_MEANING = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora", "bias", "peft_type")
+"""What of peft's configuration changes the function."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """W + (alpha / rank) B A with A random (Kaiming) and B zero, both float32 (LoRA, arXiv 2106.09685, §4.1).
+
+    With `base="nf4"` the W of the language model is 4-bit and frozen: QLoRA (arXiv 2305.14314, §3).
+    """
+
+    rank: int
+    alpha: int
+    targets: Sequence[str]
+    """Patterns of linear layers (`models.patterns`), e.g. `q_proj`."""
+    dropout: float = 0.0
+    base: str = "bf16"
+    towers: Sequence[str] = ("language_model",)
+    """Children of the model in which the targets lie."""
+
+    def __post_init__(self) -> None:
+        weight_dtype(self.base)
+        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise ValueError(
+                f"rank={self.rank}, alpha={self.alpha}, dropout={self.dropout}: rank must be at least 1, "
+                "alpha above 0, dropout in [0, 1)."
+            )
+
+    def attach(self, model: nn.Module) -> AdapterReport:
+        """Freeze the model and insert LoRA layers, in place; the initial values come from torch's generator."""
+        if any(isinstance(module, LoraLayer) for module in model.modules()):
+            raise ValueError("the model carries a LoRA adapter already: load the base again.")
+        check_base(model, self.base)
+        names = _target_names(model, self.targets, self.towers)
+        model.requires_grad_(False)
+        inject_adapter_in_model(self._peft_config(), model, adapter_name=_NAME)
+        for parameter in _stored(model).values():
+            parameter.data = parameter.data.float()  # peft gives them the dtype of the base
+        assert [name for name, _ in _layers(model)] == names, "peft matched other modules than we did"
+        return report(model)
+
+    def save(self, folder: Path, model: nn.Module, *, base_hash: str) -> None:
+        """Write the adapter in peft's own layout, with the base's hash in the header of the weights."""
+        write_tensors(folder / WEIGHTS_FILE, _stored(model), base=self.base, base_hash=base_hash)
+        (folder / CONFIG_FILE).write_text(json.dumps(self._record(), indent=1, sort_keys=True) + "\n")
+
+    def load(self, folder: Path, model: nn.Module, *, base_hash: str) -> None:
+        """Read a saved adapter into `model`, strictly."""
+        path = folder / CONFIG_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: name the folder that the training run saved.")
+        saved, own = json.loads(path.read_text()), self._record()
+        different = {name: (saved.get(name), own[name]) for name in _MEANING if saved.get(name) != own[name]}
+        if different:
+            text = "; ".join(f"{name} is {there!r}, this adapter has {here!r}" for name, (there, here) in different.items())
+            raise ValueError(f"{path}: {text}. Use the adapter configuration of the training run.")
+        read_tensors(folder / WEIGHTS_FILE, _stored(model), base=self.base, base_hash=base_hash)
+
+    def merge(self, model: nn.Module, *, dtype: torch.dtype) -> dict[str, Tensor]:
+        """W + (alpha / rank) B A in float32, rounded once to `dtype`.
+
+        W are the weights that training multiplied with: a 4-bit base is dequantised, and not quantised again, which would
+        round away most of a small update.
+
+        Raises:
+            ValueError: the adapter never learned, or `dtype` is neither bfloat16 nor float32.
+        """
+        check_dtype(dtype)
+        check_learned(model)
+        updates = {f"{name}.weight": update(layer) for name, layer in _layers(model)}
+        merged: dict[str, Tensor] = {}
+        for name, weight in plain_weights(model):
+            if ".lora_" not in name:
+                published = name.replace(".base_layer.", ".")
+                change = updates.pop(published, None)
+                merged[published] = (weight if change is None else weight.float() + change).to(dtype)
+        assert not updates, f"LoRA layers without a base weight: {list(updates)}"
+        return merged
+
+    def _peft_config(self) -> LoraConfig:
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=name_regex(self.targets, within=self.towers),
+            inference_mode=False,
+        )
+
+    def _record(self) -> dict[str, object]:
+        record = self._peft_config().to_dict() | {"inference_mode": True}
+        return json.loads(json.dumps(record, default=lambda value: getattr(value, "value", None) or sorted(value)))
+
+
+def training_context(model: nn.Module) -> AbstractContextManager[None]:
+    """Inside an autocast: LoRA layers leave their input as it is instead of keeping a float32 copy of it for the gradient.
+
+    Autocast rounds that copy to bfloat16 again, so the results are the same bit for bit. Outside an autocast a bfloat16 base
+    needs the copies; do not enter this context there.
+    """
+    return disable_input_dtype_casting(model)
+
+
+def update(layer: LoraLayer) -> Float[Tensor, "out in"]:
+    """(alpha / rank) B A, float32."""
+    up, down = _weight(layer.lora_B).detach().float(), _weight(layer.lora_A).detach().float()
+    return (up @ down) * layer.scaling[_NAME]
+
+
+def check_learned(model: nn.Module) -> None:
+    """Refuse an adapter in which no B moved from zero.
+
+    Raises:
+        ValueError: the adapter changes nothing.
+    """
+    layers = dict(_layers(model))
+    if not any(_weight(layer.lora_B).any() for layer in layers.values()):
+        raise ValueError(
+            f"every B of the {len(layers)} LoRA layers is zero: the adapter was never trained, or another file was read."
+        )
+
+
+def _weight(part: nn.ModuleDict) -> Tensor:
+    linear = part[_NAME]
+    assert isinstance(linear, nn.Linear)
+    return linear.weight
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
+
+
+def _stored(model: nn.Module) -> dict[str, Tensor]:
+    """The adapter's parameters under the names of peft's files."""
+    return {
+        f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": parameter
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name
+    }
+
+
+def _target_names(model: nn.Module, targets: Sequence[str], towers: Sequence[str]) -> list[str]:
+    modules = dict(model.named_modules())
+    linears = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    names = matching_names(linears, targets, within=towers)
+    others = [name for name in matching_names(list(modules), targets, within=towers) if name not in names]
+    if others:
+        kind = type(modules[others[0]]).__name__
+        raise ValueError(
+            f"targets={list(targets)} also match {others[0]} ({kind}), no linear layer: use narrower patterns, e.g. *_proj."
+        )
+    return names

@@ -1,0 +1,68 @@
+"""Samples -> the batch that a model reads; torch begins here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vla_tune.tokens import IGNORED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What a model and its head read; `labels`, `actions` and `action_mask` are `None` at inference."""
+
+    pixel_values: Float[Tensor, "B V C H W"]
+    input_ids: Int[Tensor, "B L"]
+    attention_mask: Bool[Tensor, "B L"]
+    placeholders: Bool[Tensor, "B L"]
+    """Positions decoded in parallel: their embeddings are zeroed and attention is bidirectional where there are any."""
+    state: Float[Tensor, "B S"]
+    labels: Int[Tensor, "B L"] | None = None
+    actions: Float[Tensor, "B T A"] | None = None
+    action_mask: Bool[Tensor, "B T A"] | None = None
+    """False where the chunk ran past the end of its episode: not learned from."""
+    index: Int[Tensor, "B 2"] | None = None
+    """Episode and frame, so that an error can name them."""
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.input_ids)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on `device`."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: value if value is None else value.to(device) for name, value in tensors.items()}
+        return Batch(**moved)
+
+
+def collate(samples: Sequence[dict[str, Any]], *, pad_id: int, multiple: int = 1) -> Batch:
+    """Stack samples; text is padded on the right to the longest, rounded up to `multiple`.
+
+    Padding takes part in nothing: it is masked from attention and its labels are `IGNORED`. Labels of padded actions are
+    `IGNORED` too, where one code stands for one action value.
+    """
+    longest = max(len(sample["input_ids"]) for sample in samples)
+    length = -(-longest // multiple) * multiple
+    text = {
+        "input_ids": _padded(samples, "input_ids", length, pad_id),
+        "placeholders": _padded(samples, "placeholders", length, False),
+        "attention_mask": torch.stack([torch.arange(length) < len(sample["input_ids"]) for sample in samples]),
+    }
+    if "labels" in samples[0] and "actions" in samples[0]:
+        text["labels"] = _padded(samples, "labels", length, IGNORED)
+        text |= {name: _stacked(samples, name) for name in ("actions", "action_mask", "index")}
+    return Batch(pixel_values=_stacked(samples, "pixel_values"), state=_stacked(samples, "state"), **text)
+
+
+def _stacked(samples: Sequence[dict[str, Any]], name: str) -> Tensor:
+    return torch.from_numpy(np.stack([sample[name] for sample in samples]))
+
+
+def _padded(samples: Sequence[dict[str, Any]], name: str, length: int, fill: int | bool) -> Tensor:
+    rows = [np.pad(sample[name], (0, length - len(sample[name])), constant_values=fill) for sample in samples]
+    return torch.from_numpy(np.stack(rows))

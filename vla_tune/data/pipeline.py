@@ -1,0 +1,86 @@
+"""The one place where the steps between a dataset and a model are written down."""
+
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from vla_tune.data.normalize import NormalizeActions, NormalizeState, Scale
+from vla_tune.data.relative import RelativeActions, relative_parts
+from vla_tune.data.transforms import (
+    Compose,
+    EncodeActions,
+    NormalizePixels,
+    PrependLocation,
+    ResizeImages,
+    SelectCameras,
+    Transform,
+)
+from vla_tune.schema import CONTRACT_VERSION, ActionTokens, Contract, Embodiment, ImageRule, Statistics
+from vla_tune.tokens import ParallelPrompt, action_tokenizer
+
+
+def build_pipeline(contract: Contract, text_tokenizer: PreTrainedTokenizerBase) -> Compose:
+    """The pipeline that the contract describes, for training and for the robot alike.
+
+    It takes the raw sample dict {camera key: uint8 [H W 3], state key: float32 [S], "instruction": str} and, in training,
+    "actions" float32 [T A] in robot units and "action_mask" bool [T A]; without actions the steps on them do nothing. It gives
+    `pixel_values` [V C H W], `state` [S], `input_ids`, `labels`, `placeholders` [L] and, in training, normalised `actions`;
+    `Compose.inverse` leads back to robot units.
+
+    Raises:
+        ValueError: relative actions have no state to be relative to.
+    """
+    body, tokens = contract.embodiment, action_tokenizer(contract.action_tokens)
+    num_codes = contract.location_codes + tokens.num_codes(contract.horizon, body.action_dimension)
+    steps: list[Transform] = [
+        SelectCameras(body.cameras),
+        ResizeImages(contract.image),
+        NormalizePixels(contract.image, tuple(camera.role for camera in body.cameras)),
+        *relative_step(body),
+        NormalizeState(Scale(contract.statistics.state), body.state_key),
+        NormalizeActions(Scale(contract.statistics.action)),
+        EncodeActions(tokens, contract.horizon),
+        PrependLocation(contract.location_codes, contract.action_tokens.vocabulary_size),
+        ParallelPrompt(text_tokenizer, contract.prompt, num_codes),
+    ]
+    return Compose(tuple(steps))
+
+
+def relative_step(body: Embodiment) -> tuple[RelativeActions, ...]:
+    """The step that makes actions relative, if any group is; the statistics describe its output."""
+    parts = relative_parts(body)
+    return (RelativeActions(parts, body.state_key),) if parts else ()
+
+
+def make_contract(
+    embodiment: Embodiment,
+    *,
+    statistics: Statistics,
+    image: ImageRule,
+    prompt: str,
+    action_tokens: ActionTokens,
+    horizon: int,
+    execute_steps: int,
+    location_codes: int,
+    precision: Literal["bf16", "fp32"],
+) -> Contract:
+    """A contract of the present version.
+
+    Raises:
+        ValueError: the chunk is empty, or fewer actions are predicted than executed.
+    """
+    if not 1 <= execute_steps <= horizon:
+        raise ValueError(f"execute_steps={execute_steps} must lie between 1 and the horizon {horizon}.")
+    return Contract(
+        version=CONTRACT_VERSION,
+        embodiment=embodiment,
+        horizon=horizon,
+        execute_steps=execute_steps,
+        prompt=prompt,
+        image=image,
+        action_tokens=action_tokens,
+        location_codes=location_codes,
+        decoding="parallel",
+        precision=precision,
+        statistics=statistics,
+    )

@@ -1,0 +1,87 @@
+"""The data of a run: demonstrations from one or several sources, some episodes held out, and their statistics."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32
+
+from vla_tune.data.chunks import Chunks
+from vla_tune.data.dataset import Demonstrations
+from vla_tune.data.mixture import Mixture, Samples
+from vla_tune.data.statistics import dataset_statistics
+from vla_tune.schema import Embodiment, Statistics, embodiment_from_record
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where demonstrations come from: a folder, the hub, or an expert that records them now."""
+
+    def open(self, embodiment: Embodiment, chunks: Chunks) -> Demonstrations:
+        """The demonstrations of `embodiment`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Local:
+    """A LeRobotDataset v3.0 in a folder; the network is never asked."""
+
+    folder: str
+
+    def open(self, embodiment: Embodiment, chunks: Chunks) -> Demonstrations:
+        """The folder's demonstrations."""
+        return Demonstrations(Path(self.folder), embodiment=embodiment, chunks=chunks)
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A dataset on the Hugging Face hub; `revision` pins a commit."""
+
+    repo_id: str
+    revision: str | None = None
+
+    def open(self, embodiment: Embodiment, chunks: Chunks) -> Demonstrations:
+        """The repository's demonstrations, downloaded once."""
+        return Demonstrations.from_hub(self.repo_id, revision=self.revision, embodiment=embodiment, chunks=chunks)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """What a run learns from, in robot units."""
+
+    embodiment: Embodiment
+    training: Samples
+    validation: Demonstrations
+    """Held-out episodes of the first source."""
+    statistics: Statistics
+    """Over the training episodes of all sources, and nothing else."""
+    actions: Float32[np.ndarray, "N A"]
+    """Of the training episodes: what quantile bins are fitted to."""
+
+
+def load_demonstrations(
+    *,
+    embodiment: Mapping[str, Any],
+    sources: Sequence[Source],
+    weights: Sequence[float],
+    chunks: Chunks,
+    held_out: float,
+    seed: int,
+) -> Data:
+    """Open the sources, hold out a share of each source's episodes, and mix the rest with the given weights.
+
+    Raises:
+        ValueError: embodiment, dataset or weights are wrong; the message says which and what to do.
+    """
+    body = embodiment_from_record(embodiment)
+    halves = [source.open(body, chunks).split(held_out, seed=seed) for source in sources]
+    training = [first for first, _ in halves]
+    return Data(
+        embodiment=body,
+        training=training[0] if len(training) == 1 else Mixture(training, weights),
+        validation=halves[0][1],
+        statistics=dataset_statistics(*training),
+        actions=np.concatenate([part.chunks.values(part.frames, part.rows) for part in training]),
+    )

@@ -1,0 +1,23 @@
+"""Raw samples behind a pipeline."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vla_tune.data.mixture import Samples
+from vla_tune.data.transforms import Transform
+
+
+@dataclass(frozen=True, eq=False)
+class Transformed:
+    """A map-style dataset of pipelined samples; what sees an error names its episode and frame."""
+
+    samples: Samples
+    pipeline: Transform
+
+    def __len__(self) -> int:
+        """As many as there are raw samples."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The sample, ready for `collate`."""
+        return self.pipeline(self.samples[index])

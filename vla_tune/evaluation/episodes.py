@@ -1,0 +1,71 @@
+"""The record of an episode, its seed, and tables of records on disk."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_KEY = b"vla_tune.key"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeRecord:
+    """How one episode went."""
+
+    suite: str
+    task: str
+    episode: int
+    seed: int
+    """Of the environment: `episode_seed(...)`."""
+    instruction: str
+    """As the policy read it at the start."""
+    success: bool
+    """`info["success"]` of the last tick."""
+    steps: int
+    episode_return: float
+    """Sum of the rewards."""
+
+    @property
+    def key(self) -> tuple[str, str, int, int]:
+        """Suite, task, episode and seed: equal where two policies met the same start."""
+        return self.suite, self.task, self.episode, self.seed
+
+
+def episode_seed(seed: int, *, suite: str, task: str, episode: int) -> int:
+    """The environment's seed, below 2**32: the same on every machine, in every order and at every number of environments."""
+    text = json.dumps([seed, suite, task, episode])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def write_episodes(path: Path, records: Sequence[EpisodeRecord], *, key: Any = None) -> None:
+    """Write a parquet table, one row per episode, with `key` (JSON data saying what was evaluated) in its metadata.
+
+    The file appears under its name only when it is complete.
+    """
+    names = [field.name for field in fields(EpisodeRecord)]
+    columns = {name: [getattr(record, name) for record in records] for name in names}
+    table = pa.table(columns, schema=_SCHEMA).replace_schema_metadata({_KEY: json.dumps(key, sort_keys=True)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table, partial)
+    partial.replace(path)
+
+
+def read_episodes(path: Path) -> tuple[list[EpisodeRecord], Any]:
+    """The records of a table, and its key."""
+    table = pq.read_table(path)
+    return [EpisodeRecord(**row) for row in table.to_pylist()], json.loads((table.schema.metadata or {}).get(_KEY, b"null"))
+
+
+_SCHEMA = pa.schema(
+    [
+        pa.field(field.name, {str: pa.string(), int: pa.int64(), bool: pa.bool_(), float: pa.float64()}[field.type], nullable=False)
+        for field in fields(EpisodeRecord)
+    ]
+)

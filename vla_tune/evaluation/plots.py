@@ -1,0 +1,170 @@
+"""Pictures for the README and for a run's folder."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+Row = Mapping[str, Any]
+"""A line of the results, or of a log."""
+
+COLOURS = ("#9aa0a6", "#1a73e8", "#e8710a", "#188038", "#9334e6", "#d93025", "#12a4af", "#795548")
+"""The base is grey, the others follow in their order."""
+
+LOSS_KEYS = {"train/loss": "training", "validation/loss": "held out"}
+ERROR_KEYS = {"validation/action_error": "all frames", "validation/first_frame_error": "first frames"}
+"""Names in the log of a run -> names in the picture."""
+
+
+def plot_success(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
+    """Success rates as bars with their Wilson intervals: a group per task, a colour per policy.
+
+    Args:
+        rows: From `success_row`, each pair of policy and task at most once.
+        path: Of the PNG.
+        title: Above the picture.
+    """
+    tasks, policies = (list(dict.fromkeys(row[name] for row in rows)) for name in ("task", "policy"))
+    width = 0.8 / len(policies)
+    figure = Figure(figsize=(max(6.0, 1.2 + len(tasks) * max(0.9, 0.35 * len(policies))), 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for number, policy in enumerate(policies):
+        chosen = [row for row in rows if row["policy"] == policy]
+        places = [tasks.index(row["task"]) + (number - (len(policies) - 1) / 2) * width for row in chosen]
+        rates = [100 * row["success_rate"] for row in chosen]
+        style = {"label": _words(policy), "color": _colour(policy, policies), **_WHISKERS}
+        axes.bar(places, rates, 0.92 * width, yerr=_whiskers(chosen), **style)
+    axes.set_xticks(range(len(tasks)), [_words(task) for task in tasks], **_slant(tasks))
+    episodes = sorted({row["episodes"] for row in rows})
+    counted = f"{episodes[0]}" if len(episodes) == 1 else f"{episodes[0]} to {episodes[-1]}"
+    axes.set_ylabel("success rate [%]")
+    _finish_rates(axes, f"{counted} episodes per bar; whiskers: 95 % Wilson interval")
+    _legend_above(axes, len(policies))
+    _save(figure, path, title)
+
+
+def plot_log(log: Path, path: Path, *, error_unit: str, title: str = "") -> None:
+    """Curves of a training run: losses, and below them the action error on held-out episodes.
+
+    Args:
+        log: JSON lines with `step` and any of `LOSS_KEYS` and `ERROR_KEYS`.
+        path: Of the PNG.
+        error_unit: Of the action error, e.g. `m` (or what its dimensions share).
+        title: Above the picture.
+
+    Raises:
+        ValueError: the log holds none of the losses.
+    """
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    panels = {"loss (cross-entropy, nats)": LOSS_KEYS, f"mean absolute action error [{error_unit}]": ERROR_KEYS}
+    panels = {name: keys for name, keys in panels.items() if any(key in line for line in lines for key in keys)}
+    if "loss (cross-entropy, nats)" not in panels:
+        raise ValueError(f"{log} holds none of {sorted(LOSS_KEYS)}: is it the log of a training run?")
+    figure = Figure(figsize=(7.0, 0.6 + 2.7 * len(panels)), layout="constrained")
+    every = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (name, keys) in zip(every, panels.items(), strict=True):
+        for number, (key, label) in enumerate(keys.items()):
+            _curve(axes, lines, key, label, COLOURS[1 + number])
+        axes.set_ylabel(name, fontsize=9)
+        axes.set_ylim(bottom=0)
+        _quiet(axes)
+        axes.legend(frameon=False)
+    every[-1].set_xlabel("optimiser step")
+    _save(figure, path, title)
+
+
+def plot_sweep(rows: Sequence[Row], path: Path, *, column: str, label: str = "", title: str = "") -> None:
+    """Success rates over a setting, a line per policy and task, with Wilson intervals.
+
+    Args:
+        rows: From `success_row`, with `column` added.
+        path: Of the PNG.
+        column: What was swept; the values stand side by side, numbers in order and joined.
+        label: What to write at its axis; the column's name unless given.
+        title: Above the picture.
+    """
+    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    values = list(dict.fromkeys(row[column] for row in rows))
+    if numeric := all(isinstance(value, int | float) for value in values):
+        values = sorted(values)
+    series = list(dict.fromkeys((row["policy"], row["task"]) for row in rows))
+    nudge = min(0.12, 0.5 / len(series))  # whiskers at one place would hide each other
+    for number, (policy, task) in enumerate(series):
+        chosen = [row for row in rows if (row["policy"], row["task"]) == (policy, task)]
+        chosen = sorted(chosen, key=lambda row: values.index(row[column]))
+        shift = (number - (len(series) - 1) / 2) * nudge
+        places = [values.index(row[column]) + shift for row in chosen]
+        rates = [100 * row["success_rate"] for row in chosen]
+        style = {"fmt": "o-" if numeric else "o", "color": COLOURS[(number + 1) % len(COLOURS)], "linewidth": 1.2, "capsize": 3}
+        axes.errorbar(places, rates, _whiskers(chosen), label=f"{_words(policy)}, {_words(task)}", **style)
+    axes.set_xticks(range(len(values)), [_words(value) for value in values], **_slant(values))
+    axes.set_xlim(-0.5, len(values) - 0.5)
+    axes.set_ylabel("success rate [%]")
+    _finish_rates(axes, f"{label or _words(column)}   (whiskers: 95 % Wilson interval)")
+    _legend_above(axes, len(series))
+    _save(figure, path, title)
+
+
+_WHISKERS: dict[str, Any] = {"capsize": 3, "error_kw": {"elinewidth": 1, "ecolor": "#202124"}}
+
+
+def _whiskers(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+    """Lengths below and above the rate, in per cent."""
+    below = [100 * max(row["success_rate"] - row["wilson_low"], 0.0) for row in rows]
+    above = [100 * max(row["wilson_high"] - row["success_rate"], 0.0) for row in rows]
+    return below, above
+
+
+def _curve(axes: Axes, lines: Sequence[Row], key: str, label: str, colour: str) -> None:
+    points = [(line["step"], line[key]) for line in lines if key in line]
+    if not points:
+        return
+    steps, values = zip(*points, strict=True)
+    marker = "o" if len(points) <= 60 else ""
+    axes.plot(steps, values, label=label, color=colour, marker=marker, markersize=3, linewidth=1.2)
+
+
+def _finish_rates(axes: Axes, below: str) -> None:
+    axes.set_ylim(0, 105)
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_xlabel(below, fontsize=9)
+    _quiet(axes)
+
+
+def _quiet(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e0e0e0", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _legend_above(axes: Axes, entries: int) -> None:
+    """Above the bars, where it hides none of them."""
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(entries, 4), frameon=False)
+
+
+def _slant(names: Sequence[Any]) -> dict[str, Any]:
+    """Slanted labels where many or long ones would touch."""
+    crowded = max(len(str(name)) for name in names) * len(names) > 60
+    return {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+
+
+def _colour(policy: str, policies: Sequence[str]) -> str:
+    others = [name for name in policies if name != "base"]
+    return COLOURS[0] if policy == "base" else COLOURS[1:][others.index(policy) % (len(COLOURS) - 1)]
+
+
+def _words(name: Any) -> str:
+    return str(name).replace("_", " ")
+
+
+def _save(figure: Figure, path: Path, title: str) -> None:
+    if title:
+        figure.suptitle(title, fontsize=12)
+    FigureCanvasAgg(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,69 @@
+"""Results for people and for programs: a table in the terminal, the same as markdown, and `results.json`."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+Row = Mapping[str, Any]
+"""What `success_row` returns, with further columns as need be (`execution`, `run`, ...)."""
+
+_MEASURED = ("episodes", "successes", "success_rate", "wilson_low", "wilson_high")
+
+
+def success_table(rows: Sequence[Row], *, title: str = "Success") -> Table:
+    """The rows for `rich.print`."""
+    table = Table(title=title)
+    header, *lines = _cells(rows)
+    for column, name in enumerate(header):
+        table.add_column(name, justify="left" if column < len(header) - 3 else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def success_markdown(rows: Sequence[Row]) -> str:
+    """The rows as a markdown table."""
+    header, *lines = _cells(rows)
+    marks = ["---"] * (len(header) - 3) + ["---:"] * 3
+    return "".join(f"| {' | '.join(line)} |\n" for line in (header, marks, *lines))
+
+
+def write_results(path: Path, *, evaluation: Sequence[Row], training: Mapping[str, Any]) -> None:
+    """Write `{"evaluation": [rows], "training": {...}}`; the file appears under its name only when it is complete.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON cannot say.
+    """
+    text = json.dumps({"evaluation": list(evaluation), "training": training}, indent=1, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What `write_results` wrote."""
+    return json.loads(path.read_text())
+
+
+def _cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Header and lines: what a row is about, then how it went."""
+    if not rows:
+        raise ValueError("no rows to report: evaluate at least one policy on one task.")
+    about = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _MEASURED]
+    header = [*(name.replace("_", " ") for name in about), "successes", "success rate", "95 % interval"]
+    return [header, *([*(_word(row.get(name, "")) for name in about), *_measured(row)] for row in rows)]
+
+
+def _word(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _measured(row: Row) -> list[str]:
+    """Counts, rate in per cent, and bounds in per cent."""
+    rate, low, high = (100 * row[name] for name in ("success_rate", "wilson_low", "wilson_high"))
+    return [f"{row['successes']}/{row['episodes']}", f"{rate:.1f} %", f"{low:.1f} to {high:.1f} %"]

@@ -1,0 +1,1 @@
+"""Backbones: pixels, state and token ids -> hidden states."""

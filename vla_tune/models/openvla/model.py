@@ -1,0 +1,85 @@
+"""The OpenVLA architecture: vision towers -> projector -> Llama (arXiv 2406.09246, §3), with OpenVLA-OFT's two additions.
+
+Sequence: `[BOS] [patches of every view] [state] [rest of the prompt]`. Batches with placeholders are decoded in parallel
+(arXiv 2502.19645, §4): their embeddings are zeroed, every position sees every other, and the state at position p - 1 predicts p.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from vla_tune.data.collate import Batch
+from vla_tune.models.openvla.config import OpenVLAConfig
+from vla_tune.models.openvla.projector import FusedProjector, ProprioProjector, SingleProjector
+from vla_tune.models.openvla.vision import VisionBackbone
+
+
+class OpenVLA(PreTrainedModel):
+    """A vision-language-action model whose parameters bear the published names.
+
+    One class for every size: the configuration says how large the towers and the language model are.
+    """
+
+    config_class = OpenVLAConfig
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["LlamaDecoderLayer"]  # noqa: RUF012 (transformers' convention)
+
+    def __init__(self, config: OpenVLAConfig) -> None:
+        super().__init__(config)
+        width = config.text_config.hidden_size
+        self.vision_backbone = VisionBackbone(config)
+        projector = FusedProjector if len(self.vision_backbone.towers) == 2 else SingleProjector
+        self.projector = projector(self.vision_backbone.width, width)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        if config.proprio_dimension:
+            self.proprio_projector = ProprioProjector(config.proprio_dimension, width)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding."""
+        return self.language_model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The vocabulary head."""
+        return self.language_model.lm_head
+
+    def forward(self, batch: Batch) -> Float[Tensor, "B L D"]:
+        """Final hidden states at the positions of `batch.input_ids` (those of patches and state are left out)."""
+        context = self.context(batch.pixel_values, batch.state)
+        hidden = self.hidden_states(batch, context)
+        return torch.cat([hidden[:, :1], hidden[:, 1 + context.shape[1] :]], dim=1)
+
+    def context(self, pixel_values: Float[Tensor, "B V C H W"], state: Float[Tensor, "B S"]) -> Float[Tensor, "B P D"]:
+        """What goes behind BOS: the projected patches of every view, then the state token."""
+        views = pixel_values.shape[1]
+        pixels = pixel_values.flatten(0, 1).to(self.projector.fc1.weight.dtype)
+        patches = self.projector(self.vision_backbone(pixels)).unflatten(0, (-1, views)).flatten(1, 2)
+        if not self.config.proprio_dimension:
+            return patches
+        token = self.proprio_projector(state.to(self.proprio_projector.fc1.weight.dtype))
+        return torch.cat([patches, token[:, None].to(patches.dtype)], dim=1)
+
+    def hidden_states(self, batch: Batch, context: Float[Tensor, "B P D"]) -> Float[Tensor, "B P_plus_L D"]:
+        """Final hidden states of the whole sequence, patches included."""
+        embedded = self.get_input_embeddings()(batch.input_ids).masked_fill(batch.placeholders[..., None], 0.0)
+        inputs = torch.cat([embedded[:, :1], context.to(embedded.dtype), embedded[:, 1:]], dim=1)
+        seen = torch.cat(
+            [batch.attention_mask[:, :1], batch.attention_mask.new_ones(context.shape[:2]), batch.attention_mask[:, 1:]], 1
+        )
+        parallel = bool(batch.placeholders.any())
+        mask = bidirectional_mask(seen, inputs.dtype) if parallel else seen
+        return self.language_model.model(inputs_embeds=inputs, attention_mask=mask, use_cache=False).last_hidden_state
+
+    def vocabulary_logits(self, hidden: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
+        """Logits over the vocabulary at chosen positions, in float32."""
+        return self.language_model.lm_head(hidden).float()
+
+
+def bidirectional_mask(seen: Bool[Tensor, "B L"], dtype: torch.dtype) -> Float[Tensor, "B 1 L L"]:
+    """An additive attention mask under which every position sees every position that is not padding."""
+    batch, length = seen.shape
+    hidden = torch.zeros(batch, 1, 1, length, dtype=dtype, device=seen.device)
+    return hidden.masked_fill(~seen[:, None, None], torch.finfo(dtype).min).expand(batch, 1, length, length)

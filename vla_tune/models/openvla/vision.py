@@ -1,0 +1,55 @@
+"""timm vision towers: patch features of the second-to-last block, side by side."""
+
+from typing import cast
+
+import timm
+import torch
+from jaxtyping import Float
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from vla_tune.models.openvla.config import OpenVLAConfig
+
+
+class VisionBackbone(nn.Module):
+    """One or two vision transformers; the names `featurizer` and `fused_featurizer` are the checkpoint's.
+
+    Features are the output of the second-to-last block without the final norm (Prismatic VLMs, arXiv 2402.07865, §3);
+    class and register tokens are dropped. Two towers are concatenated on the channel axis.
+    """
+
+    def __init__(self, config: OpenVLAConfig) -> None:
+        super().__init__()
+        towers = [
+            timm.create_model(name, pretrained=False, num_classes=0, img_size=size, **kwargs)
+            for name, size, kwargs in zip(config.timm_model_ids, config.image_sizes, config.timm_kwargs, strict=True)
+        ]
+        if len(towers) not in (1, 2):
+            raise ValueError(f"timm_model_ids={config.timm_model_ids}: OpenVLA has one vision tower or two.")
+        self.featurizer = towers[0]
+        if len(towers) == 2:
+            self.fused_featurizer = towers[1]
+
+    @property
+    def towers(self) -> list[VisionTransformer]:
+        """The vision transformers, in the order of the pixel channels."""
+        names = [name for name in ("featurizer", "fused_featurizer") if hasattr(self, name)]
+        return [cast(VisionTransformer, getattr(self, name)) for name in names]
+
+    @property
+    def width(self) -> int:
+        """Channels of a patch feature."""
+        return sum(tower.embed_dim for tower in self.towers)
+
+    def forward(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P D"]:
+        """Features of P patches; C is three channels for each tower."""
+        channels = pixels.split(3, dim=1)
+        return torch.cat([_features(tower, three) for tower, three in zip(self.towers, channels, strict=True)], dim=-1)
+
+
+def _features(tower: VisionTransformer, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B P D"]:
+    before_last = len(cast(nn.Sequential, tower.blocks)) - 2
+    features = tower.forward_intermediates(
+        pixels, indices=[before_last], norm=False, stop_early=True, output_fmt="NLC", intermediates_only=True
+    )
+    return cast(list[Tensor], features)[0]

@@ -1,0 +1,151 @@
+"""Policies: observations in, chunks of actions in robot units out."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from vla_tune.data.collate import collate
+from vla_tune.data.transforms import Compose
+from vla_tune.heads import Head
+from vla_tune.models.base import VLA
+from vla_tune.schema import Contract, Embodiment, Observation
+
+TEXT_BUCKET = 16
+"""Text lengths are rounded up to a multiple of this many tokens."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Acts on what a robot sees; local, recorded and remote policies are alike."""
+
+    def act(self, observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
+        """The next T actions for each observation, in robot units."""
+        ...
+
+    def reset(self) -> None:
+        """Forget the past: a new episode begins."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LocalPolicy:
+    """A model in this process behind the pipeline that it was trained with.
+
+    What an observation leads to does not depend on its company. Matrix products round differently at different sizes, so the
+    forward pass always has `rows` rows (the last one repeated, the surplus dropped) and text of a whole number of buckets;
+    observations beyond `rows`, or in another bucket, go through another pass.
+
+    Raises:
+        ValueError: `rows` is not positive.
+    """
+
+    model: VLA
+    head: Head
+    pipeline: Compose
+    contract: Contract
+    rows: int = field(default=8, kw_only=True)
+    """Observations in one forward pass: 1 for a robot, about as many as environments for an evaluation."""
+    precision: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext, kw_only=True)
+    """Opens the context of a forward pass: the autocast of training."""
+
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise ValueError(f"rows={self.rows}: a forward pass needs at least 1.")
+
+    def act(self, observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
+        """The next T actions for each observation, in robot units.
+
+        Raises:
+            ValueError: an observation is not what the contract says; it is named.
+        """
+        raw = [to_sample(observation, self.contract.embodiment) for observation in observations]
+        samples = [self.pipeline(sample) for sample in raw]
+        body = self.contract.embodiment
+        actions = np.empty((len(raw), self.contract.horizon, body.action_dimension), dtype=np.float32)
+        with evaluating(self.model), torch.inference_mode(), self.precision():
+            for members in _passes(samples, self.rows):
+                predicted = self._predict([samples[index] for index in members])
+                for index, chunk in zip(members, predicted, strict=False):
+                    actions[index] = self.pipeline.robot_actions(chunk, samples[index])
+        return actions
+
+    def reset(self) -> None:
+        """Nothing to forget: every chunk follows from its observation alone."""
+
+    def _predict(self, samples: list[dict[str, Any]]) -> Float[np.ndarray, "rows T A"]:
+        full = [*samples, *[samples[-1]] * (self.rows - len(samples))]
+        # any id will do for padding, which is masked; this one has an embedding and stands for no action
+        batch = collate(full, pad_id=self.contract.action_tokens.vocabulary_size, multiple=TEXT_BUCKET)
+        return self.head.predict(self.model, batch.to(_device(self.model)))
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedPolicy:
+    """Acts as another policy does, and keeps what it saw and what it did."""
+
+    policy: Policy
+    observations: list[Observation] = field(default_factory=list)
+    chunks: list[Float[np.ndarray, "T A"]] = field(default_factory=list)
+
+    def act(self, observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
+        """What the other policy does."""
+        actions = self.policy.act(observations)
+        self.observations.extend(observations)
+        self.chunks.extend(actions)
+        return actions
+
+    def reset(self) -> None:
+        """Begins an episode; the record goes on."""
+        self.policy.reset()
+
+
+def to_sample(observation: Observation, embodiment: Embodiment) -> dict[str, Any]:
+    """The raw sample of the pipeline, under the dataset's names.
+
+    Raises:
+        ValueError: a camera is missing or too many, or the state holds NaN or infinity. (Sizes and types are checked where the
+            pipeline reads them.)
+    """
+    roles = {camera.role for camera in embodiment.cameras}
+    if roles != observation.images.keys():
+        raise ValueError(
+            f"the observation has cameras {sorted(observation.images)}, the policy for {embodiment.name!r} reads {sorted(roles)}: "
+            "give it exactly these."
+        )
+    if not np.isfinite(observation.state).all():
+        raise ValueError(f"the state holds NaN or infinity: {observation.state.tolist()}. Check the sensor.")
+    images = {camera.key: observation.images[camera.role] for camera in embodiment.cameras}
+    return images | {embodiment.state_key: observation.state.astype(np.float32), "instruction": observation.instruction}
+
+
+@contextmanager
+def evaluating(model: VLA) -> Iterator[None]:
+    """The model in evaluation mode; afterwards every layer is in the mode it was in."""
+    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _passes(samples: list[dict[str, Any]], rows: int) -> Iterator[list[int]]:
+    """Which samples share a forward pass: those of one text bucket, at most `rows`."""
+    buckets: defaultdict[int, list[int]] = defaultdict(list)
+    for index, sample in enumerate(samples):
+        buckets[-(-len(sample["input_ids"]) // TEXT_BUCKET)].append(index)
+    for members in buckets.values():
+        yield from (members[start : start + rows] for start in range(0, len(members), rows))
+
+
+def _device(model: VLA) -> torch.device:
+    return next(model.parameters()).device if isinstance(model, nn.Module) else torch.device("cpu")

@@ -1,0 +1,78 @@
+"""A recorded dataset's folder: whole or absent, and made by one recipe."""
+
+import errno
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger(__name__)
+RECIPE_FILE = "recipe.json"
+_PACKAGES = ("vla-tune", "lerobot", "mujoco", "numpy")
+_ALMOST_FULL = 1_000_000  # bytes
+
+
+def written_once(folder: Path, recipe: Mapping[str, Any], write: Callable[[Path], None]) -> Path:
+    """The folder that `write` makes, made only once.
+
+    It is written beside its place and renamed when it is whole, so an interrupted recording leaves nothing under the name.
+
+    Args:
+        folder: Where the dataset will be.
+        recipe: JSON data that determines the content; kept in `recipe.json` with the packages' versions.
+        write: Fills the given folder, which does not exist yet.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        ValueError: the folder holds something else, or a dataset of another recipe; the differing keys are named.
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    recipe = json.loads(json.dumps(recipe, default=str))  # tuples become lists, as they will be read
+    if folder.exists():
+        _check_same(folder, recipe)
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shelter = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
+    try:
+        partial = shelter / folder.name
+        write(partial)
+        record = {"recipe": recipe, "versions": {name: version(name) for name in _PACKAGES}}
+        (partial / RECIPE_FILE).write_text(json.dumps(record, indent=1) + "\n")
+        os.rename(partial, folder)
+    except Exception as error:
+        if _disk_is_full(error, folder.parent):
+            text = f"the disk of {folder.parent} is full: free some space or record elsewhere; nothing was kept"
+            raise OSError(errno.ENOSPC, text) from None
+        raise
+    finally:
+        shutil.rmtree(shelter, ignore_errors=True)
+    return folder
+
+
+def _check_same(folder: Path, recipe: Mapping[str, Any]) -> None:
+    path = folder / RECIPE_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} exists and was not recorded here ({RECIPE_FILE} is missing): choose another folder.")
+    try:
+        record = json.loads(path.read_text())
+        known, versions = record["recipe"], record["versions"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is damaged: delete {folder} or choose another folder.") from None
+    if changed := sorted(key for key in known.keys() | recipe.keys() if known.get(key) != recipe.get(key)):
+        pairs = ", ".join(f"{key}: {known.get(key)!r} there, {recipe.get(key)!r} asked for" for key in changed)
+        raise ValueError(f"{folder} was recorded by another recipe ({pairs}): delete it or choose another folder.")
+    if newer := [name for name in _PACKAGES if versions.get(name) != version(name)]:
+        _log.warning("%s is reused; since it was recorded these packages changed: %s.", folder, ", ".join(newer))
+    _log.info("%s is reused: it was recorded by the same recipe.", folder)
+
+
+def _disk_is_full(error: Exception, place: Path) -> bool:
+    """Also when a writer below hid the cause: LeRobot only logs a picture that it could not write."""
+    return getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(place).free < _ALMOST_FULL

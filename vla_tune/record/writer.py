@@ -1,0 +1,110 @@
+"""Frames -> a LeRobotDataset v3.0."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import av.logging
+
+from vla_tune.data.chunks import ChunksByTimestamp
+from vla_tune.data.dataset import Demonstrations
+from vla_tune.data.images import video_backend
+from vla_tune.schema import Embodiment
+
+Frame = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How pictures are stored.
+
+    Attributes:
+        kind: "image" keeps every pixel (PNG); "video" is smaller and lossy.
+        codec: Of a video, as LeRobot names it.
+    """
+
+    kind: Literal["image", "video"] = "image"
+    codec: str = "h264"
+
+
+def write_episodes(
+    root: Path,
+    episodes: Iterable[list[Frame]],
+    *,
+    embodiment: Embodiment,
+    storage: Storage,
+    extra: Mapping[str, tuple[int, ...]] | None = None,
+) -> None:
+    """Write a dataset into `root`, which must not exist, and check that every picture of it can be read back.
+
+    Args:
+        root: The dataset's folder.
+        episodes: Each a list of {camera key: uint8 [H W 3], state key, action key: float32, "task": str, further keys}.
+        embodiment: Names, sizes and rate.
+        storage: Of pictures.
+        extra: Shapes of further float32 columns.
+    """
+    from lerobot.configs import RGBEncoderConfig
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    encoder = RGBEncoderConfig(vcodec=storage.codec) if storage.kind == "video" else None
+    with _quiet():
+        dataset = LeRobotDataset.create(
+            f"local/{root.name}",
+            fps=embodiment.control_hz,
+            features=_features(embodiment, storage, extra or {}),
+            root=root,
+            use_videos=storage.kind == "video",
+            image_writer_threads=1,
+            video_backend=video_backend(),
+            rgb_encoder=encoder,
+        )
+        try:
+            for frames in episodes:
+                dataset.meta.save_episode_tasks(
+                    list(dict.fromkeys(frame["task"] for frame in frames))
+                )  # LeRobot's own order is random
+                for frame in frames:
+                    dataset.add_frame(dict(frame))
+                dataset.save_episode(parallel_encoding=False)
+        finally:
+            dataset.finalize()
+    pictures = root / "images"  # where LeRobot kept them until they were encoded
+    for folder in sorted(pictures.rglob("*"), reverse=True):
+        folder.rmdir()
+    if pictures.exists():
+        pictures.rmdir()
+    Demonstrations(root, embodiment=embodiment, chunks=ChunksByTimestamp(1), cache_bytes=0).check_images()
+
+
+def _features(body: Embodiment, storage: Storage, extra: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    images = {
+        camera.key: {"dtype": storage.kind, "shape": (camera.height, camera.width, 3), "names": ["height", "width", "channels"]}
+        for camera in body.cameras
+    }
+    columns = {body.state_key: (body.state_dimension,), body.action_key: (body.action_dimension,), **extra}
+    names = {body.state_key: _names(body.state), body.action_key: _names(body.action)}
+    return images | {key: {"dtype": "float32", "shape": shape, "names": names.get(key)} for key, shape in columns.items()}
+
+
+def _names(groups: Iterable[Any]) -> list[str]:
+    return [f"{group.name}_{axis}" if group.dimension > 1 else group.name for group in groups for axis in range(group.dimension)]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without one progress bar, and a page of encoder statistics, for each episode."""
+    from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    av.logging.set_libav_level(av.logging.ERROR)
+    try:
+        yield
+    finally:
+        av.logging.set_libav_level(av.logging.INFO)  # FFmpeg's default
+        if shown:
+            enable_progress_bar()

@@ -1,0 +1,1 @@
+"""Configurations -> objects and run folders: the only library package that knows Hydra."""

@@ -1,0 +1,81 @@
+"""Evaluation of a policy in the environment that a configuration names."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from envs.wrappers import DistractorInstruction
+from vla_tune.evaluation import Cell, EpisodeRecord, evaluate_cell, policy_identity, success_row
+from vla_tune.evaluation.report import success_table, write_results
+from vla_tune.evaluation.rollout import NOBODY, MakeEnv
+from vla_tune.evaluation.video import Film
+from vla_tune.run.folder import RESULTS_FILE
+from vla_tune.run.objects import Trained, build, device_of, load_policy
+
+CELLS = "evaluation"
+FILMS = "films"
+
+
+def evaluate(cfg: DictConfig, trained: Trained, *, policy: str, task: str, folder: Path, films: bool = False) -> dict[str, Any]:
+    """One row of the results: a policy on a task; a cell that `folder` holds already is not played again."""
+    make_env: MakeEnv = partial(build(cfg.env.make), task=task)
+    if policy == "wrong_instruction":
+        make_env = partial(_misled, make_env)
+    records = _records(cfg, trained, make_env, policy=policy, task=task, folder=folder, films=films)
+    return success_row(policy=policy, task=task, records=records)
+
+
+def evaluate_run(cfg: DictConfig, output: Path) -> float:
+    """What `scripts/eval.py` does: evaluate `cfg.run` on `cfg.task`, print the row and write it into `output`.
+
+    The episodes are kept in the run's own folder. Returns the failure rate.
+    """
+    folder = Path(cfg.run)
+    trained = load_policy(folder, rows=cfg.evaluation.rows, device=device_of(cfg))
+    policy = "fine_tuned" if len(trained.folders) > 1 else folder.name
+    row = evaluate(cfg, trained, policy=policy, task=cfg.task, folder=folder / CELLS, films=True)
+    row |= {"run": str(cfg.run), "execution": _execution_name(cfg)}
+    for path in (output / RESULTS_FILE, *([Path(cfg.json)] if cfg.json else [])):
+        write_results(path, evaluation=[row], training={})
+    print_rows([row], title=f"{cfg.run} on {cfg.task}")
+    return 1.0 - row["success_rate"]
+
+
+def print_rows(rows: Sequence[dict[str, Any]], *, title: str) -> None:
+    """The rows as a table in the terminal."""
+    Console().print(success_table(rows, title=title))
+
+
+def _records(
+    cfg: DictConfig, trained: Trained, make_env: MakeEnv, *, policy: str, task: str, folder: Path, films: bool
+) -> list[EpisodeRecord]:
+    body = trained.policy.contract.embodiment
+    arithmetic = {"rows": trained.policy.rows, "precision": trained.policy.contract.precision, "device": device_of(cfg)}
+    cell = Cell(
+        policy=policy,
+        identity=policy_identity(trained.folders, run=arithmetic),
+        suite=cfg.env.suite,
+        task=task,
+        environment=str(OmegaConf.to_container(cfg.env.make, resolve=True)),
+        episodes=cfg.evaluation.episodes,
+        seed=cfg.evaluation.seed,
+        execution=build(cfg.execution),
+    )
+    filming = films and len(cfg.evaluation.films) > 0
+    watcher = Film(folder.parent / FILMS, list(cfg.evaluation.films), body.control_hz) if filming else NOBODY
+    return evaluate_cell(
+        folder, cell, policy=trained.policy, make_env=make_env, embodiment=body, num_envs=cfg.evaluation.num_envs, watcher=watcher
+    )
+
+
+def _misled(make_env: MakeEnv) -> gymnasium.Env:
+    return DistractorInstruction(make_env())
+
+
+def _execution_name(cfg: DictConfig) -> str:
+    return str(cfg.execution._target_).rpartition(".")[2]

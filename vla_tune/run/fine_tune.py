@@ -1,0 +1,129 @@
+"""The main job: demonstrations -> adapter -> evaluation."""
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from vla_tune.data import build_pipeline, make_contract
+from vla_tune.data.normalize import NormalizeActions, Scale
+from vla_tune.data.sources import Data
+from vla_tune.data.transformed import Transformed
+from vla_tune.evaluation.plots import plot_log, plot_success
+from vla_tune.evaluation.report import read_results, write_results
+from vla_tune.models.openvla.load import content_hash, load_config, load_tokenizer
+from vla_tune.run.evaluate import CELLS, evaluate, print_rows
+from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE, open_run
+from vla_tune.run.objects import build, device_of, head_of, load_policy
+from vla_tune.schema import Contract
+from vla_tune.training import TrainingResult, train
+from vla_tune.training.loggers import ConsoleLogger
+
+
+def fine_tune(cfg: DictConfig, folder: Path, *, resume_command: str) -> float:
+    """Train what `cfg` describes in `folder`, evaluate it, and write `results.json`, plots and films.
+
+    A folder that was begun is resumed; one that is finished is only reported. Returns the failure rate on the task.
+    """
+    open_run(cfg, folder)
+    if not (folder / RESULTS_FILE).is_file():
+        result = _trained(cfg, folder, resume_command=resume_command)
+        rows = _evaluated(cfg, folder)
+        plot_log(folder / METRICS_FILE, folder / "loss.png", error_unit="robot units", title=folder.name)
+        plot_success(rows, folder / "success.png", title=folder.name)
+        write_results(folder / RESULTS_FILE, evaluation=rows, training=asdict(result))
+    return report(folder)
+
+
+def report(folder: Path) -> float:
+    """Print the results of a finished run; returns its failure rate on the task."""
+    results = read_results(folder / RESULTS_FILE)
+    rows, training = results["evaluation"], results["training"]
+    print_rows(rows, title=folder.name)
+    Console().print(
+        f"{training['steps']} steps in {training['seconds']:.0f} s ({training['cpu_seconds']:.0f} CPU s), "
+        f"{training['trainable_parameters']:,} trainable parameters. Everything is in {folder}",
+        highlight=False,
+    )
+    return 1.0 - next(row["success_rate"] for row in rows if row["policy"] == "fine_tuned")
+
+
+def contract_of(cfg: DictConfig, data: Data, base: Contract, *, vocabulary_size: int) -> Contract:
+    """The contract of a run: the robot and its statistics from the data, images and prompt from the base."""
+    scale = NormalizeActions(Scale(data.statistics.action))
+    normalized = scale({"actions": data.actions})["actions"]
+    tokenizer = build(cfg.tokens)(vocabulary_size=vocabulary_size, actions=normalized)
+    return make_contract(
+        data.embodiment,
+        statistics=data.statistics,
+        image=base.image,
+        prompt=base.prompt,
+        action_tokens=tokenizer.to_record(),
+        horizon=cfg.horizon,
+        execute_steps=cfg.horizon,
+        location_codes=base.location_codes,
+        precision=cfg.precision,
+    )
+
+
+def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> TrainingResult:
+    base, device, console = Path(cfg.model.folder), device_of(cfg), Console()
+    data: Data = build(cfg.data)
+    contract = contract_of(cfg, data, Contract.load(base), vocabulary_size=load_config(base).vocabulary_size)
+    contract.save(folder)
+    torch.manual_seed(cfg.seed)
+    model, adapter = build(cfg.model, device=device), build(cfg.adapter)
+    console.print(str(adapter.attach(model)), highlight=False)
+    pipeline = build_pipeline(contract, load_tokenizer(base))
+    result = train(
+        model=model,
+        head=head_of(contract, build(cfg.head)),
+        samples=Transformed(data.training, pipeline),
+        validation=Transformed(data.validation, pipeline),
+        first_frames=data.validation.first_frames.tolist(),
+        inverse=partial(_in_robot_units, pipeline),
+        optimizer=build(cfg.optimizer),
+        schedule=build(cfg.schedule),
+        precision=cfg.precision,
+        seed=cfg.seed,
+        run=folder,
+        loggers=[ConsoleLogger(steps=cfg.training.steps), *_loggers(cfg, folder)],
+        pad_id=contract.action_tokens.vocabulary_size,
+        resume_command=resume_command,
+        **cfg.training,
+    )
+    adapter.save(folder / ADAPTER_FOLDER, model, base_hash=content_hash(base))
+    return result
+
+
+def _evaluated(cfg: DictConfig, folder: Path) -> list[dict[str, Any]]:
+    """Base, fine-tuned and misled policy on the task, and both on what the base could do."""
+    options = {"rows": cfg.evaluation.rows, "device": device_of(cfg)}
+    policies = {
+        "base": load_policy(Path(cfg.model.folder), **options),
+        "fine_tuned": load_policy(folder, **options),
+    }
+    policies["wrong_instruction"] = policies["fine_tuned"]
+    remembered = [task for task in cfg.evaluation.remembered if task != cfg.task]
+    cells = [(name, cfg.task) for name in policies] + [(name, task) for task in remembered for name in ("base", "fine_tuned")]
+    return [
+        evaluate(cfg, policies[name], policy=name, task=task, folder=folder / CELLS, films=(name, task) == ("fine_tuned", cfg.task))
+        for name, task in cells
+    ]
+
+
+def _loggers(cfg: DictConfig, folder: Path) -> list[Any]:
+    made = {
+        "jsonl": lambda logger: logger(folder / METRICS_FILE),
+        "wandb": lambda logger: logger(name=folder.name, folder=folder),
+    }
+    return [made[name](build(logger)) for name, logger in cfg.logger.items()]
+
+
+def _in_robot_units(pipeline: Any, actions: np.ndarray, sample: dict[str, Any]) -> np.ndarray:
+    return pipeline.robot_actions(actions, sample)

@@ -1,0 +1,108 @@
+"""Run folders: named by their choices, opened once, resumed only with the same configuration."""
+
+import os
+import re
+import shlex
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+CONFIG_FILE = "config.yaml"
+RESULTS_FILE = "results.json"
+METRICS_FILE = "metrics.jsonl"
+ADAPTER_FOLDER = "adapter"
+_MAY_CHANGE = ("logger", "device", "evaluation.films")
+"""Keys that change nothing about the result."""
+
+
+def folder_name(*parts: str) -> str:
+    """Parts joined by `-`, written with letters, digits, `.`, `-` and `_` only, so that a shell needs no quotes."""
+    clean = (re.sub(r"[^A-Za-z0-9._-]+", "_", part).strip("_") for part in parts)
+    return "-".join(part for part in clean if part)
+
+
+def asset(name: str) -> str:
+    """The folder of a checkpoint that ships with the package."""
+    return str(files("vla_tune") / "assets" / name)
+
+
+def task_of(run: str) -> str:
+    """The task that a training run was about; for a merged policy, that of the run around it."""
+    for folder in (Path(run), Path(run).parent):
+        if (folder / CONFIG_FILE).is_file():
+            return str(load_config(folder).task)
+    raise ValueError(f"{run} has no {CONFIG_FILE} that names a task: write task=<name>.")
+
+
+def register_resolvers() -> None:
+    """What the YAML files may call: `folder_name`, `asset`, `task_of`, `output`."""
+    OmegaConf.register_new_resolver("output", lambda: str(output_folder()), replace=True)
+    for resolver in (folder_name, asset, task_of):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+
+
+register_resolvers()
+
+
+def output_folder() -> Path:
+    """The folder of the job that Hydra is running."""
+    return Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
+
+
+def command() -> str:
+    """The command that started this job, to start it again."""
+    overrides = HydraConfig.get().overrides.task
+    return " ".join(["uv run python", os.path.relpath(sys.argv[0]), *map(shlex.quote, overrides)])
+
+
+def open_run(cfg: DictConfig, folder: Path) -> None:
+    """Make the run folder and write its configuration, or check that the one in it is the same.
+
+    Raises:
+        ValueError: the folder holds a run with another configuration; the differing keys are named.
+    """
+    path = folder / CONFIG_FILE
+    text = OmegaConf.to_yaml(cfg, resolve=True)
+    if path.is_file():
+        _check_same(OmegaConf.load(path), OmegaConf.create(text), path)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{CONFIG_FILE}.{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def load_config(folder: Path) -> DictConfig:
+    """The configuration of a run.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {folder} is no training run; name a folder that scripts/train.py made.")
+    cfg = OmegaConf.load(path)
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+def _check_same(saved: Any, new: Any, path: Path) -> None:
+    before, now = _flat(OmegaConf.to_container(saved)), _flat(OmegaConf.to_container(new))
+    keys = [key for key in sorted(before.keys() | now.keys()) if not key.startswith(_MAY_CHANGE)]
+    changed = [key for key in keys if before.get(key) != now.get(key)]
+    if changed:
+        pairs = ", ".join(f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in changed[:5])
+        raise ValueError(
+            f"{path} was written by another configuration ({pairs}): put them back, or remove the folder to start anew."
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        children = (_flat(child, f"{prefix}.{key}" if prefix else str(key)) for key, child in value.items())
+        return {key: leaf for child in children for key, leaf in child.items()}
+    return {prefix: value}

@@ -1,0 +1,73 @@
+"""A finished run -> one merged checkpoint, if it acts as the live policy does."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from vla_tune.data.sources import Data
+from vla_tune.export import ParityReport, merge, parity
+from vla_tune.models.openvla.load import load_tokenizer
+from vla_tune.run.folder import ADAPTER_FOLDER, load_config
+from vla_tune.run.objects import build, load_policy
+from vla_tune.schema import Embodiment, Observation
+
+_ROWS = 16
+
+
+def merge_run(cfg: DictConfig) -> ParityReport:
+    """What `scripts/merge.py` does: merge `cfg.run` into `cfg.to`, print and write the parity.
+
+    Raises:
+        ParityError: the merged policy acts differently; nothing is written.
+    """
+    run, destination = Path(cfg.run), Path(cfg.to)
+    trained = load_config(run)
+    live = load_policy(run, rows=_ROWS, device="cpu").policy
+    observations = recorded_observations(build(trained.data), count=cfg.observations)
+    tolerance = build(cfg.tolerance)
+
+    def check(folder: Path) -> ParityReport:
+        merged = load_policy(folder, rows=_ROWS, device="cpu").policy
+        return parity(live, merged, observations, contract=live.contract, tolerance=tolerance)
+
+    base = Path(trained.model.folder)
+    report = merge(
+        destination,
+        base_folder=base,
+        adapter=build(trained.adapter),
+        adapter_folder=run / ADAPTER_FOLDER,
+        tokenizer=load_tokenizer(base),
+        contract=live.contract,
+        check=check,
+        dtype=_dtype(cfg.dtype),
+    )
+    Console().print(f"{report}\nWritten to {destination}", highlight=False)
+    if cfg.json:
+        Path(cfg.json).write_text(json.dumps(asdict(report) | {"passed": report.passed}, indent=1) + "\n")
+    return report
+
+
+def _dtype(name: str) -> torch.dtype:
+    choices = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    if name not in choices:
+        raise ValueError(
+            f"dtype={name!r}: merged weights are written as {' or '.join(choices)}; 4 bits would round the update away."
+        )
+    return choices[name]
+
+
+def recorded_observations(data: Data, *, count: int) -> list[Observation]:
+    """Evenly spaced frames of the held-out episodes, as a robot would see them."""
+    frames = data.validation
+    rows = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).astype(int))
+    return [_observation(frames[int(row)], data.embodiment) for row in rows]
+
+
+def _observation(sample: dict, body: Embodiment) -> Observation:
+    images = {camera.role: sample[camera.key] for camera in body.cameras}
+    return Observation(images=images, state=sample[body.state_key], instruction=sample["instruction"])

@@ -1,0 +1,103 @@
+"""What a configuration describes, as objects."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from vla_tune.data import build_pipeline
+from vla_tune.heads import Head, ParallelTokenHead
+from vla_tune.models.openvla.load import content_hash, load, load_tokenizer
+from vla_tune.policy import LocalPolicy
+from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, load_config
+from vla_tune.schema import Contract
+from vla_tune.tokens import action_tokenizer
+
+_ALLOWED = ("vla_tune.", "torch.optim.", "bitsandbytes.optim.", "gymnasium.make", "envs.")
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A policy with what it consists of."""
+
+    policy: LocalPolicy
+    folders: tuple[Path, ...]
+    """Whose content identifies it."""
+
+
+def build(cfg: Any, **arguments: Any) -> Any:
+    """The object that `cfg` names; a configuration that came with a checkpoint may name only what is ours.
+
+    Raises:
+        ValueError: a `_target_` outside the allowed packages.
+    """
+    _check_targets(OmegaConf.to_container(cfg, resolve=False) if OmegaConf.is_config(cfg) else cfg)
+    return instantiate(cfg, _convert_="all", **arguments)
+
+
+def device_of(cfg: DictConfig) -> str:
+    """`auto` is cuda where there is one."""
+    if cfg.device != "auto":
+        return str(cfg.device)
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def forward_context(precision: str, device: str) -> Callable[[], AbstractContextManager[Any]]:
+    """Opens the autocast that a contract's precision asks for."""
+    return {"bf16": partial(torch.autocast, device, torch.bfloat16), "fp32": nullcontext}[precision]
+
+
+def head_of(contract: Contract, head: Callable[..., Head]) -> Head:
+    """A head for what the contract says about codes."""
+    return head(
+        tokenizer=action_tokenizer(contract.action_tokens),
+        action_dimension=contract.embodiment.action_dimension,
+        location_codes=contract.location_codes,
+    )
+
+
+def policy_of(model: nn.Module, contract: Contract, tokenizer: PreTrainedTokenizerBase, *, rows: int, device: str) -> LocalPolicy:
+    """A model behind the pipeline that its contract describes."""
+    head = head_of(contract, ParallelTokenHead)
+    precision = forward_context(contract.precision, device)
+    pipeline = build_pipeline(contract, tokenizer)
+    return LocalPolicy(model, head, pipeline, contract, rows=rows, precision=precision)  # pyright: ignore[reportArgumentType]
+
+
+def load_policy(folder: Path, *, rows: int, device: str) -> Trained:
+    """The policy in a run's folder (base and adapter) or in a checkpoint folder (merged, or the base itself)."""
+    if (folder / CONFIG_FILE).is_file():
+        return _load_run(folder, rows=rows, device=device)
+    contract = Contract.load(folder)
+    model = load(folder, base="bf16", device=device)
+    return Trained(policy_of(model, contract, load_tokenizer(folder), rows=rows, device=device), (folder,))
+
+
+def _load_run(folder: Path, *, rows: int, device: str) -> Trained:
+    cfg, adapter_folder = load_config(folder), folder / ADAPTER_FOLDER
+    if not adapter_folder.is_dir():
+        raise FileNotFoundError(f"{adapter_folder} is missing: the run is not finished; start it again to resume it.")
+    base = Path(cfg.model.folder)
+    model, adapter = build(cfg.model, device=device), build(cfg.adapter)
+    adapter.attach(model)
+    adapter.load(adapter_folder, model, base_hash=content_hash(base))
+    policy = policy_of(model, Contract.load(folder), load_tokenizer(base), rows=rows, device=device)
+    return Trained(policy, (base, adapter_folder))
+
+
+def _check_targets(node: Any) -> None:
+    if isinstance(node, dict):
+        target = node.get("_target_", _ALLOWED[0])
+        if not str(target).startswith(_ALLOWED):
+            raise ValueError(f"_target_={target!r} is not allowed: a configuration may name only {', '.join(_ALLOWED)}*.")
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for child in children:
+        _check_targets(child)

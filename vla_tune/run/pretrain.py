@@ -1,0 +1,204 @@
+"""The tiny base from nothing: see what is where, then act on what is said."""
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
+
+from envs.goals import PHRASES
+from envs.grounding import pictures
+from envs.scene import COLOURS, TOOL_HIGH, Scene
+from vla_tune.data import build_pipeline, make_contract
+from vla_tune.data.memory import FramesInMemory
+from vla_tune.data.transformed import Transformed
+from vla_tune.models.openvla import OpenVLA
+from vla_tune.models.openvla.load import save_checkpoint
+from vla_tune.models.openvla.tiny import PROMPT, VOCABULARY_SIZE, smooth_action_rows, tiny_config, train_tokenizer
+from vla_tune.models.precision import choose_attention
+from vla_tune.record import counterfactual_frames
+from vla_tune.record.tabletop import TabletopWorld
+from vla_tune.run.evaluate import CELLS, evaluate, print_rows
+from vla_tune.run.folder import METRICS_FILE, open_run
+from vla_tune.run.objects import build, head_of, load_policy
+from vla_tune.schema import Contract, Embodiment, ImageRule, embodiment_from_record
+from vla_tune.tokens import uniform_bins
+from vla_tune.training import TrainingResult, train
+from vla_tune.training.grounding import GroundingBatch, GroundingMetrics, ground, grounding_batch
+from vla_tune.training.loggers import ConsoleLogger, JsonlLogger
+
+MANIFEST_FILE = "manifest.json"
+_REACH = (float(TOOL_HIGH[0]), float(TOOL_HIGH[1]))
+_GROUNDED = "grounded.safetensors"
+_PACKAGES = ("vla-tune", "torch", "transformers", "timm", "mujoco", "numpy")
+
+
+def pretrain(cfg: DictConfig, folder: Path, *, resume_command: str) -> None:
+    """What `scripts/pretrain.py` does: write the checkpoint `cfg.to` with a manifest of how it was made and what it can do."""
+    open_run(cfg, folder)
+    start, body = time.perf_counter(), embodiment_from_record(OmegaConf.to_container(cfg.embodiment))  # pyright: ignore[reportArgumentType]
+    with ProcessPoolExecutor(cfg.play.processes, mp_context=get_context("spawn")) as pool:
+        playing = _play(cfg, body, pool)
+        torch.manual_seed(cfg.seed)
+        model = OpenVLA(tiny_config())
+        choose_attention(model, "cpu")
+        smooth_action_rows(model)
+        _ground(model, cfg, folder / _GROUNDED)
+        frames = FramesInMemory.joined([part.result() for part in playing])
+    tokenizer = train_tokenizer(sentences())
+    contract = contract_of(cfg, body, frames)
+    result = _train(cfg, folder, model, contract, frames, tokenizer, resume_command=resume_command)
+    save_checkpoint(Path(cfg.to), model, tokenizer, contract)
+    rows = [_evaluated(cfg, folder, task) for task in (*cfg.tasks, *cfg.unseen)]
+    rows += [_evaluated(cfg, folder, task, policy="wrong_instruction") for task in cfg.tasks]
+    print_rows(rows, title=str(cfg.to))
+    _write_manifest(cfg, frames, result, rows, command=resume_command, seconds=time.perf_counter() - start)
+
+
+def sentences() -> list[str]:
+    """Every instruction of the tabletop: what the tokenizer's pieces are made of."""
+    return [phrase.format(c=c, o=o) for phrases in PHRASES.values() for phrase in phrases for c in COLOURS for o in COLOURS]
+
+
+def contract_of(cfg: DictConfig, body: Embodiment, frames: FramesInMemory) -> Contract:
+    """The contract of the tiny base."""
+    size, half = tiny_config().image_sizes[0], (0.5, 0.5, 0.5)
+    rule = ImageRule(height=size, width=size, resize="resize-naive", center_crop_area=1.0, means=(half,), deviations=(half,))
+    return make_contract(
+        body,
+        statistics=frames.statistics("counterfactual_play"),
+        image=rule,
+        prompt=PROMPT,
+        action_tokens=uniform_bins(256, vocabulary_size=VOCABULARY_SIZE, actions=frames.actions[0]).to_record(),
+        horizon=cfg.horizon,
+        execute_steps=cfg.horizon,
+        location_codes=2,
+        precision=cfg.precision,
+    )
+
+
+def play(*, tasks: tuple[str, ...], body: Embodiment, horizon: int, seed: int, worker: int, frames: int) -> FramesInMemory:
+    """One worker's share of the counterfactual play."""
+    world = TabletopWorld(tasks, {camera.role: (camera.height, camera.width) for camera in body.cameras})
+    stream = counterfactual_frames(world, horizon=horizon, seed=seed, worker=worker)
+    return FramesInMemory.gather(islice(stream, frames), body, reach=_REACH)
+
+
+def _play(cfg: DictConfig, body: Embodiment, pool: ProcessPoolExecutor) -> list[Future[FramesInMemory]]:
+    settings = {"tasks": tuple(cfg.tasks), "body": body, "horizon": cfg.horizon, "seed": cfg.seed}
+    share = cfg.play.frames // cfg.play.processes
+    return [pool.submit(play, **settings, worker=worker, frames=share) for worker in range(cfg.play.processes)]
+
+
+def _ground(model: OpenVLA, cfg: DictConfig, path: Path) -> None:
+    """Stage one; its result is kept, so that a resumed run does not repeat it."""
+    if path.is_file():
+        model.load_state_dict(load_file(path))
+        return
+    options = dict(cfg.grounding)
+    batches = _pictures(cfg.seed, options.pop("batch_size"), model.config.image_sizes[0])
+    ground(model, batches, **options, on_step=_Narrator(options["steps"]))
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+
+
+def _pictures(seed: int, batch: int, size: int) -> Iterator[GroundingBatch]:
+    scene, rng = Scene(), np.random.default_rng([seed, 1])
+    while True:
+        shown = pictures(scene, rng, batch=batch, height=size, width=size)
+        yield grounding_batch(shown.images, shown.present, shown.pixels, shown.positions / np.array(_REACH))
+
+
+class _Narrator:
+    """Prints how well the vision tower knows what is where, every hundred steps."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps, self._console = steps, Console(stderr=True)
+
+    def __call__(self, step: int, metrics: GroundingMetrics) -> None:
+        if step % 100 == 0 or step == self._steps:
+            error = 1000 * metrics.position_error * _REACH[0]
+            line = f"grounding {step}/{self._steps}  presence {metrics.presence_accuracy:.4f}  error {error:.1f} mm"
+            self._console.print(line, highlight=False)
+
+
+def _train(
+    cfg: DictConfig,
+    folder: Path,
+    model: OpenVLA,
+    contract: Contract,
+    frames: FramesInMemory,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    resume_command: str,
+) -> TrainingResult:
+    """Stage two: instruction and picture -> the expert's chunk; the vision tower stays as it is."""
+    model.vision_backbone.requires_grad_(False)
+    pipeline = build_pipeline(contract, tokenizer)
+    samples = Transformed(frames, pipeline)
+    split = len(frames) - cfg.play.held_out
+    return train(
+        model=model,
+        head=head_of(contract, build(cfg.head)),
+        samples=_Part(samples, 0, split),
+        validation=_Part(samples, split, len(frames)),
+        inverse=partial(_in_robot_units, pipeline),
+        optimizer=build(cfg.optimizer),
+        schedule=build(cfg.schedule),
+        precision=cfg.precision,
+        seed=cfg.seed,
+        run=folder,
+        loggers=[ConsoleLogger(steps=cfg.training.steps), JsonlLogger(folder / METRICS_FILE)],
+        pad_id=VOCABULARY_SIZE,
+        resume_command=resume_command,
+        **cfg.training,
+    )
+
+
+class _Part:
+    """Samples [start, stop)."""
+
+    def __init__(self, samples: Transformed, start: int, stop: int) -> None:
+        self._samples, self._start, self._stop = samples, start, stop
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._samples[self._start + index]
+
+
+def _evaluated(cfg: DictConfig, folder: Path, task: str, *, policy: str = "base") -> dict[str, Any]:
+    trained = load_policy(Path(cfg.to), rows=cfg.evaluation.rows, device="cpu")
+    return evaluate(cfg, trained, policy=policy, task=task, folder=folder / CELLS)
+
+
+def _write_manifest(
+    cfg: DictConfig, frames: FramesInMemory, result: TrainingResult, rows: list[dict[str, Any]], *, command: str, seconds: float
+) -> None:
+    record = {
+        "command": command,
+        "configuration": OmegaConf.to_container(cfg, resolve=True),
+        "seconds": round(seconds),
+        "data_hash": frames.content_hash(),
+        "versions": {name: version(name) for name in _PACKAGES},
+        "training": asdict(result),
+        "evaluation": rows,
+    }
+    (Path(cfg.to) / MANIFEST_FILE).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _in_robot_units(pipeline: Any, actions: np.ndarray, sample: dict[str, Any]) -> np.ndarray:
+    return pipeline.robot_actions(actions, sample)

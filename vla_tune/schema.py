@@ -1,0 +1,262 @@
+"""The contract between training and the robot: typed, frozen records, and the axis legend.
+
+Axis names in every public signature: B batch, V camera views, C channels, H W pixels, L text tokens, T horizon, A action dims,
+S state dimensions, K action codes per chunk, D model width, N observations.
+
+This module needs numpy and cattrs only: a robot computer reads the contract without torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cattrs
+import numpy as np
+from cattrs.preconf.json import make_converter
+from jaxtyping import Float, UInt8
+
+CONTRACT_FILE = "contract.json"
+CONTRACT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gripper:
+    """What the two ends of a gripper or suction dimension mean on this robot."""
+
+    engaged: float
+    """The value that closes the gripper or switches the suction on."""
+    released: float
+    """The value that opens it or switches it off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Some neighbouring dimensions of the state or the action that share a unit and a meaning."""
+
+    name: str
+    dimension: int
+    unit: str
+    """SI, as written: `m`, `rad`, `m/s`; `1` for a pure number."""
+    frame: str
+    """The coordinate frame, e.g. `table` or `robot_base`; `none` where there is none."""
+    representation: Literal["absolute", "delta", "relative_to_first"]
+    rotation: Literal["none", "euler_xyz", "rotation_vector", "quaternion_xyzw", "rotation_6d"]
+    normalized: bool
+    """Whether the statistics scale it to [-1, 1]; a group in [0, 1] such as a gripper passes unscaled."""
+    gripper: Gripper | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camera:
+    """One camera: its role for the model and its key in the dataset and the environment."""
+
+    role: str
+    key: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embodiment:
+    """A robot as the policy sees it."""
+
+    name: str
+    cameras: tuple[Camera, ...]
+    state_key: str
+    state: tuple[Group, ...]
+    action_key: str
+    action: tuple[Group, ...]
+    control_hz: int
+
+    @property
+    def state_dimension(self) -> int:
+        """S."""
+        return sum(group.dimension for group in self.state)
+
+    @property
+    def action_dimension(self) -> int:
+        """A."""
+        return sum(group.dimension for group in self.action)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRule:
+    """How a camera image becomes the model's pixels (Prismatic's processor; one mean and deviation per vision tower)."""
+
+    height: int
+    width: int
+    resize: Literal["resize-naive"]
+    """Bicubic with antialiasing on uint8, ignoring the aspect ratio."""
+    center_crop_area: float
+    """Share of the area kept before the resize; 1.0 keeps everything."""
+    means: tuple[tuple[float, float, float], ...]
+    deviations: tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnStatistics:
+    """Per-dimension statistics of the state or the action, in robot units, over exactly the frames in use."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    min: tuple[float, ...]
+    max: tuple[float, ...]
+    q01: tuple[float, ...]
+    q99: tuple[float, ...]
+    mask: tuple[bool, ...]
+    """Which dimensions are scaled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Statistics of one dataset, with its size; the same numbers as OpenVLA's `dataset_statistics.json`."""
+
+    dataset: str
+    action: ColumnStatistics
+    state: ColumnStatistics
+    num_transitions: int
+    num_trajectories: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionTokens:
+    """An action tokenizer as data."""
+
+    kind: Literal["bins"]
+    vocabulary_size: int
+    """V: the code of a bin is counted down from here (`openvla-spec`: 32000)."""
+    edges: tuple[tuple[float, ...], ...]
+    """Bin edges in normalised units; one row serves every dimension, else one row per dimension."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """Everything that must be the same in training, evaluation, merging and on the robot."""
+
+    version: int
+    embodiment: Embodiment
+    horizon: int
+    """T, the actions predicted at once."""
+    execute_steps: int
+    """How many of them are executed before the policy looks again."""
+    prompt: str
+    """The template around `{instruction}`; the instruction is lower-cased."""
+    image: ImageRule
+    action_tokens: ActionTokens
+    location_codes: int
+    """Codes before the chunk that say where the named object is; learned in pretraining, decoded never."""
+    decoding: Literal["parallel"]
+    precision: Literal["bf16", "fp32"]
+    """Of the forward pass: bf16 is autocast, fp32 is none."""
+    statistics: Statistics
+
+    @property
+    def statistics_hash(self) -> str:
+        """SHA-256 of the statistics, to compare two sides without sending them."""
+        return content_hash(_CONVERTER.unstructure(self.statistics))
+
+    def save(self, folder: Path) -> None:
+        """Write `contract.json` into `folder`."""
+        record = _CONVERTER.unstructure(self) | {"statistics_hash": self.statistics_hash}
+        (folder / CONTRACT_FILE).write_text(json.dumps(record, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Contract":
+        """Read `contract.json` from `folder`.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: a field is missing, unknown or of the wrong type, or the statistics were edited.
+        """
+        path = folder / CONTRACT_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: a policy without its contract cannot be run; export it again.")
+        return contract_from_record(json.loads(path.read_text()), source=str(path))
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the robot sees at one tick."""
+
+    images: Mapping[str, UInt8[np.ndarray, "H W 3"]]
+    """Camera role -> image."""
+    state: Float[np.ndarray, " S"]
+    """Robot units."""
+    instruction: str
+
+
+_CONVERTER = make_converter(forbid_extra_keys=True)
+
+
+def contract_from_record(record: Mapping[str, Any], *, source: str) -> Contract:
+    """The contract in `record`, checked field by field; `source` is named in errors."""
+    fields = dict(record)
+    _refuse_targets(fields, source)
+    expected = fields.pop("statistics_hash", None)
+    contract = _structure(fields, Contract, source)
+    if contract.version != CONTRACT_VERSION:
+        raise ValueError(f"{source} has version {contract.version}; this library reads {CONTRACT_VERSION}.")
+    if expected != contract.statistics_hash:
+        raise ValueError(
+            f"{source}: the statistics do not match their hash ({expected}). They were edited, or belong to another run: "
+            "take the contract.json of the training run again."
+        )
+    _check_widths(contract, source)
+    return contract
+
+
+def embodiment_from_record(record: Mapping[str, Any]) -> Embodiment:
+    """The embodiment written in a data YAML; every field is required."""
+    return _structure(dict(record), Embodiment, f"embodiment {record.get('name', '(without a name)')}")
+
+
+def statistics_from_record(record: Mapping[str, Any], *, source: str) -> Statistics:
+    """Statistics read from a cache or a checkpoint."""
+    return _structure(dict(record), Statistics, source)
+
+
+def to_record(value: Any) -> Any:
+    """A record of this module as plain JSON data."""
+    return _CONVERTER.unstructure(value)
+
+
+def content_hash(record: Any) -> str:
+    """SHA-256 over canonical JSON."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _structure[T](record: dict[str, Any], kind: type[T], source: str) -> T:
+    try:
+        return _CONVERTER.structure(record, kind)
+    except cattrs.BaseValidationError as error:
+        problems = "; ".join(cattrs.transform_error(error, path=""))
+        raise ValueError(f"{source}: {problems}. Required fields have no default: write them out.") from None
+
+
+def _refuse_targets(value: Any, source: str) -> None:
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            raise ValueError(f"{source} holds _target_={value['_target_']!r}: a contract is data and runs no code.")
+        for child in value.values():
+            _refuse_targets(child, source)
+    elif isinstance(value, list | tuple):
+        for child in value:
+            _refuse_targets(child, source)
+
+
+def _check_widths(contract: Contract, source: str) -> None:
+    body, statistics = contract.embodiment, contract.statistics
+    widths = {
+        "action": (body.action_dimension, statistics.action),
+        "state": (body.state_dimension, statistics.state),
+    }
+    for name, (dimension, column) in widths.items():
+        for key, values in to_record(column).items():
+            if len(values) != dimension:
+                raise ValueError(
+                    f"{source}: statistics.{name}.{key} has {len(values)} values, the embodiment {body.name} declares "
+                    f"{dimension} {name} dimensions. The statistics belong to another robot: compute them again."
+                )

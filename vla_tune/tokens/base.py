@@ -1,0 +1,40 @@
+"""What an action tokenizer must offer."""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from vla_tune.schema import ActionTokens
+from vla_tune.tokens.bins import BinTokenizer
+
+
+@runtime_checkable
+class ActionTokenizer(Protocol):
+    """Normalised actions <-> codes, which are ids of the language model's vocabulary."""
+
+    @property
+    def allowed_ids(self) -> Int[np.ndarray, " N"]:
+        """The ids a code may take, in the order of `target_distributions`."""
+        ...
+
+    def num_codes(self, horizon: int, action_dimension: int) -> int:
+        """K, the length of an encoded chunk."""
+        ...
+
+    def encode(self, actions: Float[np.ndarray, "T A"]) -> Int[np.ndarray, " K"]:
+        """Codes of a chunk in [-1, 1]."""
+        ...
+
+    def decode(self, codes: Int[np.ndarray, " K"], *, action_dimension: int) -> Float[np.ndarray, "T A"]:
+        """The chunk that the codes stand for."""
+        ...
+
+    def target_distributions(self, deviation: float) -> Float[np.ndarray, "N N"]:
+        """Row i: the probabilities over `allowed_ids` to learn when the code is `allowed_ids[i]`."""
+        ...
+
+
+def action_tokenizer(tokens: ActionTokens) -> ActionTokenizer:
+    """The tokenizer that a contract describes."""
+    return {"bins": BinTokenizer}[tokens.kind].from_record(tokens)

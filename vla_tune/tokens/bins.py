@@ -1,0 +1,122 @@
+"""Action values <-> codes by per-dimension binning; uniform and quantile bins differ only in their edges."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from vla_tune.schema import ActionTokens
+
+
+def uniform_edges(num_bins: int) -> Float[np.ndarray, "1 E"]:
+    """`num_bins` points from -1 to 1, one row for every dimension (RT-2, arXiv 2307.15818, §3.2).
+
+    OpenVLA calls these points its 256 bins; they bound 255 intervals, and the value 1.0 alone takes the last code.
+    """
+    return np.linspace(-1.0, 1.0, num_bins)[None]
+
+
+def quantile_edges(actions: Float[np.ndarray, "N A"], num_bins: int) -> Float[np.ndarray, "A E"]:
+    """Edges that put equally many of the normalised `actions` in each interval of a dimension."""
+    if not np.isfinite(actions).all():
+        raise ValueError("actions hold NaN or infinity: quantile edges need finite values; run the dataset check first.")
+    edges = np.quantile(np.clip(actions, -1.0, 1.0), np.linspace(0.0, 1.0, num_bins), axis=0).T
+    edges[:, 0], edges[:, -1] = -1.0, 1.0
+    return edges
+
+
+def uniform_bins(num_bins: int, *, vocabulary_size: int, actions: Float[np.ndarray, "N A"]) -> "BinTokenizer":
+    """OpenVLA's tokenizer; `actions`, the normalised training actions, do not matter to it."""
+    return BinTokenizer(uniform_edges(num_bins), vocabulary_size)
+
+
+def quantile_bins(num_bins: int, *, vocabulary_size: int, actions: Float[np.ndarray, "N A"]) -> "BinTokenizer":
+    """Finer where the normalised training `actions` are dense."""
+    return BinTokenizer(quantile_edges(actions, num_bins), vocabulary_size)
+
+
+@dataclass(frozen=True, eq=False)
+class BinTokenizer:
+    """One code per value, counted down from the end of the vocabulary.
+
+    encode: `id = V - digitize(clip(x, -1, 1), edges)`, so x = -1 -> V-1 and x = 1 -> V-E for E edges.
+    decode: the centre of the interval, so |decode(encode(x)) - x| is at most half an interval (1/255 for 256 uniform edges).
+    RT-2 (arXiv 2307.15818, §3.2); OpenVLA (arXiv 2406.09246, §3.2). The edges are float64: a float32 edge would move values
+    that lie on it.
+    """
+
+    edges: Float[np.ndarray, "rows E"]
+    vocabulary_size: int
+
+    def __post_init__(self) -> None:
+        if not (np.diff(self.edges, axis=1) >= 0).all():
+            raise ValueError(f"bin edges must not decrease, got {self.edges.tolist()}.")
+        if self.vocabulary_size <= self.edges.shape[1]:
+            raise ValueError(
+                f"a vocabulary of {self.vocabulary_size} ids has no room for {self.edges.shape[1]} action codes beside its text: "
+                "use fewer bins or a larger vocabulary."
+            )
+
+    @classmethod
+    def from_record(cls, record: ActionTokens) -> "BinTokenizer":
+        """The tokenizer written in a contract."""
+        return cls(np.array(record.edges, dtype=np.float64), record.vocabulary_size)
+
+    def to_record(self) -> ActionTokens:
+        """What a contract keeps of it."""
+        return ActionTokens(
+            kind="bins",
+            vocabulary_size=self.vocabulary_size,
+            edges=tuple(tuple(float(edge) for edge in row) for row in self.edges),
+        )
+
+    @property
+    def allowed_ids(self) -> Int[np.ndarray, " N"]:
+        """V-1 downwards: position i is the code of interval i."""
+        return self.vocabulary_size - 1 - np.arange(self.edges.shape[1])
+
+    def num_codes(self, horizon: int, action_dimension: int) -> int:
+        """One code per action value."""
+        return horizon * action_dimension
+
+    def encode(self, actions: Float[np.ndarray, "T A"]) -> Int[np.ndarray, " K"]:
+        """Ids of the values, time-major.
+
+        Raises:
+            ValueError: a value is NaN (the original would silently take it for 1.0).
+        """
+        if np.isnan(actions).any():
+            raise ValueError(f"actions hold NaN: {actions.tolist()}. Repair or exclude the episode.")
+        rows = self._rows(actions.shape[1])
+        clipped = np.clip(actions.astype(np.float64), -1.0, 1.0)
+        bins = np.stack([np.digitize(column, row) for column, row in zip(clipped.T, rows, strict=True)], axis=1)
+        return (self.vocabulary_size - bins).reshape(-1)
+
+    def decode(self, codes: Int[np.ndarray, " K"], *, action_dimension: int) -> Float[np.ndarray, "T A"]:
+        """Centres of the intervals that the ids name, [T, A] float64.
+
+        Raises:
+            ValueError: an id is no action code, or the codes do not fill whole actions.
+        """
+        outside = ~np.isin(codes, self.allowed_ids)
+        if outside.any():
+            raise ValueError(f"ids {codes[outside].tolist()} are not action codes ({self.allowed_ids[-1]}..{self.allowed_ids[0]}).")
+        if len(codes) % action_dimension:
+            raise ValueError(f"{len(codes)} codes do not fill actions of {action_dimension} dimensions.")
+        centres = (self.edges[:, :-1] + self.edges[:, 1:]) / 2
+        bins = np.clip(self.vocabulary_size - codes - 1, 0, centres.shape[1] - 1).reshape(-1, action_dimension)
+        row = np.zeros(action_dimension, dtype=int) if len(centres) == 1 else np.arange(action_dimension)
+        return centres[row, bins]
+
+    def target_distributions(self, deviation: float) -> Float[np.ndarray, "N N"]:
+        """A Gaussian of `deviation` bins around each code, each row summing to one; deviation 0 is one-hot."""
+        index = np.arange(self.edges.shape[1])
+        if deviation == 0:
+            return np.eye(len(index))
+        weights = np.exp(-0.5 * ((index[:, None] - index[None]) / deviation) ** 2)
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    def _rows(self, action_dimension: int) -> Float[np.ndarray, "A E"]:
+        if len(self.edges) not in (1, action_dimension):
+            raise ValueError(f"the tokenizer has edges for {len(self.edges)} dimensions, the actions have {action_dimension}.")
+        return np.broadcast_to(self.edges, (action_dimension, self.edges.shape[1]))

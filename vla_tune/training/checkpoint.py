@@ -1,0 +1,210 @@
+"""Checkpoints of a run: folders that appear whole or not at all.
+
+    <run>/checkpoints/step_000100/trained.safetensors      trainable parameters, by name
+                                  optimizer.safetensors    state tensors, `parameter::key`
+                                  optimizer.json           its groups and plain values
+                                  state.json               step, best step, schedule, random generators, the caller's record
+
+A save writes into a hidden sibling, flushes every file to the disk and renames: `kill -9` at any moment leaves the previous
+checkpoint as it was. The last and the best are found by looking, so there is no pointer that could dangle.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+TRAINED, OPTIMIZER, OPTIMIZER_RECORD, STATE = "trained.safetensors", "optimizer.safetensors", "optimizer.json", "state.json"
+_PARTIAL, _DISCARDED = ".partial-", ".discarded-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What one checkpoint holds."""
+
+    step: int
+    trained: Mapping[str, Tensor]
+    optimizer_tensors: Mapping[str, Tensor]
+    optimizer_record: Mapping[str, Any]
+    state: Mapping[str, Any]
+    """JSON data of the caller; `state["best_step"]`, if given, is the checkpoint to keep."""
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """The checkpoints of one run."""
+
+    path: Path
+    keep_last: int
+    """How many of the newest are kept, besides the best."""
+
+    def __post_init__(self) -> None:
+        if self.keep_last < 1:
+            raise ValueError(f"keep_last={self.keep_last} must be at least 1: without a last checkpoint a run cannot resume.")
+
+    def steps(self) -> list[int]:
+        """The steps that were saved, in order."""
+        return sorted(int(folder.name.removeprefix("step_")) for folder in self.path.glob("step_*"))
+
+    def folder(self, step: int) -> Path:
+        """Where the checkpoint of `step` lies."""
+        return self.path / f"step_{step:06d}"
+
+    def last(self) -> Path | None:
+        """The newest checkpoint."""
+        steps = self.steps()
+        return self.folder(steps[-1]) if steps else None
+
+    def best(self) -> Path | None:
+        """The checkpoint with the lowest validation loss so far, as the newest one tells."""
+        last = self.last()
+        best = None if last is None else _read_json(last / STATE).get("best_step")
+        return None if best is None else self.folder(best)
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Write `checkpoint`, then remove what need not be kept.
+
+        Raises:
+            OSError: the disk is full or fails; nothing that was there before is touched.
+        """
+        target = self.folder(checkpoint.step)
+        assert not target.exists(), f"{target} was saved before"
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._remove_leftovers()
+        partial = self.path / f"{_PARTIAL}{target.name}"
+        with self._explaining(partial, checkpoint.step):
+            partial.mkdir()
+            _write(partial, checkpoint)
+            _flush(partial)
+            partial.rename(target)
+            _flush(self.path)
+        self._prune(checkpoint.state.get("best_step"))
+        return target
+
+    def load(self, step: int) -> Checkpoint:
+        """Read the checkpoint of `step`.
+
+        Raises:
+            ValueError: a file is missing or cut short; the message names it and the checkpoint before.
+        """
+        folder = self.folder(step)
+        try:
+            return Checkpoint(
+                step=step,
+                trained=_read_tensors(folder / TRAINED),
+                optimizer_tensors=_read_tensors(folder / OPTIMIZER),
+                optimizer_record=_read_json(folder / OPTIMIZER_RECORD),
+                state=_read_json(folder / STATE),
+            )
+        except ValueError as error:
+            earlier = [self.folder(other) for other in self.steps() if other < step]
+            advice = f"remove {folder} to continue from {earlier[-1]}" if earlier else "there is no earlier checkpoint; start again"
+            raise ValueError(f"{error}: {advice}.") from None
+
+    @contextmanager
+    def _explaining(self, partial: Path, step: int) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            last = self.last()
+            intact = "no checkpoint exists yet" if last is None else f"{last} is intact"
+            reason = error.strerror if isinstance(error, OSError) else error
+            message = f"Could not save step {step} into {self.path}: {reason}; {intact}. Free some space and resume."
+            raise OSError(getattr(error, "errno", None) or errno.EIO, message) from None
+
+    def _prune(self, best: int | None) -> None:
+        for step in self.steps()[: -self.keep_last]:
+            if step != best:
+                # Renamed first: a removal that is cut short must not leave half a checkpoint under a valid name.
+                discarded = self.folder(step).rename(self.path / f"{_DISCARDED}{step}")
+                shutil.rmtree(discarded)
+
+    def _remove_leftovers(self) -> None:
+        for prefix in (_PARTIAL, _DISCARDED):
+            for leftover in self.path.glob(f"{prefix}*"):
+                shutil.rmtree(leftover)
+
+
+def load_trained(model: nn.Module, folder: Path) -> None:
+    """Put the trained parameters of the checkpoint `folder` into `model`, strictly.
+
+    Raises:
+        ValueError: a name is missing or left over, a shape or a dtype differs, or the file is cut short.
+    """
+    restore_parameters(
+        {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad},
+        _read_tensors(folder / TRAINED),
+        source=str(folder / TRAINED),
+    )
+
+
+def restore_parameters(parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy `saved` into `parameters`: the same names, shapes and dtypes, or a ValueError that names the difference."""
+    missing, unexpected = sorted(set(parameters) - set(saved)), sorted(set(saved) - set(parameters))
+    if missing or unexpected:
+        raise ValueError(
+            f"{source} does not fit what is trained: missing {_some(missing)}, unexpected {_some(unexpected)}. "
+            "Attach the adapter that the run was made with."
+        )
+    for name, parameter in parameters.items():
+        have, want = (tuple(saved[name].shape), saved[name].dtype), (tuple(parameter.shape), parameter.dtype)
+        if have != want:
+            raise ValueError(f"{source}: {name} is {have[0]} {have[1]}, the model wants {want[0]} {want[1]}.")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])
+
+
+def _some(names: list[str]) -> str:
+    return "none" if not names else ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    _write_tensors(folder / TRAINED, checkpoint.trained)
+    _write_tensors(folder / OPTIMIZER, checkpoint.optimizer_tensors)
+    _write_json(folder / OPTIMIZER_RECORD, checkpoint.optimizer_record)
+    _write_json(folder / STATE, {"step": checkpoint.step, **checkpoint.state})
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    # A copy each: safetensors refuses tensors that share memory, as an 8-bit optimizer's lookup tables do.
+    save_file({name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}, path)
+    _flush(path)
+
+
+def _write_json(path: Path, record: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(record))
+    _flush(path)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise ValueError(f"{path} is missing or damaged ({error})") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, FileNotFoundError) as error:
+        raise ValueError(f"{path} is missing or damaged ({error})") from None

@@ -1,0 +1,78 @@
+"""Which parameters decay, the optimizer, and how the learning rate moves."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter, of those that require a gradient.
+
+    Raises:
+        ValueError: nothing learns.
+    """
+    found = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not found:
+        raise ValueError(
+            "No parameter requires a gradient: attach an adapter (adapter=lora_r16) or train everything (adapter=full)."
+        )
+    return found
+
+
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """The trainable parameters in two groups: weights that decay, and everything else with `weight_decay` 0.
+
+    Only matrices decay: the `weight` of a linear or convolutional layer, LoRA's among them. Norms, biases, embeddings, position
+    embeddings and layer scales do not (Loshchilov & Hutter, arXiv 1711.05101, leave it open; GPT-3 and timm do it so).
+    """
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    decayed, kept = [], []
+    for name, parameter in trainable_parameters(model).items():
+        is_matrix = name.endswith(".weight") and parameter.ndim >= 2 and id(parameter) not in embeddings
+        (decayed if is_matrix else kept).append(parameter)
+    groups = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def adamw(
+    groups: Sequence[dict[str, Any]],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    betas: Sequence[float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+) -> Optimizer:
+    """AdamW (arXiv 1711.05101, Algorithm 2)."""
+    first, second = betas
+    return torch.optim.AdamW(list(groups), lr=learning_rate, betas=(first, second), eps=epsilon, weight_decay=weight_decay)
+
+
+def warmup_cosine(optimizer: Optimizer, *, steps: int, warmup_steps: int, floor: float) -> LambdaLR:
+    """Linear warm-up over `warmup_steps`, then half a cosine down to `floor` times the learning rate at the last step.
+
+    With steps=10, warmup_steps=2, floor=0 the factors are 0.5 1 | 1 0.96 0.85 0.69 0.5 0.31 0.15 0.04: the first step already
+    learns, and the rate reaches the floor when the last step is done.
+    """
+    if not 0 <= warmup_steps < steps:
+        raise ValueError(f"warmup_steps={warmup_steps} must lie in [0, steps={steps}).")
+    if not 0.0 <= floor <= 1.0:
+        raise ValueError(f"floor={floor} is a share of the learning rate: it must lie in [0, 1].")
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        progress = min(1.0, (step - warmup_steps) / (steps - warmup_steps))
+        return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    return LambdaLR(optimizer, factor)
+
+
+def constant(optimizer: Optimizer, *, steps: int) -> LambdaLR:
+    """The same learning rate at every step; `steps` is there because every schedule takes it."""
+    del steps
+    return LambdaLR(optimizer, lambda _: 1.0)

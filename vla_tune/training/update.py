@@ -1,0 +1,111 @@
+"""One optimizer step over some batches."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+
+from vla_tune.data.collate import Batch
+from vla_tune.heads.base import Head, HeadLoss
+from vla_tune.tokens import IGNORED
+from vla_tune.training.metrics import culprits
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or its gradient became infinite or NaN; the message names the step, the episodes and the frames."""
+
+
+class Objective(nn.Module):
+    """A model and its head as one module, so that accelerate casts the vocabulary's matrix product as well."""
+
+    def __init__(self, model: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.model = model
+        self._head = head
+
+    def forward(self, batch: Batch) -> HeadLoss:
+        """The loss of every labelled position."""
+        return self._head.loss(self.model, batch)  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True)
+class Updated:
+    """What one step did."""
+
+    loss: float
+    """Mean over the labelled positions of all its batches, before the step."""
+    token_accuracy: float
+    gradient_norm: float
+    """Before clipping."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Under the names that the loggers get."""
+        return {"train/loss": self.loss, "train/token_accuracy": self.token_accuracy, "train/gradient_norm": self.gradient_norm}
+
+
+def update(
+    objective: nn.Module,
+    optimizer: Optimizer,
+    batches: Sequence[Batch],
+    *,
+    accelerator: Accelerator,
+    max_gradient_norm: float,
+    step: int,
+) -> Updated:
+    """Move the parameters by the gradient of the mean loss over all labels of `batches`.
+
+    Each label weighs the same, however the labels are spread over the batches (a mean of the batches' means would not do that).
+
+    Raises:
+        NonFiniteLossError: nothing was moved.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    losses: list[HeadLoss] = []
+    for batch in batches:
+        output: HeadLoss = objective(batch.to(accelerator.device))
+        _refuse_non_finite(output, batch, step)
+        accelerator.backward(output.per_label.sum())
+        losses.append(HeadLoss(output.per_label.detach(), output.correct))
+    per_label = torch.cat([loss.per_label for loss in losses])
+    assert len(per_label), f"step {step} has no label: {_where(batches)}"
+    norm = _scale_and_clip(optimizer, accelerator, labels=len(per_label), limit=max_gradient_norm)
+    if not math.isfinite(norm):
+        raise NonFiniteLossError(f"Step {step}: the gradient is {norm} although the loss is finite; {_where(batches)}. {_ADVICE}")
+    optimizer.step()
+    accuracy = torch.cat([loss.correct for loss in losses]).float().mean()
+    return Updated(per_label.float().mean().item(), accuracy.item(), norm)
+
+
+_ADVICE = "Nothing was moved or saved: look at these frames, lower optimizer.learning_rate, then resume."
+
+
+def _scale_and_clip(optimizer: Optimizer, accelerator: Accelerator, *, labels: int, limit: float) -> float:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.div_(labels)
+    norm = accelerator.clip_grad_norm_(parameters, limit)
+    assert norm is not None
+    return float(norm)
+
+
+def _refuse_non_finite(output: HeadLoss, batch: Batch, step: int) -> None:
+    if bool(output.per_label.isfinite().all()):
+        return
+    where = "the batch has no index"
+    if batch.index is not None and batch.labels is not None:
+        where = _named(culprits(batch, output.per_label.detach().cpu(), batch.labels != IGNORED))
+    raise NonFiniteLossError(f"Step {step}: the loss is not finite for {where}. {_ADVICE}")
+
+
+def _where(batches: Sequence[Batch]) -> str:
+    return _named([tuple(row) for batch in batches if batch.index is not None for row in batch.index.tolist()])
+
+
+def _named(places: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(f"episode {episode} frame {frame}" for episode, frame in places)
