@@ -81,6 +81,11 @@ class Embodiment:
         """A."""
         return sum(group.dimension for group in self.action)
 
+    @property
+    def action_units(self) -> tuple[str, ...]:
+        """The unit of each action dimension."""
+        return tuple(group.unit for group in self.action for _ in range(group.dimension))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRule:

@@ -7,18 +7,20 @@ import torch
 from vla_tune.heads.base import HeadLoss
 from vla_tune.training.metrics import Validation, action_errors, culprits
 
+METRES = ["m"] * 4
+
 
 def test_errors_by_hand() -> None:
     """Two samples of T=2, A=2; the second's chunk ends after one action."""
     errors = [np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[5.0, 7.0], [np.nan, np.nan]])]
-    found = action_errors(errors, first_frames=[1])
+    found = action_errors(errors, first_frames=[1], units=["m", "1"])
     assert found == {
-        "validation/action_error": pytest.approx(22 / 6),
+        "validation/action_error": 3.0,  # metres only
         "validation/action_error_0": 3.0,
         "validation/action_error_1": pytest.approx(13 / 3),
-        "validation/first_frame_error": 6.0,
+        "validation/first_frame_error": 5.0,
     }
-    assert "validation/first_frame_error" not in action_errors(errors, first_frames=[])
+    assert "validation/first_frame_error" not in action_errors(errors, first_frames=[], units=["m", "1"])
 
 
 class Offset:
@@ -39,7 +41,12 @@ class Offset:
 def test_measured_in_robot_units_whatever_the_batch(batch_size: int, tiny_samples) -> None:
     scale = np.array([2.0, 2.0, 2.0, 10.0], dtype=np.float32)
     held_out = Validation(
-        tiny_samples, first_frames=[0, 5], inverse=lambda actions, sample: actions * scale, batch_size=batch_size, pad_id=512
+        tiny_samples,
+        first_frames=[0, 5],
+        inverse=lambda actions, sample: actions * scale,
+        batch_size=batch_size,
+        pad_id=512,
+        units=["m"] * 4,
     )
     model = torch.nn.Linear(1, 1).train()
     found = held_out.measure(model, Offset(), device=torch.device("cpu"), autocast=nullcontext)
@@ -61,7 +68,7 @@ def test_what_lies_beyond_the_episode_counts_nothing(tiny_samples) -> None:
         sample | {"actions": np.where(sample["action_mask"], sample["actions"], 50.0).astype(np.float32)} for sample in tiny_samples
     ]
     results = [
-        Validation(samples, first_frames=[], inverse=lambda actions, _: actions**2, batch_size=4, pad_id=512).measure(
+        Validation(samples, first_frames=[], inverse=lambda actions, _: actions**2, batch_size=4, pad_id=512, units=METRES).measure(
             torch.nn.Linear(1, 1), Offset(), device=torch.device("cpu"), autocast=nullcontext
         )
         for samples in (tiny_samples, spoiled)

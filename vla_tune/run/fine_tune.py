@@ -1,11 +1,9 @@
 """The main job: demonstrations -> adapter -> evaluation."""
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
@@ -34,7 +32,13 @@ def fine_tune(cfg: DictConfig, folder: Path, *, resume_command: str) -> float:
     if not (folder / RESULTS_FILE).is_file():
         result = _trained(cfg, folder, resume_command=resume_command)
         rows = _evaluated(cfg, folder)
-        plot_log(folder / METRICS_FILE, folder / "loss.png", error_unit="robot units", title=folder.name)
+        unit = Contract.load(folder).embodiment.action_units[0]
+        plot_log(
+            folder / METRICS_FILE,
+            folder / "loss.png",
+            error_unit=unit,
+            title=folder.name,
+        )
         plot_success(rows, folder / "success.png", title=folder.name)
         write_results(folder / RESULTS_FILE, evaluation=rows, training=asdict(result))
     return report(folder)
@@ -86,7 +90,8 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> TrainingR
         samples=Transformed(data.training, pipeline),
         validation=Transformed(data.validation, pipeline),
         first_frames=data.validation.first_frames.tolist(),
-        inverse=partial(_in_robot_units, pipeline),
+        inverse=pipeline.robot_actions,
+        units=contract.embodiment.action_units,
         optimizer=build(cfg.optimizer),
         schedule=build(cfg.schedule),
         precision=cfg.precision,
@@ -123,7 +128,3 @@ def _loggers(cfg: DictConfig, folder: Path) -> list[Any]:
         "wandb": lambda logger: logger(name=folder.name, folder=folder),
     }
     return [made[name](build(logger)) for name, logger in cfg.logger.items()]
-
-
-def _in_robot_units(pipeline: Any, actions: np.ndarray, sample: dict[str, Any]) -> np.ndarray:
-    return pipeline.robot_actions(actions, sample)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from multiprocessing import get_context
@@ -154,7 +153,8 @@ def _train(
         head=head_of(contract, build(cfg.head)),
         samples=_Part(samples, 0, split),
         validation=_Part(samples, split, len(frames)),
-        inverse=partial(_in_robot_units, pipeline),
+        inverse=pipeline.robot_actions,
+        units=contract.embodiment.action_units,
         optimizer=build(cfg.optimizer),
         schedule=build(cfg.schedule),
         precision=cfg.precision,
@@ -198,7 +198,3 @@ def _write_manifest(
         "evaluation": rows,
     }
     (Path(cfg.to) / MANIFEST_FILE).write_text(json.dumps(record, indent=1) + "\n")
-
-
-def _in_robot_units(pipeline: Any, actions: np.ndarray, sample: dict[str, Any]) -> np.ndarray:
-    return pipeline.robot_actions(actions, sample)

@@ -96,17 +96,17 @@ class BinTokenizer:
         """Centres of the intervals that the ids name, [T, A] float64.
 
         Raises:
-            ValueError: an id is no action code, or the codes do not fill whole actions.
+            ValueError: an id is no action code, the codes do not fill whole actions, or the edges are those of other dimensions.
         """
         outside = ~np.isin(codes, self.allowed_ids)
         if outside.any():
             raise ValueError(f"ids {codes[outside].tolist()} are not action codes ({self.allowed_ids[-1]}..{self.allowed_ids[0]}).")
         if len(codes) % action_dimension:
             raise ValueError(f"{len(codes)} codes do not fill actions of {action_dimension} dimensions.")
-        centres = (self.edges[:, :-1] + self.edges[:, 1:]) / 2
+        edges = self._rows(action_dimension)
+        centres = (edges[:, :-1] + edges[:, 1:]) / 2
         bins = np.clip(self.vocabulary_size - codes - 1, 0, centres.shape[1] - 1).reshape(-1, action_dimension)
-        row = np.zeros(action_dimension, dtype=int) if len(centres) == 1 else np.arange(action_dimension)
-        return centres[row, bins]
+        return centres[np.arange(action_dimension), bins]
 
     def target_distributions(self, deviation: float) -> Float[np.ndarray, "N N"]:
         """A Gaussian of `deviation` bins around each code, each row summing to one; deviation 0 is one-hot."""

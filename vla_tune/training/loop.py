@@ -83,6 +83,7 @@ def train(
     validation: Samples | None = None,
     first_frames: Sequence[int] = (),
     inverse: Inverse = lambda actions, _: actions,
+    units: Sequence[str] = (),
     workers: int = 0,
 ) -> TrainingResult:
     """Train the parameters of `model` that require a gradient for `steps` steps, resuming what lies in `run/checkpoints`.
@@ -103,7 +104,9 @@ def train(
     state = TrainingState(trainable_parameters(model), updater, rate, settings=asdict(sampler) | {"precision": precision})
     folder = CheckpointFolder(run / CHECKPOINTS, keep_last)
     progress = state.restore(folder, steps=steps)
-    held_out = Validation(validation or [], first_frames=first_frames, inverse=inverse, batch_size=batch_size, pad_id=pad_id)
+    held_out = Validation(
+        validation or [], first_frames=first_frames, inverse=inverse, units=units, batch_size=batch_size, pad_id=pad_id
+    )
     with {"bf16": training_context(model), "fp32": nullcontext()}[precision]:
         progress = _loop(
             progress,

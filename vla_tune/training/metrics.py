@@ -40,6 +40,8 @@ class Validation:
     first_frames: Sequence[int]
     """Positions in `samples` of each episode's first frame, where no motion so far gives the answer away."""
     inverse: Inverse
+    units: Sequence[str]
+    """Of each action dimension; the headline errors are means over the dimensions that share the first one."""
     batch_size: int
     pad_id: int
 
@@ -67,7 +69,7 @@ class Validation:
         return {
             "validation/loss": torch.cat(losses).mean().item(),
             "validation/token_accuracy": torch.cat(correct).float().mean().item(),
-            **action_errors(errors, first_frames=self.first_frames),
+            **action_errors(errors, first_frames=self.first_frames, units=self.units),
         }
 
     def _error(self, predicted: Float[np.ndarray, "T A"], sample: Sample) -> Float[np.ndarray, "T A"]:
@@ -76,18 +78,22 @@ class Validation:
         return np.where(_mask(sample), difference, np.nan)
 
 
-def action_errors(errors: Sequence[Float[np.ndarray, "T A"]], *, first_frames: Sequence[int]) -> dict[str, float]:
+def action_errors(
+    errors: Sequence[Float[np.ndarray, "T A"]], *, first_frames: Sequence[int], units: Sequence[str]
+) -> dict[str, float]:
     """Means of absolute errors that are NaN where nothing was to be predicted.
 
     `validation/first_frame_error` well above `validation/action_error` says that the policy continues motions instead of
-    reading the instruction. The mean over dimensions mixes units (metres, radians, a gripper); read it per dimension, too.
+    reading the instruction. Both are means over the dimensions whose unit is the first
+    one's (metres on most robots); every dimension has its own mean besides.
     """
     stacked = np.stack(errors)
     by_dimension = np.nanmean(stacked, axis=(0, 1))
     named = {f"validation/action_error_{dimension}": float(value) for dimension, value in enumerate(by_dimension)}
-    result = {"validation/action_error": float(np.nanmean(stacked))} | named
+    alike = [unit == units[0] for unit in units] or slice(None)
+    result = {"validation/action_error": float(np.nanmean(stacked[..., alike]))} | named
     if len(first_frames):
-        result["validation/first_frame_error"] = float(np.nanmean(stacked[list(first_frames)]))
+        result["validation/first_frame_error"] = float(np.nanmean(stacked[list(first_frames)][..., alike]))
     return result
 
 

@@ -1,0 +1,166 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from vla_tune.data.collate import Batch, collate
+from vla_tune.heads import Head
+from vla_tune.heads.token import before
+from vla_tune.models.openvla import OpenVLA
+from vla_tune.tokens import IGNORED, ParallelPrompt
+
+PAD = 512
+
+
+def every_logit(model: OpenVLA, batch: Batch) -> torch.Tensor:
+    """Logits of every position but the last, and so of what comes at every position but the first."""
+    return model.language_model.lm_head(model(batch)).float()[:, :-1]
+
+
+def located(batch: Batch, prompt: ParallelPrompt, labels: list[list[int]]) -> Batch:
+    """`batch` with two location codes in front of each chunk."""
+    assert batch.labels is not None
+    rows = []
+    for row, location in enumerate(labels):
+        codes = np.array([*location, *batch.labels[row][batch.placeholders[row]].tolist()])
+        rows.append(prompt({"instruction": "lift the red block", "codes": codes}))
+    texts = [
+        sample
+        | {"pixel_values": batch.pixel_values[row].numpy(), "state": batch.state[row].numpy()}
+        | {"actions": np.zeros((4, 4), np.float32), "action_mask": np.ones((4, 4), bool), "index": np.array([row, 0])}
+        for row, sample in enumerate(rows)
+    ]
+    return collate(texts, pad_id=PAD)
+
+
+@torch.no_grad()
+def test_hard_loss_is_the_plain_cross_entropy_of_the_whole_sequence(tiny_model: OpenVLA, tiny_head, tiny_batch: Batch):
+    assert isinstance(tiny_head, Head)
+    assert tiny_batch.labels is not None
+    result = tiny_head.loss(tiny_model, tiny_batch)
+    labels = tiny_batch.labels[:, 1:].flatten()
+    logits = every_logit(tiny_model, tiny_batch).flatten(0, 1)
+    expected = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")[labels != IGNORED]
+    assert len(result.per_label) == 16 + 12 + 8, "actions beyond an episode's end are not learned"
+    torch.testing.assert_close(result.per_label, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(result.loss, F.cross_entropy(logits, labels, ignore_index=IGNORED), atol=1e-5, rtol=1e-5)
+    assert torch.equal(result.correct, (logits.argmax(dim=-1) == labels)[labels != IGNORED])
+
+
+@torch.no_grad()
+def test_soft_loss_is_the_cross_entropy_with_a_gaussian_over_the_bins(tiny_model: OpenVLA, tiny_head, tiny_batch: Batch):
+    assert tiny_batch.labels is not None
+    soft = replace(tiny_head, deviation=3.0).loss(tiny_model, tiny_batch)
+    labels = tiny_batch.labels[:, 1:].flatten()
+    counted = labels != IGNORED
+    target = torch.zeros(int(counted.sum()), 576)
+    for row, label in enumerate(labels[counted].tolist()):
+        weights = torch.tensor([np.exp(-0.5 * ((code - label) / 3.0) ** 2) for code in range(256, 512)])
+        target[row, 256:512] = (weights / weights.sum()).float()
+    logits = every_logit(tiny_model, tiny_batch).flatten(0, 1)[counted]
+    torch.testing.assert_close(soft.per_label, F.cross_entropy(logits, target, reduction="none"), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(soft.per_label, tiny_head.loss(tiny_model, tiny_batch).per_label, atol=1e-3)
+
+
+@torch.no_grad()
+def test_padding_changes_nothing(tiny_model: OpenVLA, tiny_head, tiny_batch: Batch):
+    def padded(tensor: torch.Tensor, fill: int | bool) -> torch.Tensor:
+        return F.pad(tensor, (0, 9), value=fill)
+
+    assert tiny_batch.labels is not None
+    longer = replace(
+        tiny_batch,
+        input_ids=padded(tiny_batch.input_ids, PAD),
+        attention_mask=padded(tiny_batch.attention_mask, False),
+        placeholders=padded(tiny_batch.placeholders, False),
+        labels=padded(tiny_batch.labels, IGNORED),
+    )
+    for head in (tiny_head, replace(tiny_head, deviation=8.0)):
+        torch.testing.assert_close(
+            head.loss(tiny_model, longer).per_label, head.loss(tiny_model, tiny_batch).per_label, atol=1e-5, rtol=1e-5
+        )
+    assert torch.equal(tiny_head.codes(tiny_model, longer), tiny_head.codes(tiny_model, tiny_batch))
+    seen = replace(longer, attention_mask=torch.ones_like(longer.attention_mask))
+    assert not torch.allclose(tiny_head.loss(tiny_model, seen).loss, tiny_head.loss(tiny_model, tiny_batch).loss, atol=1e-5)
+
+
+@torch.no_grad()
+def test_location_codes_are_learned_with_their_weight_and_not_decoded(
+    tiny_model, tiny_head, tiny_batch, tiny_tokenizer, tiny_contract
+):
+    prompt = ParallelPrompt(tiny_tokenizer, tiny_contract.prompt, num_codes=18)
+    batch = located(tiny_batch, prompt, [[300, 301], [IGNORED, IGNORED], [400, 401]])
+    plain = replace(tiny_head, location_codes=2)
+    heavy = replace(plain, location_weight=5.0)
+    light, weighted = plain.loss(tiny_model, batch).per_label, heavy.loss(tiny_model, batch).per_label
+    assert len(light) == 16 + 12 + 8 + 4
+    ratio = weighted / light
+    locations = [0, 1, 18 + 12, 18 + 12 + 1]
+    assert ratio[locations].tolist() == pytest.approx([5.0] * 4, rel=1e-5)
+    others = [index for index in range(len(ratio)) if index not in locations]
+    assert ratio[others].tolist() == pytest.approx([1.0] * len(others))
+    codes = plain.codes(tiny_model, batch)
+    assert codes.shape == (3, 18)
+    actions = plain.predict(tiny_model, batch)
+    assert actions.shape == (3, 4, 4)
+    for row in range(3):
+        assert (actions[row] == plain.tokenizer.decode(codes[row, 2:].numpy(), action_dimension=4)).all()
+
+
+def test_only_action_codes_are_decoded(tiny_model: OpenVLA, tiny_head, tiny_batch: Batch):
+    head = tiny_model.language_model.lm_head
+    with torch.no_grad():
+        head.weight[:256] *= 100  # text wins everywhere over the whole vocabulary
+        head.weight[512:] *= 100
+    whole = tiny_model.vocabulary_logits(tiny_model(tiny_batch)[before(tiny_batch.placeholders)])
+    codes = tiny_head.codes(tiny_model, tiny_batch)
+    free = whole.argmax(dim=-1)
+    assert ((free < 256) | (free >= 512)).float().mean() > 0.9
+    assert ((codes >= 256) & (codes < 512)).all()
+    best = 256 + whole[:, 256:512].argmax(dim=-1)
+    assert torch.equal(codes.flatten(), best)
+    actions = tiny_head.predict(tiny_model, tiny_batch)
+    assert actions.shape == (3, 4, 4)
+    assert (np.abs(actions) <= 1).all()
+
+
+def test_the_state_before_a_position_predicts_it():
+    positions = torch.tensor([[False, False, True, True, False], [False, True, False, False, True]])
+    expected = [[False, True, True, False, False], [True, False, False, True, False]]
+    assert before(positions).tolist() == expected
+
+
+@pytest.mark.parametrize("deviation", [0.0, 8.0])
+def test_every_used_weight_learns(tiny_model: OpenVLA, tiny_head, tiny_batch: Batch, deviation: float):
+    replace(tiny_head, deviation=deviation).loss(tiny_model, tiny_batch).loss.backward()
+    unused = {name for name, weight in tiny_model.named_parameters() if weight.grad is None or not weight.grad.any()}
+    behind = ("blocks.2.", "norm.", "fc_norm.")  # the second-to-last block, where features are taken
+    assert unused == {
+        name
+        for name, _ in tiny_model.named_parameters()
+        if name.startswith(tuple(f"vision_backbone.featurizer.{part}" for part in behind))
+    }
+
+
+def test_learning_the_codes_makes_them_the_prediction(tiny_model: OpenVLA, tiny_head, tiny_batch: Batch):
+    optimizer = torch.optim.AdamW(tiny_model.parameters(), 1e-3)
+    first = None
+    for _ in range(60):
+        result = tiny_head.loss(tiny_model, tiny_batch)
+        first = result.loss.item() if first is None else first
+        optimizer.zero_grad()
+        result.loss.backward()
+        optimizer.step()
+    assert result.loss.item() < 0.3 * first
+    assert result.correct.float().mean() > 0.7
+    assert tiny_batch.actions is not None
+    assert tiny_batch.action_mask is not None
+    error = np.abs(tiny_head.predict(tiny_model, tiny_batch) - tiny_batch.actions.numpy())[tiny_batch.action_mask.numpy()]
+    assert np.median(error) <= 1 / 255 + 1e-6
+
+
+def test_a_batch_without_labels_has_no_loss(tiny_model: OpenVLA, tiny_head, tiny_batch: Batch):
+    with pytest.raises(AssertionError, match="without labels"):
+        tiny_head.loss(tiny_model, replace(tiny_batch, labels=None))

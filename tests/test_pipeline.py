@@ -1,0 +1,119 @@
+"""The whole way on a few steps: record -> train -> resume -> evaluate -> merge -> evaluate, in one process."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize
+from omegaconf import DictConfig
+from safetensors.torch import load_file
+
+from vla_tune.models.openvla.load import save_checkpoint
+from vla_tune.run.evaluate import evaluate_run
+from vla_tune.run.fine_tune import fine_tune
+from vla_tune.run.merge import merge_run
+from vla_tune.schema import Contract
+from vla_tune.training import TrainingInterrupted, loop
+from vla_tune.training.loop import CHECKPOINTS
+
+# The logits of random weights are nearly flat: rounding tips more of their near-ties, between bins further apart.
+LENIENT = ["tolerance.token_agreement=0.7", "tolerance.mean_error=0.2"]
+
+
+def configuration(root: str, *overrides: str) -> DictConfig:
+    with initialize(version_base="1.3", config_path="../conf"):
+        return compose(root, overrides=list(overrides))
+
+
+@pytest.fixture
+def base(tmp_path: Path, tiny_model, tiny_tokenizer, tiny_contract) -> Path:
+    folder = tmp_path / "base"
+    save_checkpoint(folder, tiny_model, tiny_tokenizer, tiny_contract)
+    return folder
+
+
+@pytest.fixture
+def training(tmp_path: Path, base: Path) -> list[str]:
+    return [
+        f"model.folder={base}",
+        f"data.sources.0.folder={tmp_path / 'demonstrations'}",
+        "data.sources.0.episodes=4",
+        "data.held_out=0.25",
+        "training.steps=4",
+        "training.batch_size=4",
+        "training.validate_every=2",
+        "training.save_every=2",
+        "schedule.warmup_steps=1",
+        "optimizer.learning_rate=1e-4",
+        "evaluation.episodes=2",
+        "evaluation.num_envs=2",
+        "evaluation.rows=2",
+        "evaluation.remembered=[touch]",
+        "evaluation.films=[0]",
+    ]
+
+
+@pytest.mark.parametrize("adapter", ["lora_r16", "qlora_r16", "full"])
+def test_demonstrations_become_a_merged_policy(tmp_path: Path, training: list[str], adapter: str, monkeypatch) -> None:
+    run = tmp_path / "run"
+    cfg = configuration("train", *training, f"adapter={adapter}")
+    interrupted_after(2, monkeypatch)
+    with pytest.raises(TrainingInterrupted):
+        fine_tune(cfg, run, resume_command="again")
+    assert not (run / "results.json").exists()
+    assert [folder.name for folder in (run / CHECKPOINTS).iterdir()] == ["step_000002"]
+    monkeypatch.undo()
+    failure_rate = fine_tune(cfg, run, resume_command="again")
+
+    results = json.loads((run / "results.json").read_text())
+    cells = [(row["policy"], row["task"]) for row in results["evaluation"]]
+    assert cells == [
+        ("base", "lift"),
+        ("fine_tuned", "lift"),
+        ("wrong_instruction", "lift"),
+        ("base", "touch"),
+        ("fine_tuned", "touch"),
+    ]
+    assert failure_rate == 1 - results["evaluation"][1]["success_rate"]
+    assert results["training"]["steps"] == 4
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 4
+    assert (run / "loss.png").stat().st_size > 5000
+    assert (run / "success.png").stat().st_size > 5000
+    assert len(list((run / "films").glob("*.mp4"))) == 1
+    statistics = Contract.load(run).statistics
+    assert statistics.num_trajectories == 3, "the held-out episode is not in the statistics"
+
+    merge_run(configuration("merge", f"run={run}", "observations=20", *LENIENT))
+    assert json.loads((run / "parity.json").read_text())["passed"]
+    assert Contract.load(run / "merged") == Contract.load(run)
+    names = load_file(run / "merged" / "model.safetensors").keys()
+    assert not [name for name in names if "lora" in name or "base_layer" in name]
+    evaluation = ["task=lift", "evaluation.episodes=2", "evaluation.num_envs=2", "evaluation.rows=2"]
+    for policy in (run, run / "merged"):
+        evaluate_run(configuration("eval", f"run={policy}", *evaluation), tmp_path / "evaluation")
+        (row,) = json.loads((tmp_path / "evaluation" / "results.json").read_text())["evaluation"]
+        assert row["episodes"] == 2
+
+
+def test_a_run_with_another_configuration_is_refused(tmp_path: Path, training: list[str], monkeypatch) -> None:
+    run = tmp_path / "run"
+    interrupted_after(2, monkeypatch)
+    with pytest.raises(TrainingInterrupted):
+        fine_tune(configuration("train", *training), run, resume_command="again")
+    changed = configuration("train", *training, "adapter.rank=8")
+    with pytest.raises(ValueError, match=r"adapter.rank: 16 there, 8 now"):
+        fine_tune(changed, run, resume_command="again")
+
+
+def interrupted_after(steps: int, monkeypatch) -> None:
+    """Ctrl-C at the end of a step."""
+    advance = loop.update
+
+    def interrupting(*args, step: int, **kwargs):
+        if step == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return advance(*args, step=step, **kwargs)
+
+    monkeypatch.setattr(loop, "update", interrupting)

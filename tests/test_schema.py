@@ -1,0 +1,174 @@
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vla_tune.schema import (
+    CONTRACT_FILE,
+    ColumnStatistics,
+    Contract,
+    Observation,
+    content_hash,
+    contract_from_record,
+    embodiment_from_record,
+    statistics_from_record,
+    to_record,
+)
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+
+
+columns = st.fixed_dictionaries(
+    {name: st.tuples(*[numbers] * 4) for name in ("mean", "std", "min", "max", "q01", "q99")}
+    | {"mask": st.tuples(*[st.booleans()] * 4)}
+)
+
+
+def paths(value: Any, prefix: tuple = ()) -> Iterator[tuple]:
+    """Where every key of a nested record is."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in items:
+        if isinstance(value, dict):
+            yield (*prefix, key)
+        yield from paths(child, (*prefix, key))
+
+
+def parent(record: Any, path: tuple) -> Any:
+    for key in path[:-1]:
+        record = record[key]
+    return record
+
+
+@pytest.fixture
+def record(tiny_contract: Contract, tmp_path: Path) -> dict[str, Any]:
+    tiny_contract.save(tmp_path)
+    return json.loads((tmp_path / CONTRACT_FILE).read_text())
+
+
+def rewritten(folder: Path, record: dict[str, Any]) -> Path:
+    (folder / CONTRACT_FILE).write_text(json.dumps(record))
+    return folder
+
+
+@settings(max_examples=30, deadline=None)
+@given(action=columns, state=columns, size=st.integers(0, 10**9), dataset=st.text(max_size=20))
+def test_what_is_saved_is_what_is_loaded(tiny_contract, tmp_path_factory, action, state, size, dataset):
+    folder = tmp_path_factory.mktemp("contract")
+    numbers = {"action": ColumnStatistics(**action), "state": ColumnStatistics(**state)}
+    statistics = replace(tiny_contract.statistics, **numbers, num_transitions=size, dataset=dataset)
+    contract = replace(tiny_contract, statistics=statistics)
+    contract.save(folder)
+    loaded = Contract.load(folder)
+    assert loaded == contract
+    assert loaded.statistics_hash == contract.statistics_hash
+    again = statistics_from_record(json.loads(json.dumps(to_record(statistics))), source="test")
+    assert again == statistics
+    assert (contract.statistics_hash == tiny_contract.statistics_hash) == (statistics == tiny_contract.statistics)
+
+
+def test_embodiments_come_back(tiny_contract: Contract):
+    body = tiny_contract.embodiment
+    assert embodiment_from_record(json.loads(json.dumps(to_record(body)))) == body
+    assert (body.state_dimension, body.action_dimension) == (4, 4)
+
+
+def test_every_field_is_required_and_named_when_it_is_missing(record: dict[str, Any]):
+    text, checked = json.dumps(record), 0
+    for path in paths(record):
+        damaged = json.loads(text)
+        del parent(damaged, path)[path[-1]]
+        with pytest.raises(ValueError, match=r"contract\.json") as caught:
+            contract_from_record(damaged, source="contract.json")
+        assert str(path[-1]) in str(caught.value) or path == ("statistics_hash",)
+        checked += 1
+    assert checked > 60
+
+
+def test_an_unknown_field_is_named_wherever_it_is(record: dict[str, Any]):
+    text = json.dumps(record)
+    places = [path for path in paths(record) if isinstance(parent(record, path)[path[-1]], dict)]
+    for path in [(), *places]:
+        damaged = json.loads(text)
+        parent(damaged, (*path, None))["surprise"] = 1
+        with pytest.raises(ValueError, match="surprise"):
+            contract_from_record(damaged, source="contract.json")
+
+
+def test_code_is_refused_wherever_it_is(record: dict[str, Any]):
+    text = json.dumps(record)
+    places = [path for path in paths(record) if isinstance(parent(record, path)[path[-1]], dict)]
+    for path in [(), *places]:
+        damaged = json.loads(text)
+        parent(damaged, (*path, None))["_target_"] = "os.system"
+        with pytest.raises(ValueError, match=r"_target_='os.system': a contract is data"):
+            contract_from_record(damaged, source="contract.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("horizon",), "four"),
+        (("decoding",), "sideways"),
+        (("precision",), "fp16"),
+        (("image", "resize"), "letterbox"),
+        (("embodiment", "action", 0, "representation"), "vague"),
+        (("embodiment", "cameras"), 3),
+        (("action_tokens", "kind"), "fast"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(record: dict[str, Any], path: tuple, value: Any):
+    parent(record, path)[path[-1]] = value
+    with pytest.raises(ValueError, match=r"contract\.json") as caught:
+        contract_from_record(record, source="contract.json")
+    assert str(path[-1]) in str(caught.value)
+
+
+def test_edited_statistics_are_refused(record: dict[str, Any], tmp_path: Path):
+    record["statistics"]["action"]["q99"][0] = 0.031
+    with pytest.raises(ValueError, match="statistics do not match their hash"):
+        Contract.load(rewritten(tmp_path, record))
+
+
+@pytest.mark.parametrize("column", ["action", "state"])
+@pytest.mark.parametrize("key", ["mean", "q01", "mask"])
+def test_statistics_of_another_width_are_refused(record: dict[str, Any], column: str, key: str):
+    record["statistics"][column][key].pop()
+    record["statistics_hash"] = content_hash(record["statistics"])
+    with pytest.raises(ValueError, match=rf"statistics\.{column}\.{key} has 3 values, .* 4 {column} dimensions"):
+        contract_from_record(record, source="contract.json")
+
+
+def test_another_version_is_refused(record: dict[str, Any]):
+    record["version"] = 2
+    with pytest.raises(ValueError, match="version 2; this library reads 1"):
+        contract_from_record(record, source="contract.json")
+
+
+def test_a_folder_without_contract_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"contract\.json is missing"):
+        Contract.load(tmp_path)
+
+
+def test_an_embodiment_has_no_defaults(tiny_contract: Contract):
+    text = json.dumps(to_record(tiny_contract.embodiment))
+    for path in paths(json.loads(text)):
+        damaged = json.loads(text)
+        del parent(damaged, path)[path[-1]]
+        with pytest.raises(ValueError, match=str(path[-1])):
+            embodiment_from_record(damaged)
+
+
+def test_the_hash_does_not_depend_on_the_order_of_keys():
+    assert content_hash({"a": 1, "b": [2]}) == content_hash({"b": [2], "a": 1}) != content_hash({"a": 1, "b": [3]})
+
+
+def test_an_observation_knows_its_shapes():
+    Observation({"front": np.zeros((4, 6, 3), np.uint8)}, np.zeros(4, np.float32), "lift")
+    with pytest.raises(TypeError):
+        Observation({"front": np.zeros((4, 6, 3), np.float32)}, np.zeros(4, np.float32), "lift")

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vla_tune.models.openvla.tiny import PROMPT
+from vla_tune.tokens import IGNORED, ParallelPrompt
+
+SPACE = "▁"
+WORDS = ["lift", "push", "the", "red", "blue", "block", "left", "Yellow", "gently", "2"]
+
+
+@pytest.fixture
+def prompt(tiny_tokenizer) -> ParallelPrompt:
+    return ParallelPrompt(tiny_tokenizer, PROMPT, num_codes=3)
+
+
+def test_ids_and_labels_of_a_training_sample(prompt: ParallelPrompt, tiny_tokenizer):
+    codes = np.array([300, 301, 302])
+    sample = prompt({"instruction": "lift the red block", "codes": codes, "index": 7})
+    ids, labels, slots = sample["input_ids"], sample["labels"], sample["placeholders"]
+    assert sample["index"] == 7
+    assert ids[0] == tiny_tokenizer.bos_token_id
+    assert ids[-1] == tiny_tokenizer.eos_token_id
+    assert ids[-5] == tiny_tokenizer.convert_tokens_to_ids(SPACE)
+    assert slots.tolist() == [False] * (len(ids) - 4) + [True] * 3 + [False]
+    assert (labels[slots] == codes).all()
+    assert (labels[~slots] == IGNORED).all()
+    assert not np.isin(ids, codes).any(), "the answer is not in the question"
+
+
+def test_the_text_is_the_template(prompt: ParallelPrompt, tiny_tokenizer):
+    ids = prompt.prompt_ids("lift the red block")
+    text = tiny_tokenizer.decode(ids[1:-1])
+    assert text.replace(" \n ", "\n") == "In: What action should the robot take to lift the red block?\nOut:"
+    assert tiny_tokenizer.unk_token_id not in ids
+
+
+@given(words=st.lists(st.sampled_from(WORDS), min_size=1, max_size=8))
+def test_training_and_acting_have_the_same_ids(tiny_tokenizer, words: list[str]):
+    prompt = ParallelPrompt(tiny_tokenizer, PROMPT, num_codes=4)
+    instruction = " ".join(words)
+    training = prompt({"instruction": instruction, "codes": np.array([256, 300, 400, 511])})
+    acting = prompt({"instruction": instruction})
+    assert (training["input_ids"] == acting["input_ids"]).all()
+    assert (training["placeholders"] == acting["placeholders"]).all()
+    assert (acting["labels"] == IGNORED).all()
+
+
+def test_capitals_do_not_matter_and_words_do(prompt: ParallelPrompt):
+    assert prompt.prompt_ids("Lift the RED block") == prompt.prompt_ids("lift the red block")
+    assert prompt.prompt_ids("lift the red block") != prompt.prompt_ids("lift the blue block")
+
+
+def test_masked_codes_stay_ignored(prompt: ParallelPrompt):
+    sample = prompt({"instruction": "lift", "codes": np.array([300, IGNORED, IGNORED])})
+    assert sample["labels"][sample["placeholders"]].tolist() == [300, IGNORED, IGNORED]
+
+
+def test_a_template_without_instruction_is_refused(tiny_tokenizer):
+    with pytest.raises(ValueError, match=r"no \{instruction\}"):
+        ParallelPrompt(tiny_tokenizer, "In: do something\nOut:", num_codes=1)
+
+
+@pytest.mark.parametrize("instruction", ["", "  \n"])
+def test_an_empty_instruction_is_refused(prompt: ParallelPrompt, instruction: str):
+    with pytest.raises(ValueError, match="instruction is empty"):
+        prompt({"instruction": instruction})
+
+
+def test_unknown_characters_are_refused(prompt: ParallelPrompt):
+    with pytest.raises(ValueError, match="'heb den Würfel 🤖' holds characters"):
+        prompt({"instruction": "heb den Würfel 🤖"})
+
+
+def test_codes_of_another_length_are_refused(prompt: ParallelPrompt):
+    with pytest.raises(ValueError, match="2"):
+        prompt({"instruction": "lift", "codes": np.array([300, 301])})

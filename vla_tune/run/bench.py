@@ -1,0 +1,35 @@
+"""Measurements of speed, with what they were made on."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from vla_tune.bench import Row, Suite, describe_machine, speed_table, write_report
+from vla_tune.bench.report import machine_text
+from vla_tune.policy import LocalPolicy
+from vla_tune.run.objects import build, device_of, load_policy
+from vla_tune.training.threads import sensible_threads, set_threads
+
+
+def bench(cfg: DictConfig) -> list[Row]:
+    """What `scripts/bench.py` does: measure `cfg.suite`, print the table and write it to `cfg.to` and `cfg.json`."""
+    set_threads(cfg.threads or sensible_threads())
+    cfg.device = device_of(cfg)
+    suite: Suite = build(cfg.suite)
+    machine = describe_machine()
+    rows = suite.rows()
+    record = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine, "rows": rows}
+    paths = [Path(path) for path in (cfg.to, cfg.json) if path]
+    for path in paths:
+        write_report(path, record)
+    console = Console()
+    console.print(speed_table(rows, title="Median of the repetitions, and half their range"))
+    console.print(f"{machine_text(machine)}\nWritten to {', '.join(map(str, paths))}", highlight=False)
+    return rows
+
+
+def policy_in(checkpoint: str, *, rows: int, device: str) -> LocalPolicy:
+    """The policy in a checkpoint folder or a run, for `conf/suite`."""
+    return load_policy(Path(checkpoint), rows=rows, device=device).policy

@@ -1,0 +1,136 @@
+"""Recording of datasets, and how large they became."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from envs.goals import check_task
+from vla_tune.bench import write_report
+from vla_tune.record import Play, Storage, record_counterfactual
+from vla_tune.record.tabletop import TabletopWorld
+from vla_tune.run.objects import build
+from vla_tune.schema import Embodiment, embodiment_from_record
+
+
+@runtime_checkable
+class Recording(Protocol):
+    """What `conf/recording` describes."""
+
+    @property
+    def folder(self) -> str:
+        """Where the dataset will be."""
+        ...
+
+    def record(self, embodiment: Embodiment) -> Path:
+        """The dataset's folder, recorded now unless the same recipe recorded it before."""
+        ...
+
+
+@dataclass(frozen=True)
+class Played:
+    """Counterfactual play on the tabletop: every frame has an instruction and the chunk an expert would answer it with.
+
+    Raises:
+        ValueError: there is no task, an unknown one, or no frame to record.
+    """
+
+    folder: str
+    tasks: Sequence[str]
+    frames: int
+    """At least; the last stretch of play is finished."""
+    horizon: int
+    """T, the actions in a chunk."""
+    seed: int
+    play: Play = field(default_factory=Play)
+    storage: Storage = field(default_factory=Storage)
+
+    def __post_init__(self) -> None:
+        for task in self.tasks:
+            check_task(task)
+        for name, value in {"tasks": len(self.tasks), "frames": self.frames, "horizon": self.horizon}.items():
+            if value < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: play needs at least 1.")
+
+    def record(self, embodiment: Embodiment) -> Path:
+        """The dataset's folder, recorded now unless it exists."""
+        cameras = {camera.role: (camera.height, camera.width) for camera in embodiment.cameras}
+        return record_counterfactual(
+            Path(self.folder),
+            world=TabletopWorld(tuple(self.tasks), cameras),
+            embodiment=embodiment,
+            horizon=self.horizon,
+            frames=self.frames,
+            seed=self.seed,
+            storage=self.storage,
+            play=self.play,
+        )
+
+
+@dataclass(frozen=True)
+class RecordingResult:
+    """What lies in a dataset's folder; plain JSON data (`dataclasses.asdict`)."""
+
+    folder: str
+    episodes: int
+    frames: int
+    robot_seconds: float
+    """Duration of the demonstrations."""
+    seconds: float
+    """What recording took."""
+    size_bytes: int
+    reused: bool
+    """It was there before, made by the same recipe."""
+
+
+def record(cfg: DictConfig) -> RecordingResult:
+    """What `scripts/record.py` does: record `cfg.recording`, print what became of it, and write that to `cfg.json`.
+
+    Raises:
+        ValueError: the recording asks for what there is not, or its folder holds something else.
+        OSError: the disk is full.
+    """
+    body = embodiment_from_record(OmegaConf.to_container(cfg.embodiment, resolve=True))  # pyright: ignore[reportArgumentType]
+    recording: Recording = build(cfg.recording)
+    reused, start = Path(recording.folder).exists(), time.perf_counter()
+    folder = recording.record(body)
+    result = describe(folder, seconds=time.perf_counter() - start, reused=reused)
+    Console().print(_table(result))
+    if cfg.json:
+        write_report(Path(cfg.json), asdict(result))
+    return result
+
+
+def describe(folder: Path, *, seconds: float, reused: bool) -> RecordingResult:
+    """The dataset in `folder`, recorded in `seconds`."""
+    info: dict[str, Any] = json.loads((folder / "meta" / "info.json").read_text())
+    return RecordingResult(
+        folder=str(folder),
+        episodes=info["total_episodes"],
+        frames=info["total_frames"],
+        robot_seconds=info["total_frames"] / info["fps"],
+        seconds=seconds,
+        size_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        reused=reused,
+    )
+
+
+def _table(result: RecordingResult) -> Table:
+    table = Table(title=f"{'Reused' if result.reused else 'Recorded'} {result.folder}")
+    cells = {
+        "episodes": f"{result.episodes:,}",
+        "frames": f"{result.frames:,}",
+        "robot time": f"{result.robot_seconds:,.1f} s",
+        "recorded in": f"{result.seconds:,.1f} s",
+        "size": f"{result.size_bytes / 1e6:,.2f} MB",
+    }
+    for name in cells:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row(*cells.values())
+    return table
