@@ -16,8 +16,9 @@ from vla_tune.models.openvla.model import bidirectional_mask
 from vla_tune.models.openvla.projector import FusedProjector, ProprioProjector, SingleProjector
 from vla_tune.models.openvla.tiny import tiny_config
 
-# Computed by the original OpenVLA code (c8f03f4) and openvla-oft (213c5ff) on random weights; /work/shared/golden/README.md
-# says how. `oft` has the rows of the embedding that its prompts use, renumbered, and no weight that the pass does not read.
+# What the original code computed in float32 on the CPU, with random weights of the published structure (openvla c8f03f4 on
+# transformers 4.40.1; openvla-oft 213c5ff on its fork with bidirectional attention; torch 2.2, timm 0.9.10). `oft` has only the
+# rows of the embedding that its prompts use, renumbered, and no weight that the pass does not read.
 GOLDEN = Path(__file__).parents[1] / "golden"
 HALF, IMAGENET = ([0.5] * 3, [0.5] * 3), ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 SIGLIP = ("vit_so400m_patch14_siglip_224", {"embed_dim": 72, "depth": 3, "num_heads": 4})
@@ -161,7 +162,11 @@ def test_published_names(tiny_model: OpenVLA, siglip: OpenVLA, oft: OpenVLA):
     assert {name for name, _ in siglip.projector.named_children()} == {"fc1", "fc2"}
     assert isinstance(oft.projector, FusedProjector)
     assert {name for name, _ in oft.projector.named_children()} == {"fc1", "fc2", "fc3"}
-    assert [tuple(layer.weight.shape) for layer in oft.projector.children()] == [(544, 136), (32, 544), (32, 32)]
+    assert [tuple(weight.shape) for name, weight in oft.projector.named_parameters() if name.endswith("weight")] == [
+        (544, 136),
+        (32, 544),
+        (32, 32),
+    ]
     assert isinstance(oft.proprio_projector, ProprioProjector)
     assert any(name.startswith("vision_backbone.fused_featurizer.blocks.0.") for name, _ in oft.named_parameters())
     assert not hasattr(siglip, "proprio_projector")
@@ -179,13 +184,14 @@ def test_no_tower_or_three_are_refused():
 def test_features_are_those_of_the_second_to_last_block(tiny_model: OpenVLA):
     tiny_model.eval()
     tower, pixels, caught = tiny_model.vision_backbone.towers[0], torch.randn(2, 3, 64, 64), []
-    handle = tower.blocks[1].register_forward_hook(lambda _module, _inputs, output: caught.append(output))
+    _, second, last = tower.blocks.children()
+    handle = second.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
     tower.forward_features(pixels)
     handle.remove()
     features = tiny_model.vision_backbone(pixels)
     assert features.shape == (2, 16, 128)
     torch.testing.assert_close(features, caught[0])
-    nn.init.normal_(tower.blocks[2].mlp.fc1.weight)
+    nn.init.normal_(next(last.parameters()))
     assert torch.equal(tiny_model.vision_backbone(pixels), features), "the last block plays no part"
 
 

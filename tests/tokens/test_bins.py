@@ -16,7 +16,7 @@ from vla_tune.tokens import (
     uniform_edges,
 )
 
-# What the original OpenVLA code (commit c8f03f4) computes; /work/shared/golden/README.md says how it was made.
+# What the original OpenVLA code (commit c8f03f4) computes on grids that hold every edge, for three vocabularies.
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "action_tokenizer.npz")
 VOCABULARIES = (32000, 800, 50257)
 SAMPLE = np.random.default_rng(0).normal(0, 0.3, (2000, 3))

@@ -44,12 +44,10 @@ def test_measured_in_robot_units_whatever_the_batch(batch_size: int, tiny_sample
         tiny_samples,
         first_frames=[0, 5],
         inverse=lambda actions, sample: actions * scale,
-        batch_size=batch_size,
-        pad_id=512,
         units=["m"] * 4,
     )
     model = torch.nn.Linear(1, 1).train()
-    found = held_out.measure(model, Offset(), device=torch.device("cpu"), autocast=nullcontext)
+    found = held_out.measure(model, Offset(), batch_size=batch_size, pad_id=512, device=torch.device("cpu"), autocast=nullcontext)
     labels = np.concatenate([sample["labels"][sample["labels"] != -100] for sample in tiny_samples])
     assert found["validation/loss"] == pytest.approx(labels.mean(), rel=1e-6)
     assert found["validation/token_accuracy"] == pytest.approx((labels % 2 == 0).mean())
@@ -68,8 +66,8 @@ def test_what_lies_beyond_the_episode_counts_nothing(tiny_samples) -> None:
         sample | {"actions": np.where(sample["action_mask"], sample["actions"], 50.0).astype(np.float32)} for sample in tiny_samples
     ]
     results = [
-        Validation(samples, first_frames=[], inverse=lambda actions, _: actions**2, batch_size=4, pad_id=512, units=METRES).measure(
-            torch.nn.Linear(1, 1), Offset(), device=torch.device("cpu"), autocast=nullcontext
+        Validation(samples, first_frames=[], inverse=lambda actions, _: actions**2, units=METRES).measure(
+            torch.nn.Linear(1, 1), Offset(), batch_size=4, pad_id=512, device=torch.device("cpu"), autocast=nullcontext
         )
         for samples in (tiny_samples, spoiled)
     ]

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -31,7 +31,7 @@ class FramesInMemory:
     """Episode and frame."""
 
     @classmethod
-    def gather(cls, frames: Iterable[Mapping[str, Any]], embodiment: Embodiment, *, reach: tuple[float, float]) -> Self:
+    def gather(cls, frames: Iterable[Mapping[str, Any]], embodiment: Embodiment, *, reach: tuple[float, float]) -> "FramesInMemory":
         """Stack frames of play; `reach` is the largest |x| and |y| of an object, m."""
         rows = list(frames)
         column = {name: np.stack([row[name] for row in rows]) for name in ("state", "action_chunk", "target_position")}
@@ -46,8 +46,10 @@ class FramesInMemory:
         )
 
     @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """All frames of `parts`, in order."""
+    def joined(cls, parts: Sequence["FramesInMemory"]) -> "FramesInMemory":
+        """All frames of `parts`, in order; episodes are numbered on, since every part counts its own from 0."""
+        counts = [int(part.index[:, 0].max()) + 1 for part in parts]
+        shifts = [np.array([sum(counts[:number]), 0]) for number in range(len(parts))]
         return cls(
             embodiment=parts[0].embodiment,
             images={key: np.concatenate([part.images[key] for part in parts]) for key in parts[0].images},
@@ -55,7 +57,7 @@ class FramesInMemory:
             actions=np.concatenate([part.actions for part in parts]),
             locations=np.concatenate([part.locations for part in parts]),
             instructions=[text for part in parts for text in part.instructions],
-            index=np.concatenate([part.index for part in parts]),
+            index=np.concatenate([part.index + shift for part, shift in zip(parts, shifts, strict=True)]),
         )
 
     def __len__(self) -> int:

@@ -21,6 +21,7 @@ from vla_tune.run.objects import build, device_of, head_of, load_policy
 from vla_tune.schema import Contract
 from vla_tune.training import TrainingResult, train
 from vla_tune.training.loggers import ConsoleLogger
+from vla_tune.training.metrics import Validation
 
 
 def fine_tune(cfg: DictConfig, folder: Path, *, resume_command: str) -> float:
@@ -88,10 +89,12 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> TrainingR
         model=model,
         head=head_of(contract, build(cfg.head)),
         samples=Transformed(data.training, pipeline),
-        validation=Transformed(data.validation, pipeline),
-        first_frames=data.validation.first_frames.tolist(),
-        inverse=pipeline.robot_actions,
-        units=contract.embodiment.action_units,
+        validation=Validation(
+            Transformed(data.validation, pipeline),
+            first_frames=data.validation.first_frames.tolist(),
+            inverse=pipeline.robot_actions,
+            units=contract.embodiment.action_units,
+        ),
         optimizer=build(cfg.optimizer),
         schedule=build(cfg.schedule),
         precision=cfg.precision,

@@ -38,6 +38,7 @@ from vla_tune.tokens import uniform_bins
 from vla_tune.training import TrainingResult, train
 from vla_tune.training.grounding import GroundingBatch, GroundingMetrics, ground, grounding_batch
 from vla_tune.training.loggers import ConsoleLogger, JsonlLogger
+from vla_tune.training.metrics import Validation
 
 MANIFEST_FILE = "manifest.json"
 _REACH = (float(TOOL_HIGH[0]), float(TOOL_HIGH[1]))
@@ -152,9 +153,9 @@ def _train(
         model=model,
         head=head_of(contract, build(cfg.head)),
         samples=_Part(samples, 0, split),
-        validation=_Part(samples, split, len(frames)),
-        inverse=pipeline.robot_actions,
-        units=contract.embodiment.action_units,
+        validation=Validation(
+            _Part(samples, split, len(frames)), inverse=pipeline.robot_actions, units=contract.embodiment.action_units
+        ),
         optimizer=build(cfg.optimizer),
         schedule=build(cfg.schedule),
         precision=cfg.precision,

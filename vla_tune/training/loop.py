@@ -27,7 +27,7 @@ from vla_tune.training.checkpoint import CheckpointFolder
 from vla_tune.training.feed import Fetched, feed
 from vla_tune.training.interruption import Interruption, TrainingInterrupted
 from vla_tune.training.loggers import Logger
-from vla_tune.training.metrics import Inverse, Samples, Validation
+from vla_tune.training.metrics import Samples, Validation
 from vla_tune.training.optim import parameter_groups, trainable_parameters
 from vla_tune.training.sampler import StepSampler
 from vla_tune.training.state import Clock, Progress, TrainingState
@@ -80,10 +80,7 @@ def train(
     keep_last: int,
     pad_id: int,
     resume_command: str,
-    validation: Samples | None = None,
-    first_frames: Sequence[int] = (),
-    inverse: Inverse = lambda actions, _: actions,
-    units: Sequence[str] = (),
+    validation: Validation | None = None,
     workers: int = 0,
 ) -> TrainingResult:
     """Train the parameters of `model` that require a gradient for `steps` steps, resuming what lies in `run/checkpoints`.
@@ -104,15 +101,14 @@ def train(
     state = TrainingState(trainable_parameters(model), updater, rate, settings=asdict(sampler) | {"precision": precision})
     folder = CheckpointFolder(run / CHECKPOINTS, keep_last)
     progress = state.restore(folder, steps=steps)
-    held_out = Validation(
-        validation or [], first_frames=first_frames, inverse=inverse, units=units, batch_size=batch_size, pad_id=pad_id
-    )
+    held_out = validation or Validation([])
+    batches = {"batch_size": batch_size, "pad_id": pad_id}
     with {"bf16": training_context(model), "fp32": nullcontext()}[precision]:
         progress = _loop(
             progress,
             fetches=feed(samples, sampler, start=progress.step, stop=steps, pad_id=pad_id, workers=workers),
             advance=partial(update, objective, updater, accelerator=accelerator, max_gradient_norm=max_gradient_norm),
-            measure=partial(held_out.measure, model, head, device=accelerator.device, autocast=accelerator.autocast),
+            measure=partial(held_out.measure, model, head, **batches, device=accelerator.device, autocast=accelerator.autocast),
             schedule=rate,
             save=partial(state.save, folder),
             loggers=loggers,

@@ -37,16 +37,21 @@ class Validation:
 
     samples: Samples
     _: KW_ONLY
-    first_frames: Sequence[int]
+    first_frames: Sequence[int] = ()
     """Positions in `samples` of each episode's first frame, where no motion so far gives the answer away."""
-    inverse: Inverse
-    units: Sequence[str]
-    """Of each action dimension; the headline errors are means over the dimensions that share the first one."""
-    batch_size: int
-    pad_id: int
+    inverse: Inverse = lambda actions, _: actions
+    units: Sequence[str] = ()
+    """Of each action dimension; the headline errors are means over the dimensions that share the first one (all, if unnamed)."""
 
     def measure(
-        self, model: nn.Module, head: Head, *, device: torch.device, autocast: Callable[..., AbstractContextManager[Any]]
+        self,
+        model: nn.Module,
+        head: Head,
+        *,
+        batch_size: int,
+        pad_id: int,
+        device: torch.device,
+        autocast: Callable[..., AbstractContextManager[Any]],
     ) -> dict[str, float]:
         """Loss, token accuracy, and mean absolute action errors in robot units: over all, over first frames, per dimension.
 
@@ -56,9 +61,9 @@ class Validation:
             return {}
         losses, correct, errors = [], [], []
         model.eval()
-        for start in range(0, len(self.samples), self.batch_size):
-            rows = [self.samples[index] for index in range(start, min(start + self.batch_size, len(self.samples)))]
-            batch = collate(rows, pad_id=self.pad_id).to(device)
+        for start in range(0, len(self.samples), batch_size):
+            rows = [self.samples[index] for index in range(start, min(start + batch_size, len(self.samples)))]
+            batch = collate(rows, pad_id=pad_id).to(device)
             with torch.no_grad(), autocast():
                 output = head.loss(model, batch)  # pyright: ignore[reportArgumentType]
                 predicted = head.predict(model, batch)  # pyright: ignore[reportArgumentType]

@@ -38,8 +38,8 @@ class RolloutSuite:
         make_env = partial(self.make_env, task=self.task, cameras=sizes)
         blind, seeing = self.make_env(task=self.task, cameras={}), make_env()
         works = [
-            Work(name="steps without pictures", unit="steps", do=partial(self._step, env=blind)),
-            Work(name="steps with pictures", unit="steps", do=partial(self._step, env=seeing)),
+            Work(name="steps without images", unit="steps", do=partial(self._step, env=blind)),
+            Work(name="steps with images", unit="steps", do=partial(self._step, env=seeing)),
             Work(name="policy", unit="episodes", do=partial(self._play, policy=policy, make_env=make_env)),
         ]
         try:

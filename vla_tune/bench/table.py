@@ -19,7 +19,7 @@ def speed_table(rows: Sequence[Row], *, title: str) -> Table:
     table = Table(title=title, box=SIMPLE)
     for name in ("what", "unit"):
         table.add_column(name, no_wrap=True)
-    for name in ("per second", "per CPU second", "ratio (CPU)"):
+    for name in ("per second", "per CPU s", "CPU ratio"):
         table.add_column(name, justify="right", no_wrap=True)
     for _, group in groupby(rows, key=itemgetter("suite")):
         for row in group:
@@ -54,7 +54,7 @@ def write_report(path: Path, record: Mapping[str, Any]) -> None:
 
 def _spread(row: Row, name: str) -> str:
     half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
-    return f"{_number(row[name])} ±{100 * half / row[name]:.0f} %"
+    return f"{_number(row[name])} ±{100 * half / row[name]:.0f}%"
 
 
 def _number(value: float) -> str:

@@ -1,0 +1,60 @@
+"""Rows for people and for programs."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from vla_tune.bench import describe_machine, speed_table, write_report
+from vla_tune.bench.table import machine_text
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    rates = {
+        f"{name}{end}": value
+        for name in ("per_second", "per_cpu_second", "ratio_per_cpu_second")
+        for end, value in (("", 1234.0), ("_low", 1110.6), ("_high", 1357.4))
+    }
+    return {"suite": "train", "work": "lora_r16", "unit": "samples"} | rates | changes
+
+
+def printed(rows: list[dict[str, Any]]) -> str:
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(speed_table(rows, title="Speed"))
+    return capture.get()
+
+
+def test_a_row_shows_median_and_half_the_range():
+    text = printed([row(), row(work="steps without images", ratio_per_cpu_second=0.51239)])
+    assert text.count("1,234 ±10%") == 5
+    assert "0.512 ±" in text
+    assert "steps without images" in text
+
+
+def test_the_widest_rows_fit_a_terminal():
+    wide = dict.fromkeys(("per_second", "per_cpu_second", "ratio_per_cpu_second"), 111876.0)
+    assert "…" not in printed([row(work="steps without images", unit="episodes", **wide)])
+
+
+def test_a_report_is_whole_or_absent(tmp_path: Path):
+    path = tmp_path / "new" / "train.json"
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_report(path, {"rows": [row(per_second=math.nan)]})
+    assert not path.parent.exists()
+    write_report(path, {"rows": [row()]})
+    assert json.loads(path.read_text()) == {"rows": [row()]}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_machine_is_described():
+    machine = describe_machine()
+    assert json.loads(json.dumps(machine)) == machine
+    text = machine_text(machine)
+    for part in (machine["cpu"], f"torch {machine['versions']['torch']}", f"{machine['torch_threads']} torch threads"):
+        assert part in text
+    assert 1 <= machine["usable_cores"] <= machine["cores"]
+    assert machine["memory_bytes"] > 1e8

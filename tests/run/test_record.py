@@ -1,0 +1,109 @@
+"""`scripts/record.py`: what is recorded, reported and refused."""
+
+import errno
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra import compose, initialize
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig
+
+from vla_tune.data.chunks import ChunksByTimestamp, RecordedChunks
+from vla_tune.data.dataset import Demonstrations
+from vla_tune.run.errors import one_line_errors
+from vla_tune.run.record import Played, record
+from vla_tune.schema import Contract
+
+
+def configuration(*overrides: str) -> DictConfig:
+    with initialize(version_base="1.3", config_path="../../conf"):
+        return compose("record", overrides=list(overrides))
+
+
+def refused(cfg: DictConfig, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which the program ends."""
+    with pytest.raises(SystemExit, match="2"):
+        one_line_errors(record)(cfg)
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> list[str]:
+    return ["task=touch", "recording.episodes=2", f"to={tmp_path / 'touch'}"]
+
+
+def test_demonstrations_are_recorded_and_reported(tmp_path: Path, quick: list[str], tiny_contract: Contract, capsys):
+    result = record(configuration(*quick, f"json={tmp_path / 'reports' / 'touch.json'}"))
+    data = Demonstrations(tmp_path / "touch", embodiment=tiny_contract.embodiment, chunks=ChunksByTimestamp(1))
+    assert (result.episodes, result.frames) == (2, len(data))
+    assert result.robot_seconds == pytest.approx(len(data) / 10)
+    assert result.size_bytes == sum(path.stat().st_size for path in (tmp_path / "touch").rglob("*") if path.is_file())
+    assert {data[index]["instruction"].split()[0] for index in range(len(data))} <= {"touch", "reach"}
+    assert json.loads((tmp_path / "reports" / "touch.json").read_text()) == asdict(result)
+    assert f"{result.frames:,}" in capsys.readouterr().out
+
+
+def test_the_same_command_reuses_the_folder_and_another_recipe_is_refused(tmp_path: Path, quick: list[str], capsys):
+    first, again = (record(configuration(*quick)) for _ in range(2))
+    assert (first.reused, again.reused) == (False, True)
+    assert (first.frames, first.size_bytes) == (again.frames, again.size_bytes)
+    capsys.readouterr()
+    line = refused(configuration(*quick, "seed=1"), capsys)
+    assert line.startswith(f"error: {tmp_path / 'touch'} was recorded by another recipe (seed: 0 there, 1 asked for)")
+
+
+def test_noise_and_storage_are_options(tmp_path: Path, quick: list[str]):
+    record(configuration(*quick, "recording=demonstrations_video", "recording.noise.share=0.0", "recording.noise.burst=0.0"))
+    recipe = json.loads((tmp_path / "touch" / "recipe.json").read_text())["recipe"]
+    assert (recipe["storage"]["kind"], recipe["noise"]["share"], recipe["noise"]["burst"]) == ("video", 0, 0)
+    assert list((tmp_path / "touch").rglob("*.mp4"))
+
+
+def test_counterfactual_frames_carry_their_chunks(tmp_path: Path, tiny_contract: Contract):
+    tasks = "recording.tasks=[push_left,touch]"
+    result = record(configuration("recording=counterfactual", tasks, "recording.frames=20", f"to={tmp_path / 'play'}"))
+    data = Demonstrations(tmp_path / "play", embodiment=tiny_contract.embodiment, chunks=RecordedChunks(4))
+    assert result.frames == len(data) >= 20
+    assert data[0]["actions"].shape == (4, 4)
+    assert np.array_equal(data[0]["actions"][0], data.frames.actions[0])
+    words = {data[index]["instruction"].split()[0] for index in range(len(data))}
+    assert words <= {"push", "slide", "move", "touch", "reach"}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["task=dance"], ["recording=counterfactual", "recording.tasks=[push_left,dance]"]],
+    ids=["demonstrations", "counterfactual"],
+)
+def test_an_unknown_task_is_one_line_and_leaves_nothing(tmp_path: Path, overrides: list[str], capsys):
+    line = refused(configuration(*overrides, f"to={tmp_path / 'dance'}"), capsys)
+    assert line.startswith("error: unknown task 'dance': choose from push_left, ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, quick: list[str], capsys, monkeypatch):
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LeRobotDataset, "save_episode", full)
+    assert f"the disk of {tmp_path} is full: free some space" in refused(configuration(*quick), capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("nothing", [{"tasks": []}, {"frames": 0}, {"horizon": 0}])
+def test_play_about_nothing_is_refused(nothing: dict[str, Any]):
+    (name,) = nothing
+    with pytest.raises(ValueError, match=f"{name}="):
+        Played(**({"folder": "f", "tasks": ["touch"], "frames": 1, "horizon": 1, "seed": 0} | nothing))
+
+
+def test_play_has_no_single_task():
+    with pytest.raises(ConfigCompositionException, match="task"):
+        configuration("recording=counterfactual", "task=lift")
