@@ -10,6 +10,7 @@ from vla_tune.run.bench import bench
 from vla_tune.run.errors import one_line_errors
 
 
+@one_line_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="bench")
 @one_line_errors
 def main(cfg: DictConfig) -> None:

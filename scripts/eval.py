@@ -12,6 +12,7 @@ from vla_tune.run.evaluate import evaluate_run
 from vla_tune.run.folder import output_folder
 
 
+@one_line_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="eval")
 @one_line_errors
 def main(cfg: DictConfig) -> float:

@@ -10,6 +10,7 @@ from vla_tune.run.errors import one_line_errors
 from vla_tune.run.merge import merge_run
 
 
+@one_line_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="merge")
 @one_line_errors
 def main(cfg: DictConfig) -> None:

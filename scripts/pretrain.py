@@ -11,6 +11,7 @@ from vla_tune.run.folder import command, output_folder
 from vla_tune.run.pretrain import pretrain
 
 
+@one_line_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain")
 @one_line_errors
 def main(cfg: DictConfig) -> None:

@@ -11,6 +11,7 @@ from vla_tune.run.errors import one_line_errors
 from vla_tune.run.record import record
 
 
+@one_line_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="record")
 @one_line_errors
 def main(cfg: DictConfig) -> None:

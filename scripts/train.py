@@ -12,6 +12,7 @@ from vla_tune.run.fine_tune import fine_tune
 from vla_tune.run.folder import command, output_folder
 
 
+@one_line_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 @one_line_errors
 def main(cfg: DictConfig) -> float:

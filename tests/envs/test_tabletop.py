@@ -112,7 +112,7 @@ def vector(request: pytest.FixtureRequest) -> Iterator[Callable[[list[Callable[[
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_vector_environments_show_what_a_solo_run_shows(vector: Callable[..., VectorEnv]):
     solo = [rollout(make("stack", cameras=CAMERAS), seed, 6) for seed in (3, 4)]  # draws here before any fork
-    env = vector([partial(make, "stack", cameras=CAMERAS)] * 2)
+    env = vector([partial(gymnasium.make, f"envs:{NAME}", task="stack", cameras=CAMERAS)] * 2)
     rngs = [np.random.default_rng(seed) for seed in (3, 4)]
     observations = [env.reset(seed=[3, 4])[0]]
     single = make("stack")
@@ -129,7 +129,7 @@ def test_vector_environments_show_what_a_solo_run_shows(vector: Callable[..., Ve
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_one_environment_of_a_vector_restarts_alone(vector: Callable[..., VectorEnv]):
-    env = vector([partial(make, "touch")] * 2)
+    env = vector([partial(gymnasium.make, f"envs:{NAME}", task="touch")] * 2)
     before, _ = env.reset(seed=[1, 2])
     first_state, first_words = before["state"][0].copy(), before["instruction"][0]
     after, info = env.reset(seed=[5, 6], options={"reset_mask": np.array([False, True])})

@@ -1,5 +1,5 @@
 import pytest
-from hydra.errors import InstantiationException
+from hydra import compose, initialize
 from omegaconf import OmegaConf
 
 from vla_tune.export import ParityError
@@ -61,6 +61,21 @@ def test_a_missing_value_is_one_line(capsys: pytest.CaptureFixture[str]):
     assert "run" in capsys.readouterr().err.splitlines()[0]
 
 
+@pytest.mark.parametrize(("override", "named"), [("adapter.rnak=8", "adapter.rnak"), ("adapter=qlorra", "lora_r16 ")])
+def test_hydras_own_errors_are_one_line_with_a_way_out(override: str, named: str, capsys: pytest.CaptureFixture[str]):
+    @one_line_errors
+    def main() -> None:
+        with initialize(version_base="1.3", config_path="../../conf"):
+            compose("train", overrides=[override])
+
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert named in line
+    assert "--cfg job" in line
+
+
 def test_an_interruption_has_the_shells_exit_code(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as caught:
         raising(TrainingInterrupted("stopped after step 3"))()
@@ -68,7 +83,7 @@ def test_an_interruption_has_the_shells_exit_code(capsys: pytest.CaptureFixture[
     assert "error" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("CUDA died"), AssertionError("ours"), InstantiationException("odd")])
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("CUDA died"), AssertionError("ours")])
 def test_a_fault_of_ours_keeps_its_traceback(error: Exception):
     with pytest.raises(type(error)) as caught:
         raising(error)()

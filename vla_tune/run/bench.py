@@ -26,7 +26,7 @@ def bench(cfg: DictConfig) -> list[Row]:
         write_report(path, record)
     console = Console()
     console.print(speed_table(rows, title="Median of the repetitions, and half their range"))
-    console.print(f"{machine_text(machine)}\nWritten to {', '.join(map(str, paths))}", highlight=False)
+    console.print(f"{machine_text(machine)}\nWritten to {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
     return rows
 
 

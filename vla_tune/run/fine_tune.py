@@ -16,7 +16,7 @@ from vla_tune.evaluation.plots import plot_log, plot_success
 from vla_tune.evaluation.report import read_results, write_results
 from vla_tune.models.openvla.load import content_hash, load_config, load_tokenizer
 from vla_tune.run.evaluate import CELLS, evaluate, print_rows
-from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE, open_run
+from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE, opened_run
 from vla_tune.run.objects import build, device_of, head_of, load_policy
 from vla_tune.schema import Contract
 from vla_tune.training import TrainingResult, train
@@ -29,20 +29,15 @@ def fine_tune(cfg: DictConfig, folder: Path, *, resume_command: str) -> float:
 
     A folder that was begun is resumed; one that is finished is only reported. Returns the failure rate on the task.
     """
-    open_run(cfg, folder)
-    if not (folder / RESULTS_FILE).is_file():
-        result = _trained(cfg, folder, resume_command=resume_command)
-        rows = _evaluated(cfg, folder)
-        unit = Contract.load(folder).embodiment.action_units[0]
-        plot_log(
-            folder / METRICS_FILE,
-            folder / "loss.png",
-            error_unit=unit,
-            title=folder.name,
-        )
-        plot_success(rows, folder / "success.png", title=folder.name)
-        write_results(folder / RESULTS_FILE, evaluation=rows, training=asdict(result))
-    return report(folder)
+    with opened_run(cfg, folder):
+        if not (folder / RESULTS_FILE).is_file():
+            result = _trained(cfg, folder, resume_command=resume_command)
+            rows = _evaluated(cfg, folder)
+            unit = Contract.load(folder).embodiment.action_units[0]
+            plot_log(folder / METRICS_FILE, folder / "loss.png", error_unit=unit, title=folder.name)
+            plot_success(rows, folder / "success.png", title=folder.name)
+            write_results(folder / RESULTS_FILE, evaluation=rows, training=asdict(result))
+        return report(folder)
 
 
 def report(folder: Path) -> float:
@@ -54,6 +49,7 @@ def report(folder: Path) -> float:
         f"{training['steps']} steps in {training['seconds']:.0f} s ({training['cpu_seconds']:.0f} CPU s), "
         f"{training['trainable_parameters']:,} trainable parameters. Everything is in {folder}",
         highlight=False,
+        soft_wrap=True,
     )
     return 1.0 - next(row["success_rate"] for row in rows if row["policy"] == "fine_tuned")
 
@@ -83,7 +79,7 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> TrainingR
     contract.save(folder)
     torch.manual_seed(cfg.seed)
     model, adapter = build(cfg.model, device=device), build(cfg.adapter)
-    console.print(str(adapter.attach(model)), highlight=False)
+    console.print(str(adapter.attach(model)), highlight=False, soft_wrap=True)
     pipeline = build_pipeline(contract, load_tokenizer(base))
     result = train(
         model=model,

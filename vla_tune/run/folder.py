@@ -3,13 +3,18 @@
 import os
 import re
 import shlex
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+
+from vla_tune.training.loop import CHECKPOINTS
 
 CONFIG_FILE = "config.yaml"
 RESULTS_FILE = "results.json"
@@ -74,6 +79,18 @@ def open_run(cfg: DictConfig, folder: Path) -> None:
     partial = path.with_name(f".{CONFIG_FILE}.{os.getpid()}")
     partial.write_text(text)
     partial.replace(path)
+
+
+@contextmanager
+def opened_run(cfg: DictConfig, folder: Path) -> Iterator[None]:
+    """As `open_run`; the folder vanishes again if an error ends the run before anything was learned."""
+    open_run(cfg, folder)
+    try:
+        yield
+    except Exception:
+        if not any(folder.glob(f"{CHECKPOINTS}/*")):
+            shutil.rmtree(folder)
+        raise
 
 
 def load_config(folder: Path) -> DictConfig:

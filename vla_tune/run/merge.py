@@ -46,7 +46,7 @@ def merge_run(cfg: DictConfig) -> ParityReport:
         check=check,
         dtype=_dtype(cfg.dtype),
     )
-    Console().print(f"{report}\nWritten to {destination}", highlight=False)
+    Console().print(f"{report}\nWritten to {destination}", highlight=False, soft_wrap=True)
     if cfg.json:
         Path(cfg.json).write_text(json.dumps(asdict(report) | {"passed": report.passed}, indent=1) + "\n")
     return report

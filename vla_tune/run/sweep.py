@@ -44,7 +44,8 @@ class SweepTable(Callback):
             return
         write_results(folder / RESULTS_FILE, evaluation=rows, training={})
         plot_sweep([row for row in rows if row["policy"] != "base"], folder / "success.png", column="job", label="overrides")
-        Console().print(success_table(rows, title="Sweep"), f"Written to {folder}", highlight=False)
+        Console().print(success_table(rows, title="Sweep"))
+        Console().print(f"Written to {folder}", highlight=False, soft_wrap=True)
 
 
 def _rows(job: Path) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ class ConsoleLogger:
         if validated or due:
             numbers = " ".join(f"{name} {value:.4g}" for name, value in validated.items() if name[-1] not in "0123456789")
             held_out = f"  held out: {numbers}" if numbers else ""
-            self._console.print(f"step {step}/{self._steps}  {description}{held_out}", highlight=False)
+            self._console.print(f"step {step}/{self._steps}  {description}{held_out}", highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
