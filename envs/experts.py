@@ -14,6 +14,7 @@ _LOW = 0.012  # m, height of the tip when it pushes
 _CLEARANCE = 0.035  # m, between the tip and the highest cube on the way
 _CARRY = 0.12  # m, height of the tip with a cube below it on the way
 _PRESS = 0.004  # m, how far below a cube's top the tip is sent to seal the cup
+_CONTACT, _SEALED = 0.002, 0.004  # m, between the tip and a cube's top: where suction begins, and up to where it is kept
 _NEAR, _FAR = 0.012, 0.02  # m, sideways errors at which to descend and to rise first
 
 
@@ -36,10 +37,10 @@ def expert_action(goal: Goal, scene: Scene) -> Float32[np.ndarray, "4"]:
     if goal.task == "touch":
         return _descend_on(goal, scene, seal=False)
     if goal.task == "lift":
-        return _descend_on(goal, scene) if held is None else _rise(scene, TOOL_HIGH[2], suction=True)
+        return _rise(scene, TOOL_HIGH[2], suction=True) if _sealed(goal, scene) else _descend_on(goal, scene)
     if arranged(goal, scene):
         return _rise(scene, _hover(scene), suction=False)
-    return _descend_on(goal, scene) if held is None else _deliver(goal, scene)
+    return _deliver(goal, scene) if _sealed(goal, scene) else _descend_on(goal, scene)
 
 
 def _move(offset: Float[np.ndarray, "3"], suction: bool) -> Float32[np.ndarray, "4"]:
@@ -80,11 +81,20 @@ def _push(goal: Goal, scene: Scene) -> Float32[np.ndarray, "4"]:
 
 
 def _descend_on(goal: Goal, scene: Scene, seal: bool = True) -> Float32[np.ndarray, "4"]:
-    """Come down on the target's top, sucking for the last centimetre if it is to be sealed."""
+    """Come down on the target's top, and only there suck, if it is to be sealed.
+
+    A learner that is a step early then rises from the cube, not from above it.
+    """
     cube, tool = scene.cubes()[goal.target], scene.tool()
     top = cube[2] + CUBE_HALF
     over = np.linalg.norm(cube[:2] - tool[:2]) < _NEAR
-    return _move(_approach(scene, cube[:2], top - _PRESS), suction=bool(seal and over and tool[2] - top < 0.01))
+    return _move(_approach(scene, cube[:2], top - _PRESS), suction=bool(seal and over and tool[2] - top < _CONTACT))
+
+
+def _sealed(goal: Goal, scene: Scene) -> bool:
+    """Whether the target hangs on the cup."""
+    gap = scene.tool()[2] - scene.cubes()[goal.target, 2] - CUBE_HALF
+    return bool(scene.held() == goal.target and gap < _SEALED)
 
 
 def _deliver(goal: Goal, scene: Scene) -> Float32[np.ndarray, "4"]:
