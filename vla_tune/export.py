@@ -19,17 +19,18 @@ from vla_tune.schema import Contract, Group, Observation
 class Tolerance:
     """How far a merged policy may be from the live one.
 
-    Rounding the merged weights to bfloat16 tips near-ties between bins, as bfloat16 arithmetic itself does: the same live adapter
-    with and without autocast agreed with itself on 0.85 to 0.94 of the codes of a tiny policy trained on noisy targets
-    (deviation of 6 bins, adapter of 0.4 times the base's norm). Right merges of it agreed on 0.91 to 0.95, with mean errors up to
-    0.002 of the range; its QLoRA adapter merged into the base before quantisation, or into 4 bits again, agreed on 0.85.
-    The limit on the error is wider, because one tipped decision of a gripper is an error of the whole range.
+    Rounding changes the logits by about as much as bfloat16 arithmetic does, which tips near-ties between neighbouring bins;
+    soft targets teach neighbours to be nearly as likely, so such tips say nothing. On a fine-tuned QLoRA policy 99.3 % of the
+    values of a right merge lay within two bins of the live ones, and 96 % of those of wrong merges (onto the original 16-bit
+    base, or into 4 bits again).
     """
 
-    token_agreement: float = 0.875
-    """Smallest share of action values decoded from the same code."""
+    token_agreement: float = 0.98
+    """Smallest share of action values decoded from the same code or a neighbour."""
+    neighbour: float = 0.016
+    """Of the range of an action: two of 255 bins."""
     mean_error: float = 0.01
-    """Largest mean action error of a dimension, as a share of the range of its actions; one of 255 bins is 0.004."""
+    """Largest mean action error of a dimension, as a share of its range."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,9 @@ class ParityReport:
 
     observations: int
     token_agreement: float
+    """Share of the action values decoded from the same code or a neighbour."""
+    exact_agreement: float
+    """Share of those decoded from the same code; not judged."""
     dimensions: tuple[str, ...]
     """Name and unit of each action dimension."""
     mean_error: tuple[float, ...]
@@ -57,10 +61,13 @@ class ParityReport:
     def __str__(self) -> str:
         """The verdict and its numbers."""
         verdict = "merged policy acts as the live one" if self.passed else "merged policy does NOT act as the live one"
-        head = f"{verdict}, {self.observations} observations: token agreement {self.token_agreement:.4f} (at least "
+        head = (
+            f"{verdict}, {self.observations} observations: tokens the same or neighbours {self.token_agreement:.4f} (at least "
+            f"{self.tolerance.token_agreement}), the same {self.exact_agreement:.4f}"
+        )
         rows = zip(self.dimensions, self.mean_error, self.allowed_mean_error, self.max_error, strict=True)
         lines = [f"  {name}: mean error {mean:.3g} (at most {limit:.3g}), largest {most:.3g}" for name, mean, limit, most in rows]
-        return "\n".join([f"{head}{self.tolerance.token_agreement})", *lines])
+        return "\n".join([head, *lines])
 
 
 class ParityError(Exception):
@@ -87,7 +94,8 @@ def parity(
     tolerance = tolerance or Tolerance()
     return ParityReport(
         observations=len(observations),
-        token_agreement=float((error == 0).mean()),
+        token_agreement=float((error <= tolerance.neighbour * _ranges(contract)).mean()),
+        exact_agreement=float((error == 0).mean()),
         dimensions=_dimensions(contract.embodiment.action),
         mean_error=tuple(error.mean(axis=(0, 1)).tolist()),
         max_error=tuple(error.max(axis=(0, 1)).tolist()),

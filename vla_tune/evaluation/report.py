@@ -19,7 +19,7 @@ def success_table(rows: Sequence[Row], *, title: str = "Success") -> Table:
     table = Table(title=title)
     header, *lines = _cells(rows)
     for column, name in enumerate(header):
-        table.add_column(name, justify="left" if column < len(header) - 3 else "right", no_wrap=True)
+        table.add_column(name, justify="left" if column < len(header) - 3 else "right", overflow="fold")
     for line in lines:
         table.add_row(*line)
     return table

@@ -19,6 +19,7 @@ from vla_tune.run.objects import Trained, build, device_of, load_policy
 
 CELLS = "evaluation"
 FILMS = "films"
+_LOG_WIDTH = 160
 
 
 def evaluate(cfg: DictConfig, trained: Trained, *, policy: str, task: str, folder: Path, films: bool = False) -> dict[str, Any]:
@@ -39,16 +40,18 @@ def evaluate_run(cfg: DictConfig, output: Path) -> float:
     trained = load_policy(folder, rows=cfg.evaluation.rows, device=device_of(cfg))
     policy = "fine_tuned" if len(trained.folders) > 1 else folder.name
     row = evaluate(cfg, trained, policy=policy, task=cfg.task, folder=folder / CELLS, films=True)
-    row |= {"run": str(cfg.run), "execution": _execution_name(cfg)}
+    row |= {"execution": _execution_name(cfg)}
     for path in (output / RESULTS_FILE, *([Path(cfg.json)] if cfg.json else [])):
-        write_results(path, evaluation=[row], training={})
+        write_results(path, evaluation=[row | {"run": str(cfg.run)}], training={})
     print_rows([row], title=f"{cfg.run} on {cfg.task}")
     return 1.0 - row["success_rate"]
 
 
 def print_rows(rows: Sequence[dict[str, Any]], *, title: str) -> None:
-    """The rows as a table in the terminal."""
-    Console().print(success_table(rows, title=title))
+    """The rows as a table in the terminal, wide enough to be read where there is none."""
+    console = Console()
+    wide = console if console.is_terminal else Console(width=_LOG_WIDTH)
+    wide.print(success_table(rows, title=title))
 
 
 def _records(

@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from vla_tune.evaluation.plots import plot_sweep
-from vla_tune.evaluation.report import read_results, success_table, write_results
+from vla_tune.evaluation.report import read_results, write_results
+from vla_tune.run.evaluate import print_rows
 from vla_tune.run.folder import RESULTS_FILE, folder_name
 
 _VARIABLE = "VLA_TUNE_SWEEP"
@@ -44,7 +45,7 @@ class SweepTable(Callback):
             return
         write_results(folder / RESULTS_FILE, evaluation=rows, training={})
         plot_sweep([row for row in rows if row["policy"] != "base"], folder / "success.png", column="job", label="overrides")
-        Console().print(success_table(rows, title="Sweep"))
+        print_rows(rows, title="Sweep")
         Console().print(f"Written to {folder}", highlight=False, soft_wrap=True)
 
 
