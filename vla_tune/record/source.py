@@ -1,4 +1,4 @@
-"""Demonstrations of the built-in expert as a source of data: recorded when they are first asked for."""
+"""The built-in expert as a source of data: demonstrations and play, recorded when they are first asked for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,10 +7,11 @@ from pathlib import Path
 
 import gymnasium
 
-from vla_tune.data.chunks import Chunks
+from vla_tune.data.chunks import Chunks, RecordedChunks
 from vla_tune.data.dataset import Demonstrations
+from vla_tune.record.counterfactual import Play, record_counterfactual
 from vla_tune.record.demonstrations import Noise, record_demonstrations
-from vla_tune.record.tabletop import tabletop_expert
+from vla_tune.record.tabletop import TabletopWorld, tabletop_expert
 from vla_tune.record.writer import Storage
 from vla_tune.schema import Embodiment
 
@@ -50,3 +51,51 @@ class Recorded:
     def open(self, embodiment: Embodiment, chunks: Chunks) -> Demonstrations:
         """The demonstrations."""
         return Demonstrations(self.record(embodiment), embodiment=embodiment, chunks=chunks)
+
+
+@dataclass(frozen=True)
+class Played:
+    """Counterfactual play on the tabletop: every frame has an instruction and the chunk an expert would answer it with.
+
+    Raises:
+        ValueError: there is no task, or no frame to record.
+    """
+
+    folder: str
+    tasks: Sequence[str]
+    frames: int
+    """At least; the last stretch of play is finished."""
+    horizon: int
+    """T, the actions in a chunk."""
+    seed: int
+    play: Play = field(default_factory=Play)
+    storage: Storage = field(default_factory=Storage)
+
+    def __post_init__(self) -> None:
+        for name, value in {"tasks": len(self.tasks), "frames": self.frames, "horizon": self.horizon}.items():
+            if value < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: play needs at least 1.")
+
+    def record(self, embodiment: Embodiment) -> Path:
+        """The dataset's folder, recorded now unless it exists."""
+        cameras = {camera.role: (camera.height, camera.width) for camera in embodiment.cameras}
+        return record_counterfactual(
+            Path(self.folder),
+            world=TabletopWorld(tuple(self.tasks), cameras),
+            embodiment=embodiment,
+            horizon=self.horizon,
+            frames=self.frames,
+            seed=self.seed,
+            storage=self.storage,
+            play=self.play,
+        )
+
+    def open(self, embodiment: Embodiment, chunks: Chunks) -> Demonstrations:
+        """The frames, with their own chunks; those of a run's other data come from `chunks`, of the same horizon.
+
+        Raises:
+            ValueError: the horizons differ.
+        """
+        if chunks.horizon != self.horizon:
+            raise ValueError(f"horizon={self.horizon} of the recorded chunks differs from the run's {chunks.horizon}.")
+        return Demonstrations(self.record(embodiment), embodiment=embodiment, chunks=RecordedChunks(self.horizon))

@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,10 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from envs.goals import check_task
 from vla_tune.bench import write_report
-from vla_tune.record import Play, Storage, record_counterfactual
-from vla_tune.record.tabletop import TabletopWorld
 from vla_tune.run.objects import build
 from vla_tune.schema import Embodiment, embodiment_from_record
 
@@ -31,46 +27,6 @@ class Recording(Protocol):
     def record(self, embodiment: Embodiment) -> Path:
         """The dataset's folder, recorded now unless the same recipe recorded it before."""
         ...
-
-
-@dataclass(frozen=True)
-class Played:
-    """Counterfactual play on the tabletop: every frame has an instruction and the chunk an expert would answer it with.
-
-    Raises:
-        ValueError: there is no task, an unknown one, or no frame to record.
-    """
-
-    folder: str
-    tasks: Sequence[str]
-    frames: int
-    """At least; the last stretch of play is finished."""
-    horizon: int
-    """T, the actions in a chunk."""
-    seed: int
-    play: Play = field(default_factory=Play)
-    storage: Storage = field(default_factory=Storage)
-
-    def __post_init__(self) -> None:
-        for task in self.tasks:
-            check_task(task)
-        for name, value in {"tasks": len(self.tasks), "frames": self.frames, "horizon": self.horizon}.items():
-            if value < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: play needs at least 1.")
-
-    def record(self, embodiment: Embodiment) -> Path:
-        """The dataset's folder, recorded now unless it exists."""
-        cameras = {camera.role: (camera.height, camera.width) for camera in embodiment.cameras}
-        return record_counterfactual(
-            Path(self.folder),
-            world=TabletopWorld(tuple(self.tasks), cameras),
-            embodiment=embodiment,
-            horizon=self.horizon,
-            frames=self.frames,
-            seed=self.seed,
-            storage=self.storage,
-            play=self.play,
-        )
 
 
 @dataclass(frozen=True)
