@@ -14,8 +14,9 @@ from omegaconf import DictConfig
 
 from vla_tune.data.chunks import ChunksByTimestamp, RecordedChunks
 from vla_tune.data.dataset import Demonstrations
-from vla_tune.record.source import Played, record
+from vla_tune.record.source import Played
 from vla_tune.run.errors import one_line_errors
+from vla_tune.run.record import record
 from vla_tune.schema import Contract
 
 
