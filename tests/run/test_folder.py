@@ -84,7 +84,9 @@ def test_another_configuration_is_refused_and_named(tmp_path: Path, changes: dic
 )
 def test_what_changes_no_result_may_change(tmp_path: Path, changes: dict):
     open_run(config(), tmp_path)
+    written = (tmp_path / "config.yaml").read_text()
     open_run(config(**changes), tmp_path)
+    assert (tmp_path / "config.yaml").read_text() == written
 
 
 def test_the_task_of_a_run_and_of_what_lies_in_it(tmp_path: Path):
