@@ -1,6 +1,7 @@
 """One table for a sweep: the rows of all its jobs, as text, JSON and a picture."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,13 @@ class SweepTable(Callback):
             return
         folder = Path(os.environ[_VARIABLE])
         folder.mkdir(parents=True, exist_ok=True)
-        name = ", ".join(config.hydra.overrides.task)
-        (folder / f"{config.hydra.job.num:04d}.job").write_text(f"{config.hydra.runtime.output_dir}\n{name}\n")
+        lines = [config.hydra.runtime.output_dir, *config.hydra.overrides.task]
+        (folder / f"{config.hydra.job.num:04d}.job").write_text("\n".join(lines) + "\n")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Write and print the table."""
         folder = Path(os.environ.pop(_VARIABLE))
-        rows = [row for job in sorted(folder.glob("*.job")) for row in _rows(job)]
+        rows = _rows([job.read_text().splitlines() for job in sorted(folder.glob("*.job"))])
         if not rows:
             return
         write_results(folder / RESULTS_FILE, evaluation=rows, training={})
@@ -49,6 +50,11 @@ class SweepTable(Callback):
         Console().print(f"Written to {folder}", highlight=False, soft_wrap=True)
 
 
-def _rows(job: Path) -> list[dict[str, Any]]:
-    output, name = job.read_text().splitlines()
-    return [{"job": name} | row for row in read_results(Path(output) / RESULTS_FILE)["evaluation"]]
+def _rows(jobs: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    """The rows of every job, named by the overrides in which the jobs differ; a job is its output folder and its overrides."""
+    common = set.intersection(*(set(overrides) for _, *overrides in jobs)) if len(jobs) > 1 else set()
+    rows = []
+    for output, *overrides in jobs:
+        name = ", ".join(override for override in overrides if override not in common)
+        rows += [{"job": name} | row for row in read_results(Path(output) / RESULTS_FILE)["evaluation"]]
+    return rows
