@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from vla_tune.run.folder import CONFIG_FILE, asset, folder_name, load_config, open_run, task_of
+from vla_tune.run.folder import CONFIG_FILE, asset, folder_name, load_config, open_run, opened_run, task_of
 
 
 def config(**changes) -> DictConfig:
@@ -87,6 +87,16 @@ def test_what_changes_no_result_may_change(tmp_path: Path, changes: dict):
     written = (tmp_path / "config.yaml").read_text()
     open_run(config(**changes), tmp_path)
     assert (tmp_path / "config.yaml").read_text() == written
+
+
+def test_a_run_that_fails_at_once_takes_only_what_it_wrote(tmp_path: Path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "mine.txt").write_text("mine")
+    for folder in (tmp_path / "new", tmp_path / "shared"):
+        with pytest.raises(ValueError, match="no data"), opened_run(config(), folder):
+            raise ValueError("no data")
+    assert not (tmp_path / "new").exists()
+    assert [path.name for path in (tmp_path / "shared").iterdir()] == ["mine.txt"]
 
 
 def test_the_task_of_a_run_and_of_what_lies_in_it(tmp_path: Path):

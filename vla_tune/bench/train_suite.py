@@ -16,10 +16,9 @@ from torch.optim import Optimizer
 from vla_tune.adapters import Adapter, training_context
 from vla_tune.bench.measure import Row, Work, measure
 from vla_tune.data import Batch, build_pipeline, collate
-from vla_tune.heads import Head
+from vla_tune.heads import Head, head_of
 from vla_tune.models.openvla.load import load, load_tokenizer
 from vla_tune.schema import Contract
-from vla_tune.tokens import action_tokenizer
 from vla_tune.training.optim import parameter_groups
 from vla_tune.training.update import Objective, update
 
@@ -61,12 +60,7 @@ class TrainSuite:
         torch.manual_seed(self.seed)
         model = load(self.checkpoint, base=adapter.base, device=self.device)
         adapter.attach(model)
-        head = self.head(
-            tokenizer=action_tokenizer(contract.action_tokens),
-            action_dimension=contract.embodiment.action_dimension,
-            location_codes=contract.location_codes,
-        )
-        objective = accelerator.prepare(Objective(model, head)).train()
+        objective = accelerator.prepare(Objective(model, head_of(contract, self.head))).train()
         context = partial(training_context, model) if contract.precision == "bf16" else nullcontext
         advance = partial(
             update, objective, self.optimizer(parameter_groups(model)), [batch], accelerator=accelerator, max_gradient_norm=1.0

@@ -1,5 +1,6 @@
 """What a head must offer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from vla_tune.data.collate import Batch
 from vla_tune.models.base import VLA
+from vla_tune.schema import Contract
+from vla_tune.tokens import action_tokenizer
 
 
 @dataclass(frozen=True)
@@ -37,3 +40,12 @@ class Head(Protocol):
     def predict(self, model: VLA, batch: Batch) -> Float[np.ndarray, "B T A"]:
         """Normalised actions in [-1, 1]."""
         ...
+
+
+def head_of(contract: Contract, head: Callable[..., Head]) -> Head:
+    """A head for what the contract says about codes; `head` is a class, or a class with the rest of its arguments."""
+    return head(
+        tokenizer=action_tokenizer(contract.action_tokens),
+        action_dimension=contract.embodiment.action_dimension,
+        location_codes=contract.location_codes,
+    )

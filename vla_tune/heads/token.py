@@ -1,6 +1,7 @@
 """Actions as tokens of the language model's vocabulary."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -62,7 +63,11 @@ class ParallelTokenHead:
         return torch.as_tensor(self.tokenizer.allowed_ids, device=device)
 
     def _targets(self, device: torch.device) -> Float[Tensor, "N N"]:
-        return torch.as_tensor(self.tokenizer.target_distributions(self.deviation), dtype=torch.float32, device=device)
+        return self._target_rows.to(device)
+
+    @cached_property
+    def _target_rows(self) -> Float[Tensor, "N N"]:
+        return torch.as_tensor(self.tokenizer.target_distributions(self.deviation), dtype=torch.float32)
 
 
 def before(positions: torch.Tensor) -> torch.Tensor:

@@ -14,10 +14,11 @@ from vla_tune.data.sources import Data
 from vla_tune.data.transformed import Transformed
 from vla_tune.evaluation.plots import plot_log, plot_success
 from vla_tune.evaluation.report import read_results, write_results
+from vla_tune.heads import head_of
 from vla_tune.models.openvla.load import content_hash, load_config, load_tokenizer
 from vla_tune.run.evaluate import CELLS, evaluate, print_rows
 from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE, opened_run
-from vla_tune.run.objects import build, device_of, head_of, load_policy
+from vla_tune.run.objects import build, device_of, load_policy
 from vla_tune.schema import Contract
 from vla_tune.training import TrainingResult, train
 from vla_tune.training.loggers import ConsoleLogger

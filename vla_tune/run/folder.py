@@ -3,10 +3,9 @@
 import os
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from vla_tune.schema import CONTRACT_FILE
 from vla_tune.training.loop import CHECKPOINTS
 
 CONFIG_FILE = "config.yaml"
@@ -83,13 +83,18 @@ def open_run(cfg: DictConfig, folder: Path) -> None:
 
 @contextmanager
 def opened_run(cfg: DictConfig, folder: Path) -> Iterator[None]:
-    """As `open_run`; the folder vanishes again if an error ends the run before anything was learned."""
+    """As `open_run`; if an error ends the run before anything was learned, what the run wrote vanishes again, and nothing else."""
     open_run(cfg, folder)
     try:
         yield
     except Exception:
-        if not any(folder.glob(f"{CHECKPOINTS}/*")):
-            shutil.rmtree(folder)
+        if not any((folder / CHECKPOINTS).glob("*")) and not (folder / ADAPTER_FOLDER).exists():
+            for name in (CONFIG_FILE, CONTRACT_FILE, METRICS_FILE):
+                (folder / name).unlink(missing_ok=True)
+            with suppress(OSError):  # what is not ours, and not empty, stays
+                for empty in (folder / CHECKPOINTS, folder):
+                    if empty.exists():
+                        empty.rmdir()
         raise
 
 

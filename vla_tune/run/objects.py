@@ -14,12 +14,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from vla_tune.data import build_pipeline
-from vla_tune.heads import Head, ParallelTokenHead
+from vla_tune.heads import ParallelTokenHead, head_of
 from vla_tune.models.openvla.load import content_hash, load, load_tokenizer
 from vla_tune.policy import LocalPolicy
 from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, load_config
 from vla_tune.schema import Contract
-from vla_tune.tokens import action_tokenizer
 
 _ALLOWED = ("vla_tune.", "torch.optim.", "bitsandbytes.optim.", "gymnasium.make", "envs.")
 
@@ -53,15 +52,6 @@ def device_of(cfg: DictConfig) -> str:
 def forward_context(precision: str, device: str) -> Callable[[], AbstractContextManager[Any]]:
     """Opens the autocast that a contract's precision asks for."""
     return {"bf16": partial(torch.autocast, device, torch.bfloat16), "fp32": nullcontext}[precision]
-
-
-def head_of(contract: Contract, head: Callable[..., Head]) -> Head:
-    """A head for what the contract says about codes."""
-    return head(
-        tokenizer=action_tokenizer(contract.action_tokens),
-        action_dimension=contract.embodiment.action_dimension,
-        location_codes=contract.location_codes,
-    )
 
 
 def policy_of(model: nn.Module, contract: Contract, tokenizer: PreTrainedTokenizerBase, *, rows: int, device: str) -> LocalPolicy:

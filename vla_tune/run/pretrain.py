@@ -24,6 +24,7 @@ from envs.scene import COLOURS, TOOL_HIGH, Scene
 from vla_tune.data import build_pipeline, make_contract
 from vla_tune.data.memory import FramesInMemory
 from vla_tune.data.transformed import Transformed
+from vla_tune.heads import head_of
 from vla_tune.models.openvla import OpenVLA
 from vla_tune.models.openvla.load import save_checkpoint
 from vla_tune.models.openvla.tiny import PROMPT, VOCABULARY_SIZE, smooth_action_rows, tiny_config, train_tokenizer
@@ -32,7 +33,7 @@ from vla_tune.record import counterfactual_frames
 from vla_tune.record.tabletop import TabletopWorld
 from vla_tune.run.evaluate import CELLS, evaluate, print_rows
 from vla_tune.run.folder import METRICS_FILE, open_run
-from vla_tune.run.objects import build, head_of, load_policy
+from vla_tune.run.objects import build, load_policy
 from vla_tune.schema import Contract, Embodiment, ImageRule, embodiment_from_record
 from vla_tune.tokens import uniform_bins
 from vla_tune.training import TrainingResult, train
@@ -62,8 +63,7 @@ def pretrain(cfg: DictConfig, folder: Path, *, resume_command: str) -> None:
     contract = contract_of(cfg, body, frames)
     result = _train(cfg, folder, model, contract, frames, tokenizer, resume_command=resume_command)
     save_checkpoint(Path(cfg.to), model, tokenizer, contract)
-    rows = [_evaluated(cfg, folder, task) for task in (*cfg.tasks, *cfg.unseen)]
-    rows += [_evaluated(cfg, folder, task, policy="wrong_instruction") for task in cfg.tasks]
+    rows = _evaluated(cfg, folder)
     print_rows(rows, title=str(cfg.to))
     _write_manifest(cfg, frames, result, rows, command=resume_command, seconds=time.perf_counter() - start)
 
@@ -169,7 +169,7 @@ def _train(
 
 
 class _Part:
-    """Samples [start, stop)."""
+    """Samples [start, stop); torch's `Subset` wants its own `Dataset` class."""
 
     def __init__(self, samples: Transformed, start: int, stop: int) -> None:
         self._samples, self._start, self._stop = samples, start, stop
@@ -181,9 +181,11 @@ class _Part:
         return self._samples[self._start + index]
 
 
-def _evaluated(cfg: DictConfig, folder: Path, task: str, *, policy: str = "base") -> dict[str, Any]:
+def _evaluated(cfg: DictConfig, folder: Path) -> list[dict[str, Any]]:
+    """What the written checkpoint can do, and whether it listens."""
     trained = load_policy(Path(cfg.to), rows=cfg.evaluation.rows, device="cpu")
-    return evaluate(cfg, trained, policy=policy, task=task, folder=folder / CELLS)
+    cells = [("base", task) for task in (*cfg.tasks, *cfg.unseen)] + [("wrong_instruction", task) for task in cfg.tasks]
+    return [evaluate(cfg, trained, policy=policy, task=task, folder=folder / CELLS) for policy, task in cells]
 
 
 def _write_manifest(
