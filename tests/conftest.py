@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from vla_tune.data.collate import Batch, collate
-from vla_tune.heads import ParallelTokenHead
+from vla_tune.heads import ParallelTokenHead, action_space
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
 from vla_tune.models.openvla.tiny import PROMPT, tiny_config, train_tokenizer
 from vla_tune.schema import (
-    ActionTokens,
+    BinTokens,
     Camera,
     ColumnStatistics,
     Contract,
@@ -19,7 +19,7 @@ from vla_tune.schema import (
     ImageRule,
     Statistics,
 )
-from vla_tune.tokens import BinTokenizer, ParallelPrompt, uniform_edges
+from vla_tune.tokens import ParallelPrompt, uniform_edges
 
 SENTENCES = ["lift the red block", "push the green block left", "touch the blue block", "where is the yellow block"]
 
@@ -88,7 +88,7 @@ def tiny_contract(tiny_config_record: OpenVLAConfig) -> Contract:
         control_hz=10,
     )
     return Contract(
-        version=1,
+        version=2,
         embodiment=body,
         horizon=4,
         execute_steps=4,
@@ -101,7 +101,7 @@ def tiny_contract(tiny_config_record: OpenVLAConfig) -> Contract:
             means=((0.5, 0.5, 0.5),),
             deviations=((0.5, 0.5, 0.5),),
         ),
-        action_tokens=ActionTokens(
+        action_tokens=BinTokens(
             kind="bins",
             vocabulary_size=tiny_config_record.vocabulary_size,
             edges=tuple(tuple(row) for row in uniform_edges(256).tolist()),
@@ -115,7 +115,7 @@ def tiny_contract(tiny_config_record: OpenVLAConfig) -> Contract:
 
 @pytest.fixture
 def tiny_head(tiny_contract: Contract) -> ParallelTokenHead:
-    return ParallelTokenHead(BinTokenizer.from_record(tiny_contract.action_tokens), action_dimension=4)
+    return ParallelTokenHead(action_space(tiny_contract, stop_id=2))
 
 
 @pytest.fixture
@@ -128,7 +128,6 @@ def tiny_batch(tiny_contract: Contract, tiny_tokenizer, tiny_head: ParallelToken
         actions = generator.uniform(-1, 1, (4, 4)).astype(np.float32)
         mask = np.ones((4, 4), dtype=bool)
         mask[4 - row :] = row < 1
-        codes = np.where(mask.reshape(-1), tiny_head.tokenizer.encode(actions), -100)
         sample = {
             "pixel_values": generator.normal(size=(1, 3, 64, 64)).astype(np.float32),
             "state": generator.uniform(-1, 1, 4).astype(np.float32),
@@ -136,7 +135,8 @@ def tiny_batch(tiny_contract: Contract, tiny_tokenizer, tiny_head: ParallelToken
             "action_mask": mask,
             "index": np.array([row, 0]),
             "instruction": sentence,
-            "codes": codes,
+            "codes": tiny_head.space.tokenizer.encode(actions),
+            "code_mask": mask.reshape(-1),
         }
         samples.append(prompt(sample))
     return collate(samples, pad_id=tiny_contract.action_tokens.vocabulary_size)

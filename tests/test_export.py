@@ -13,8 +13,10 @@ from vla_tune.adapters import Adapter, Full, Lora
 from vla_tune.adapters.lora import update
 from vla_tune.data import build_pipeline
 from vla_tune.export import ParityError, ParityReport, Tolerance, merge, parity
-from vla_tune.models.openvla import OpenVLA
-from vla_tune.models.openvla.load import content_hash, empty_model, load, save_checkpoint
+from vla_tune.models.files import content_hash
+from vla_tune.models.openvla import OpenVLA, OpenVLACheckpoint
+from vla_tune.models.openvla.load import empty_model, load
+from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.models.precision import choose_attention, plain_weights, quantize
 from vla_tune.policy import LocalPolicy, Policy
 from vla_tune.schema import Contract, Observation
@@ -44,7 +46,9 @@ def trained(tmp_path, tiny_model, tiny_tokenizer, tiny_contract, tiny_head) -> C
     """Attach `adapter` to a random base, and let it learn something random."""
 
     def policy(model: OpenVLA) -> LocalPolicy:
-        return LocalPolicy(model, tiny_head, build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, precision=bf16)
+        return LocalPolicy(
+            model, tiny_head, build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, pad_id=512, precision=bf16
+        )
 
     def build(adapter: Adapter) -> Run:
         with torch.no_grad():  # freshly initialised, it would say the same whatever it sees
@@ -64,10 +68,9 @@ def trained(tmp_path, tiny_model, tiny_tokenizer, tiny_contract, tiny_head) -> C
         compare = partial(parity, live, observations=observations(), contract=tiny_contract, tolerance=RANDOM_WEIGHTS)
         export = partial(
             merge,
-            base_folder=base,
+            base=OpenVLACheckpoint(str(base), adapter.base),
             adapter=adapter,
             adapter_folder=folder,
-            tokenizer=tiny_tokenizer,
             contract=tiny_contract,
             check=lambda written: compare(policy(load(written))),
         )
@@ -189,7 +192,7 @@ def test_another_base_and_an_existing_destination_are_refused(trained, tmp_path,
         other.projector.fc1.bias[0] += 1
     save_checkpoint(tmp_path / "other", other, tiny_tokenizer, tiny_contract)
     with pytest.raises(ValueError, match="Use the base folder of its training run"):
-        run.export(tmp_path / "merged", base_folder=tmp_path / "other")
+        run.export(tmp_path / "merged", base=OpenVLACheckpoint(str(tmp_path / "other"), run.adapter.base))
     assert not (tmp_path / "merged").exists()
 
 

@@ -10,7 +10,7 @@ from hydra import compose, initialize
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
-from vla_tune.models.openvla.load import save_checkpoint
+from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.run.evaluate import evaluate_run
 from vla_tune.run.fine_tune import fine_tune
 from vla_tune.run.merge import merge_run

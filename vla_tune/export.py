@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from transformers import PreTrainedTokenizerBase
 
 from vla_tune.adapters import Adapter
-from vla_tune.models.openvla.load import content_hash, load, new_folder, write_checkpoint
+from vla_tune.models.base import Checkpoint
+from vla_tune.models.files import new_folder
 from vla_tune.policy import Policy
 from vla_tune.schema import Contract, Group, Observation
 
@@ -107,10 +107,9 @@ def parity(
 def merge(
     destination: Path,
     *,
-    base_folder: Path,
+    base: Checkpoint,
     adapter: Adapter,
     adapter_folder: Path,
-    tokenizer: PreTrainedTokenizerBase,
     contract: Contract,
     check: Callable[[Path], ParityReport],
     dtype: torch.dtype = torch.bfloat16,
@@ -124,12 +123,10 @@ def merge(
         ValueError: the destination exists, or adapter and base do not belong together.
     """
     with new_folder(destination) as temporary:
-        base_hash = content_hash(base_folder)
-        model = load(base_folder, base=adapter.base)
+        model = base.load(device="cpu")
         adapter.attach(model)
-        adapter.load(adapter_folder, model, base_hash=base_hash)
-        tensors = adapter.merge(model, dtype=dtype)
-        write_checkpoint(temporary, tensors, config=model.config, tokenizer=tokenizer, contract=contract)
+        adapter.load(adapter_folder, model, base_hash=base.content_hash())
+        base.write(temporary, adapter.merge(model, dtype=dtype), contract)
         report = check(temporary)
         if not report.passed:
             raise ParityError(f"{report}\nNothing was written to {destination}.")

@@ -50,6 +50,7 @@ class LocalPolicy:
     head: Head
     pipeline: Compose
     contract: Contract
+    pad_id: int = field(kw_only=True)
     rows: int = field(default=8, kw_only=True)
     """Observations in one forward pass: 1 for a robot, about as many as environments for an evaluation."""
     precision: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext, kw_only=True)
@@ -81,8 +82,7 @@ class LocalPolicy:
 
     def _predict(self, samples: list[dict[str, Any]]) -> Float[np.ndarray, "rows T A"]:
         full = [*samples, *[samples[-1]] * (self.rows - len(samples))]
-        # any id will do for padding, which is masked; this one has an embedding and stands for no action
-        batch = collate(full, pad_id=self.contract.action_tokens.vocabulary_size, multiple=TEXT_BUCKET)
+        batch = collate(full, pad_id=self.pad_id, multiple=TEXT_BUCKET)
         return self.head.predict(self.model, batch.to(_device(self.model)))
 
 

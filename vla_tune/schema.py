@@ -19,7 +19,7 @@ from cattrs.preconf.json import make_converter
 from jaxtyping import Float, UInt8
 
 CONTRACT_FILE = "contract.json"
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +93,9 @@ class ImageRule:
 
     height: int
     width: int
-    resize: Literal["resize-naive"]
-    """Bicubic with antialiasing on uint8, ignoring the aspect ratio."""
+    resize: Literal["resize-naive", "resize-crop", "letterbox"]
+    """Bicubic with antialiasing on uint8: ignoring the aspect ratio; to the shorter side and a centre crop; or padded to a square
+    with the last tower's mean, then as `resize-crop`."""
     center_crop_area: float
     """Share of the area kept before the resize; 1.0 keeps everything."""
     means: tuple[tuple[float, float, float], ...]
@@ -127,14 +128,36 @@ class Statistics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActionTokens:
-    """An action tokenizer as data."""
+class BinTokens:
+    """A tokenizer with one code per action value, as data."""
 
     kind: Literal["bins"]
     vocabulary_size: int
     """V: the code of a bin is counted down from here (`openvla-spec`: 32000)."""
     edges: tuple[tuple[float, ...], ...]
     """Bin edges in normalised units; one row serves every dimension, else one row per dimension."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastTokens:
+    """A FAST tokenizer (arXiv 2501.09747), as data."""
+
+    kind: Literal["fast"]
+    vocabulary_size: int
+    """V: FAST's token i is the id V - 1 - i."""
+    scale: float
+    """DCT coefficients are multiplied by it and rounded."""
+    min_token: int
+    """The smallest rounded coefficient in the data it was fitted on."""
+    horizon: int
+    """T."""
+    action_dimension: int
+    """A."""
+    bpe: str
+    """The byte-pair tokenizer, as the JSON of `tokenizers`."""
+
+
+ActionTokens = BinTokens | FastTokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +176,8 @@ class Contract:
     action_tokens: ActionTokens
     location_codes: int
     """Codes before the chunk that say where the named object is; learned in pretraining, decoded never."""
-    decoding: Literal["parallel"]
+    decoding: Literal["parallel", "autoregressive", "regression"]
+    """All codes in one pass, one code after the other, or numbers in one pass without codes."""
     precision: Literal["bf16", "fp32"]
     """Of the forward pass: bf16 is autocast, fp32 is none."""
     statistics: Statistics
@@ -194,6 +218,13 @@ class Observation:
 
 
 _CONVERTER = make_converter(forbid_extra_keys=True)
+
+
+@_CONVERTER.register_structure_hook
+def _action_tokens(record: Any, _: Any) -> ActionTokens:
+    """By `kind`; what is neither is read as the first, whose errors name the field."""
+    kind = record.get("kind") if isinstance(record, Mapping) else None
+    return _CONVERTER.structure(record, FastTokens if kind == "fast" else BinTokens)
 
 
 def contract_from_record(record: Mapping[str, Any], *, source: str) -> Contract:

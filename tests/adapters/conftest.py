@@ -8,7 +8,8 @@ import torch
 
 from vla_tune.adapters import Lora
 from vla_tune.models.openvla import OpenVLA
-from vla_tune.models.openvla.load import load, save_checkpoint
+from vla_tune.models.openvla.load import load
+from vla_tune.models.openvla.save import save_checkpoint
 
 TARGETS = ("q_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vla_tune.models.openvla.load import save_checkpoint
+from vla_tune.models.openvla.save import save_checkpoint
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vla_tune.data.transforms import Compose, EncodeActions, NormalizePixels, ResizeImages, SelectCameras
 from vla_tune.schema import Camera, ImageRule
-from vla_tune.tokens import IGNORED, BinTokenizer, uniform_edges
+from vla_tune.tokens import BinTokenizer, uniform_edges
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RULE = ImageRule(
@@ -80,9 +80,9 @@ def test_codes_beyond_the_end_are_ignored():
     tokenizer = BinTokenizer(uniform_edges(256), 512)
     actions = np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2)
     mask = np.array([[True, True], [True, True], [False, False]])
-    codes = EncodeActions(tokenizer, 3)({"actions": actions, "action_mask": mask})["codes"]
-    assert codes[:4].tolist() == tokenizer.encode(actions)[:4].tolist()
-    assert codes[4:].tolist() == [IGNORED, IGNORED]
+    encoded = EncodeActions(tokenizer, 3)({"actions": actions, "action_mask": mask})
+    assert encoded["codes"].tolist() == tokenizer.encode(actions).tolist()
+    assert encoded["code_mask"].tolist() == [True] * 4 + [False] * 2
     with pytest.raises(ValueError, match="chunks of 3 actions, the contract says 4"):
         EncodeActions(tokenizer, 4)({"actions": actions, "action_mask": mask})
     assert EncodeActions(tokenizer, 3)({"instruction": "x"}) == {"instruction": "x"}

@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from vla_tune.models.files import content_hash, new_folder
 from vla_tune.models.openvla import OpenVLA
-from vla_tune.models.openvla import load as loading
-from vla_tune.models.openvla.load import content_hash, load, load_config, load_tokenizer, new_folder, save_checkpoint
+from vla_tune.models.openvla import save as saving
+from vla_tune.models.openvla.load import load, load_config, load_tokenizer
+from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.models.openvla.tiny import tiny_config
 from vla_tune.models.precision import num_quantized, plain_weights, quantize
 from vla_tune.schema import Contract
@@ -151,7 +153,7 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path, tiny_model, tiny_tokenize
     def disk_full(*_arguments, **_options):
         raise OSError("no space left")
 
-    monkeypatch.setattr(loading, "save_file", disk_full)
+    monkeypatch.setattr(saving, "save_file", disk_full)
     with pytest.raises(OSError, match="no space"):
         save_checkpoint(tmp_path / "base", tiny_model, tiny_tokenizer, tiny_contract)
     assert list(tmp_path.iterdir()) == []

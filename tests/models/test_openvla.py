@@ -82,6 +82,7 @@ def test_the_original_causal_model(siglip: OpenVLA):
         input_ids=ids,
         attention_mask=torch.from_numpy(golden["attention_mask"]),
         placeholders=torch.zeros_like(ids, dtype=torch.bool),
+        prompt_length=torch.ones(len(ids), dtype=torch.long),
         state=torch.zeros(3, 1),
         labels=labels,
     )
@@ -109,6 +110,7 @@ def oft_batch(golden, views: list[int], *, states: int) -> Batch:
         input_ids=ids,
         attention_mask=torch.ones_like(slots),
         placeholders=slots,
+        prompt_length=torch.ones(len(ids), dtype=torch.long),
         state=torch.from_numpy(golden["proprio"])[:states],
     )
 
@@ -141,6 +143,7 @@ def test_the_original_parallel_decoding_with_padding(oft: OpenVLA):
         input_ids=torch.from_numpy(golden["train_input_ids"]),
         attention_mask=mask,
         placeholders=torch.from_numpy(golden["train_placeholders"]),
+        prompt_length=torch.ones(2, dtype=torch.long),
         state=torch.from_numpy(golden["train_proprio"]),
     )
     assert np.abs(before_slots(oft(batch), batch) - golden["train_hidden"][0]).max() < 2e-5
@@ -306,7 +309,7 @@ def test_samples_of_a_batch_do_not_meet(tiny_model: OpenVLA, tiny_batch: Batch):
         together = tiny_model(tiny_batch)
         row = {
             name: getattr(tiny_batch, name)[1:2]
-            for name in ("pixel_values", "input_ids", "attention_mask", "placeholders", "state")
+            for name in ("pixel_values", "input_ids", "attention_mask", "placeholders", "prompt_length", "state")
         }
         torch.testing.assert_close(tiny_model(Batch(**row)), together[1:2], atol=1e-5, rtol=1e-5)
 

@@ -9,7 +9,7 @@ from hydra import compose, initialize
 from omegaconf import DictConfig
 
 from vla_tune.bench import DataSuite, RolloutSuite, Together, TrainSuite
-from vla_tune.models.openvla.load import save_checkpoint
+from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.run.bench import bench
 from vla_tune.run.errors import one_line_errors
 from vla_tune.run.objects import build

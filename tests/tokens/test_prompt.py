@@ -1,10 +1,13 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vla_tune.models.openvla.tiny import PROMPT
-from vla_tune.tokens import IGNORED, ParallelPrompt
+from vla_tune.tokens import IGNORED, CausalPrompt, ParallelPrompt
+from vla_tune.tokens.prompt import prompt_ids
 
 SPACE = "▁"
 WORDS = ["lift", "push", "the", "red", "blue", "block", "left", "Yellow", "gently", "2"]
@@ -17,7 +20,7 @@ def prompt(tiny_tokenizer) -> ParallelPrompt:
 
 def test_ids_and_labels_of_a_training_sample(prompt: ParallelPrompt, tiny_tokenizer):
     codes = np.array([300, 301, 302])
-    sample = prompt({"instruction": "lift the red block", "codes": codes, "index": 7})
+    sample = prompt({"instruction": "lift the red block", "codes": codes, "code_mask": np.full(3, True), "index": 7})
     ids, labels, slots = sample["input_ids"], sample["labels"], sample["placeholders"]
     assert sample["index"] == 7
     assert ids[0] == tiny_tokenizer.bos_token_id
@@ -30,7 +33,7 @@ def test_ids_and_labels_of_a_training_sample(prompt: ParallelPrompt, tiny_tokeni
 
 
 def test_the_text_is_the_template(prompt: ParallelPrompt, tiny_tokenizer):
-    ids = prompt.prompt_ids("lift the red block")
+    ids = prompt_ids(prompt.tokenizer, prompt.template, "lift the red block")
     text = tiny_tokenizer.decode(ids[1:-1])
     assert text.replace(" \n ", "\n") == "In: What action should the robot take to lift the red block?\nOut:"
     assert tiny_tokenizer.unk_token_id not in ids
@@ -40,7 +43,7 @@ def test_the_text_is_the_template(prompt: ParallelPrompt, tiny_tokenizer):
 def test_training_and_acting_have_the_same_ids(tiny_tokenizer, words: list[str]):
     prompt = ParallelPrompt(tiny_tokenizer, PROMPT, num_codes=4)
     instruction = " ".join(words)
-    training = prompt({"instruction": instruction, "codes": np.array([256, 300, 400, 511])})
+    training = prompt({"instruction": instruction, "codes": np.array([256, 300, 400, 511]), "code_mask": np.full(4, True)})
     acting = prompt({"instruction": instruction})
     assert (training["input_ids"] == acting["input_ids"]).all()
     assert (training["placeholders"] == acting["placeholders"]).all()
@@ -48,12 +51,12 @@ def test_training_and_acting_have_the_same_ids(tiny_tokenizer, words: list[str])
 
 
 def test_capitals_do_not_matter_and_words_do(prompt: ParallelPrompt):
-    assert prompt.prompt_ids("Lift the RED block") == prompt.prompt_ids("lift the red block")
-    assert prompt.prompt_ids("lift the red block") != prompt.prompt_ids("lift the blue block")
+    ids = partial(prompt_ids, prompt.tokenizer, prompt.template)
+    assert ids("Lift the RED block") == ids("lift the red block") != ids("lift the blue block")
 
 
 def test_masked_codes_stay_ignored(prompt: ParallelPrompt):
-    sample = prompt({"instruction": "lift", "codes": np.array([300, IGNORED, IGNORED])})
+    sample = prompt({"instruction": "lift", "codes": np.array([300, 301, 302]), "code_mask": np.array([True, False, False])})
     assert sample["labels"][sample["placeholders"]].tolist() == [300, IGNORED, IGNORED]
 
 
@@ -75,4 +78,20 @@ def test_unknown_characters_are_refused(prompt: ParallelPrompt):
 
 def test_codes_of_another_length_are_refused(prompt: ParallelPrompt):
     with pytest.raises(ValueError, match="2"):
-        prompt({"instruction": "lift", "codes": np.array([300, 301])})
+        prompt({"instruction": "lift", "codes": np.array([300, 301]), "code_mask": np.full(2, True)})
+
+
+def test_the_causal_prompt_is_the_published_one(tiny_tokenizer):
+    """`[BOS] prompt [space piece] codes [EOS]`, and the prompt alone when acting (golden README 4.3)."""
+    prompt, codes = CausalPrompt(tiny_tokenizer, PROMPT), np.array([300, 301, 302])
+    acting = prompt({"instruction": "lift the red block"})
+    training = prompt({"instruction": "lift the red block", "codes": codes, "code_mask": np.array([True, True, False])})
+    length = len(acting["input_ids"])
+    assert training["input_ids"].tolist() == [*acting["input_ids"], *codes, tiny_tokenizer.eos_token_id]
+    assert acting["input_ids"][-1] == tiny_tokenizer.convert_tokens_to_ids(SPACE)
+    assert training["labels"].tolist() == [IGNORED] * length + [300, 301, IGNORED, tiny_tokenizer.eos_token_id]
+    assert training["prompt_length"] == acting["prompt_length"] == length
+    assert not training["placeholders"].any()
+    assert (acting["labels"] == IGNORED).all()
+    with pytest.raises(ValueError, match=r"no \{instruction\}"):
+        CausalPrompt(tiny_tokenizer, "In: do something\nOut:")

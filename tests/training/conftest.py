@@ -42,7 +42,8 @@ def tiny_samples(tiny_contract: Contract, tiny_tokenizer, tiny_head: ParallelTok
             "action_mask": mask,
             "index": np.array([episode, frame]),
             "instruction": ("lift the red block", "push the green block left")[episode],
-            "codes": np.where(mask.reshape(-1), tiny_head.tokenizer.encode(actions), -100),
+            "codes": tiny_head.space.tokenizer.encode(actions),
+            "code_mask": mask.reshape(-1),
         }
         samples.append(prompt(sample))
     return samples

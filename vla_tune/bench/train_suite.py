@@ -19,6 +19,7 @@ from vla_tune.data import Batch, build_pipeline, collate
 from vla_tune.heads import Head, head_of
 from vla_tune.models.openvla.load import load, load_tokenizer
 from vla_tune.schema import Contract
+from vla_tune.tokens import pad_id, stop_id
 from vla_tune.training.optim import parameter_groups
 from vla_tune.training.update import Objective, update
 
@@ -49,18 +50,20 @@ class TrainSuite:
         """One row for each adapter."""
         folder = Path(self.checkpoint)
         contract = Contract.load(folder)
-        pipeline = build_pipeline(contract, load_tokenizer(folder))
+        tokenizer = load_tokenizer(folder)
+        pipeline = build_pipeline(contract, tokenizer)
         samples = [pipeline(raw) for raw in random_samples(contract, self.instructions, count=self.batch_size, seed=self.seed)]
-        batch = collate(samples, pad_id=contract.action_tokens.vocabulary_size)
+        batch = collate(samples, pad_id=pad_id(tokenizer))
         accelerator = _accelerator(contract, self.device)
-        works = [self._work(name, adapter, contract, batch, accelerator) for name, adapter in self.adapters.items()]
+        head = head_of(contract, self.head, stop_id=stop_id(tokenizer))
+        works = [self._work(name, adapter, contract, head, batch, accelerator) for name, adapter in self.adapters.items()]
         return measure("train", works, repetitions=self.repetitions)
 
-    def _work(self, name: str, adapter: Adapter, contract: Contract, batch: Batch, accelerator: Accelerator) -> Work:
+    def _work(self, name: str, adapter: Adapter, contract: Contract, head: Head, batch: Batch, accelerator: Accelerator) -> Work:
         torch.manual_seed(self.seed)
         model = load(self.checkpoint, base=adapter.base, device=self.device)
         adapter.attach(model)
-        objective = accelerator.prepare(Objective(model, head_of(contract, self.head))).train()
+        objective = accelerator.prepare(Objective(model, head)).train()
         context = partial(training_context, model) if contract.precision == "bf16" else nullcontext
         advance = partial(
             update, objective, self.optimizer(parameter_groups(model)), [batch], accelerator=accelerator, max_gradient_norm=1.0

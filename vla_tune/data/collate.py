@@ -21,6 +21,8 @@ class Batch:
     attention_mask: Bool[Tensor, "B L"]
     placeholders: Bool[Tensor, "B L"]
     """Positions decoded in parallel: their embeddings are zeroed and attention is bidirectional where there are any."""
+    prompt_length: Int[Tensor, " B"]
+    """Ids before the first code."""
     state: Float[Tensor, "B S"]
     labels: Int[Tensor, "B L"] | None = None
     actions: Float[Tensor, "B T A"] | None = None
@@ -56,7 +58,8 @@ def collate(samples: Sequence[dict[str, Any]], *, pad_id: int, multiple: int = 1
     if "labels" in samples[0] and "actions" in samples[0]:
         text["labels"] = _padded(samples, "labels", length, IGNORED)
         text |= {name: _stacked(samples, name) for name in ("actions", "action_mask", "index")}
-    return Batch(pixel_values=_stacked(samples, "pixel_values"), state=_stacked(samples, "state"), **text)
+    stacked = {name: _stacked(samples, name) for name in ("pixel_values", "prompt_length", "state")}
+    return Batch(**stacked, **text)
 
 
 def _stacked(samples: Sequence[dict[str, Any]], name: str) -> Tensor:

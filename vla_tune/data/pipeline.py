@@ -16,22 +16,21 @@ from vla_tune.data.transforms import (
     Transform,
 )
 from vla_tune.schema import CONTRACT_VERSION, ActionTokens, Contract, Embodiment, ImageRule, Statistics
-from vla_tune.tokens import ParallelPrompt, action_tokenizer
+from vla_tune.tokens import ActionTokenizer, CausalPrompt, ParallelPrompt, action_tokenizer
 
 
-def build_pipeline(contract: Contract, text_tokenizer: PreTrainedTokenizerBase) -> Compose:
+def build_pipeline(contract: Contract, processor: PreTrainedTokenizerBase) -> Compose:
     """The pipeline that the contract describes, for training and for the robot alike.
 
     It takes the raw sample dict {camera key: uint8 [H W 3], state key: float32 [S], "instruction": str} and, in training,
     "actions" float32 [T A] in robot units and "action_mask" bool [T A]; without actions the steps on them do nothing. It gives
-    `pixel_values` [V C H W], `state` [S], `input_ids`, `labels`, `placeholders` [L] and, in training, normalised `actions`;
-    `Compose.inverse` leads back to robot units.
+    `pixel_values` [V C H W], `state` [S], `input_ids`, `labels`, `placeholders` [L], `prompt_length` and, in training, normalised
+    `actions`; `Compose.inverse` leads back to robot units.
 
     Raises:
         ValueError: relative actions have no state to be relative to.
     """
     body, tokens = contract.embodiment, action_tokenizer(contract.action_tokens)
-    num_codes = contract.location_codes + tokens.num_codes(contract.horizon, body.action_dimension)
     steps: list[Transform] = [
         SelectCameras(body.cameras),
         ResizeImages(contract.image),
@@ -41,9 +40,17 @@ def build_pipeline(contract: Contract, text_tokenizer: PreTrainedTokenizerBase) 
         NormalizeActions(Scale(contract.statistics.action)),
         EncodeActions(tokens, contract.horizon),
         PrependLocation(contract.location_codes, contract.action_tokens.vocabulary_size),
-        ParallelPrompt(text_tokenizer, contract.prompt, num_codes),
+        prompt_step(contract, tokens, processor),
     ]
     return Compose(tuple(steps))
+
+
+def prompt_step(contract: Contract, tokens: ActionTokenizer, processor: PreTrainedTokenizerBase) -> Transform:
+    """The step that makes ids: the contract's way of decoding decides where codes stand."""
+    if contract.decoding == "autoregressive":
+        return CausalPrompt(processor, contract.prompt)
+    num_codes = contract.location_codes + tokens.num_codes(contract.horizon, contract.embodiment.action_dimension)
+    return ParallelPrompt(processor, contract.prompt, num_codes)
 
 
 def relative_step(body: Embodiment) -> tuple[RelativeActions, ...]:
@@ -62,6 +69,7 @@ def make_contract(
     horizon: int,
     execute_steps: int,
     location_codes: int,
+    decoding: Literal["parallel", "autoregressive", "regression"],
     precision: Literal["bf16", "fp32"],
 ) -> Contract:
     """A contract of the present version.
@@ -80,7 +88,7 @@ def make_contract(
         image=image,
         action_tokens=action_tokens,
         location_codes=location_codes,
-        decoding="parallel",
+        decoding=decoding,
         precision=precision,
         statistics=statistics,
     )

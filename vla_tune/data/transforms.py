@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
 from vla_tune.schema import Camera, ImageRule
-from vla_tune.tokens import IGNORED, ActionTokenizer, BinTokenizer, uniform_edges
+from vla_tune.tokens import ActionTokenizer, BinTokenizer, uniform_edges
 
 Sample = dict[str, Any]
 
@@ -129,19 +129,21 @@ class EncodeActions:
     horizon: int
 
     def __call__(self, sample: Sample) -> Sample:
-        """Adds `codes` int64 [K]; an observation, which has no actions, passes.
+        """Adds `codes` int64 [K] and `code_mask` bool [K]; an observation, which has no actions, passes.
+
+        Where a code stands for several values, all codes count.
 
         Raises:
             ValueError: the chunk has another length than the contract's horizon.
         """
         if "actions" not in sample:
             return sample
-        actions, mask = sample["actions"], sample["action_mask"].reshape(-1)
+        actions = sample["actions"]
         if len(actions) != self.horizon:
             raise ValueError(f"the dataset gives chunks of {len(actions)} actions, the contract says {self.horizon}.")
         codes = self.tokenizer.encode(actions)
-        assert len(codes) == len(mask), "a tokenizer without one code per value cannot mask single values"
-        return sample | {"codes": np.where(mask, codes, IGNORED)}
+        mask = sample["action_mask"].reshape(-1) if self.tokenizer.free else np.ones(len(codes), dtype=bool)
+        return sample | {"codes": codes, "code_mask": mask}
 
 
 @dataclass(frozen=True)
@@ -156,14 +158,16 @@ class PrependLocation:
     vocabulary_size: int
 
     def __call__(self, sample: Sample) -> Sample:
-        """`codes`, longer by `num_codes` in front; an observation passes."""
+        """`codes` and `code_mask`, longer by `num_codes` in front; an observation passes."""
         if "codes" not in sample or not self.num_codes:
             return sample
-        codes = np.full(self.num_codes, IGNORED)
-        if "location" in sample:
-            codes = self._tokenizer.encode(sample["location"][None])
-            assert len(codes) == self.num_codes, f"a location of {len(codes)} numbers for {self.num_codes} codes"
-        return sample | {"codes": np.concatenate([codes, sample["codes"]])}
+        known = "location" in sample
+        codes = self._tokenizer.encode(sample["location"][None] if known else np.zeros((1, self.num_codes)))
+        assert len(codes) == self.num_codes, f"a location of {len(codes)} numbers for {self.num_codes} codes"
+        return sample | {
+            "codes": np.concatenate([codes, sample["codes"]]),
+            "code_mask": np.concatenate([np.full(self.num_codes, known), sample["code_mask"]]),
+        }
 
     @cached_property
     def _tokenizer(self) -> BinTokenizer:

@@ -1,6 +1,20 @@
 """Hidden states -> loss while training, -> normalised actions while acting."""
 
-from vla_tune.heads.base import Head, HeadLoss, head_of
-from vla_tune.heads.token import ParallelTokenHead
+from vla_tune.heads.autoregressive import AutoregressiveTokenHead
+from vla_tune.heads.base import ActionSpace, Head, HeadLoss, action_space, decoding_of, head_of
+from vla_tune.heads.parallel import ParallelTokenHead
 
-__all__ = ["Head", "HeadLoss", "ParallelTokenHead", "head_of"]
+HEADS = {head.decoding: head for head in (ParallelTokenHead, AutoregressiveTokenHead)}
+"""What a contract's `decoding` names."""
+
+__all__ = [
+    "HEADS",
+    "ActionSpace",
+    "AutoregressiveTokenHead",
+    "Head",
+    "HeadLoss",
+    "ParallelTokenHead",
+    "action_space",
+    "decoding_of",
+    "head_of",
+]

@@ -1,8 +1,8 @@
-"""What a head must offer."""
+"""What a head must offer, and what it is told."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,7 +11,7 @@ from torch import Tensor
 from vla_tune.data.collate import Batch
 from vla_tune.models.base import VLA
 from vla_tune.schema import Contract
-from vla_tune.tokens import action_tokenizer
+from vla_tune.tokens import ActionTokenizer, action_tokenizer
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,21 @@ class HeadLoss:
         return self.per_label.mean()
 
 
+@dataclass(frozen=True, kw_only=True)
+class ActionSpace:
+    """What a chunk of actions is made of, as far as a head must know."""
+
+    tokenizer: ActionTokenizer
+    horizon: int
+    """T."""
+    action_dimension: int
+    """A."""
+    location_codes: int
+    """Codes in front of the chunk that are learned, where they have a label, but not decoded."""
+    stop_id: int
+    """The id that ends a sequence."""
+
+
 @runtime_checkable
 class Head(Protocol):
     """Turns hidden states into a loss or into actions."""
@@ -42,10 +57,30 @@ class Head(Protocol):
         ...
 
 
-def head_of(contract: Contract, head: Callable[..., Head]) -> Head:
-    """A head for what the contract says about codes; `head` is a class, or a class with the rest of its arguments."""
-    return head(
+def head_of(contract: Contract, head: Callable[..., Head], *, stop_id: int) -> Head:
+    """A head for what the contract says about actions; `head` is a class, or a class with the rest of its arguments.
+
+    Raises:
+        ValueError: the head decodes in another way than the contract says.
+    """
+    if decoding_of(head) != contract.decoding:
+        raise ValueError(
+            f"the contract says decoding={contract.decoding!r}, the head is {decoding_of(head)!r}: choose the head of the training run."
+        )
+    return head(action_space(contract, stop_id=stop_id))
+
+
+def action_space(contract: Contract, *, stop_id: int) -> ActionSpace:
+    """What the contract says about a chunk of actions."""
+    return ActionSpace(
         tokenizer=action_tokenizer(contract.action_tokens),
+        horizon=contract.horizon,
         action_dimension=contract.embodiment.action_dimension,
         location_codes=contract.location_codes,
+        stop_id=stop_id,
     )
+
+
+def decoding_of(head: Any) -> str:
+    """What a contract calls the decoding of a head class, also where some of its arguments are bound already."""
+    return getattr(head, "func", head).decoding

@@ -1,11 +1,29 @@
-"""What a head, an adapter and a policy need of a vision-language-action model."""
+"""What heads, adapters, policies and runs need of a vision-language-action model and of its checkpoint."""
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from vla_tune.data.collate import Batch
+from vla_tune.schema import Contract, ImageRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """Where an autoregressive model stands: what it read so far, and the state that predicts the next id."""
+
+    hidden: Float[Tensor, "B D"]
+    """Final hidden state at the last position."""
+    cache: Any
+    """Keys and values of all positions; of the model's own kind."""
+    seen: Bool[Tensor, "B L"]
+    """Which of them are no padding."""
 
 
 @runtime_checkable
@@ -16,6 +34,60 @@ class VLA(Protocol):
         """Final hidden states at the positions of `batch.input_ids`."""
         ...
 
-    def vocabulary_logits(self, hidden: Float[Tensor, "M D"]) -> Float[Tensor, "M vocabulary"]:
-        """Float32 logits at chosen positions."""
+    def vocabulary_logits(
+        self, hidden: Float[Tensor, "M D"], rows: Int[Tensor, " R"] | None = None
+    ) -> Float[Tensor, "M vocabulary"]:
+        """Float32 logits at chosen positions, over the whole vocabulary or over some of its rows only."""
+        ...
+
+    def prefill(self, batch: Batch) -> Decoding:
+        """Read images, state and `batch.input_ids` once; rows may have different lengths, padded on the right."""
+        ...
+
+    def advance(self, ids: Int[Tensor, " B"], decoding: Decoding) -> Decoding:
+        """Read one more id per row."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInterface:
+    """What a backbone was trained to be given."""
+
+    image: ImageRule
+    prompt: str
+    """The template around `{instruction}`."""
+    vocabulary_size: int
+    """V: action codes are counted down from here."""
+    location_codes: int
+
+
+@runtime_checkable
+class Checkpoint(Protocol):
+    """A folder of weights and the form in which they are wanted."""
+
+    @property
+    def folder(self) -> str:
+        """Where it lies."""
+        ...
+
+    def load(self, *, device: torch.device | str) -> Any:
+        """The model (`VLA`, an `nn.Module`) on `device`, in evaluation mode."""
+        ...
+
+    @property
+    def processor(self) -> PreTrainedTokenizerBase:
+        """What makes ids of text."""
+        ...
+
+    @property
+    def interface(self) -> ModelInterface:
+        """What the model was trained to be given."""
+        ...
+
+    def content_hash(self) -> str:
+        """SHA-256 of the weights."""
+        ...
+
+    def write(self, folder: Path, tensors: Mapping[str, Tensor], contract: Contract) -> None:
+        """The same architecture with other weights into an existing folder."""
         ...

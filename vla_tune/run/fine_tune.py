@@ -14,12 +14,13 @@ from vla_tune.data.sources import Data
 from vla_tune.data.transformed import Transformed
 from vla_tune.evaluation.plots import plot_log, plot_success
 from vla_tune.evaluation.report import read_results, write_results
-from vla_tune.heads import head_of
-from vla_tune.models.openvla.load import content_hash, load_config, load_tokenizer
+from vla_tune.heads import decoding_of, head_of
+from vla_tune.models.base import Checkpoint, ModelInterface
 from vla_tune.run.evaluate import CELLS, evaluate, print_rows
 from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE, opened_run
 from vla_tune.run.objects import build, device_of, load_policy
 from vla_tune.schema import Contract
+from vla_tune.tokens import pad_id, stop_id
 from vla_tune.training import TrainingResult, train
 from vla_tune.training.loggers import ConsoleLogger
 from vla_tune.training.metrics import Validation
@@ -55,11 +56,11 @@ def report(folder: Path) -> float:
     return 1.0 - next(row["success_rate"] for row in rows if row["policy"] == "fine_tuned")
 
 
-def contract_of(cfg: DictConfig, data: Data, base: Contract, *, vocabulary_size: int) -> Contract:
+def contract_of(cfg: DictConfig, data: Data, base: ModelInterface, *, decoding: str) -> Contract:
     """The contract of a run: the robot and its statistics from the data, images and prompt from the base."""
     scale = NormalizeActions(Scale(data.statistics.action))
     normalized = scale({"actions": data.actions})["actions"]
-    tokenizer = build(cfg.tokens)(vocabulary_size=vocabulary_size, actions=normalized)
+    tokenizer = build(cfg.tokens)(vocabulary_size=base.vocabulary_size, actions=normalized)
     return make_contract(
         data.embodiment,
         statistics=data.statistics,
@@ -68,23 +69,26 @@ def contract_of(cfg: DictConfig, data: Data, base: Contract, *, vocabulary_size:
         action_tokens=tokenizer.to_record(),
         horizon=cfg.horizon,
         execute_steps=cfg.horizon,
-        location_codes=base.location_codes,
+        location_codes=0 if decoding == "autoregressive" else base.location_codes,
+        decoding=decoding,  # pyright: ignore[reportArgumentType] (checked where the contract is read)
         precision=cfg.precision,
     )
 
 
 def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> TrainingResult:
-    base, device, console = Path(cfg.model.folder), device_of(cfg), Console()
+    checkpoint: Checkpoint = build(cfg.model)
     data: Data = build(cfg.data)
-    contract = contract_of(cfg, data, Contract.load(base), vocabulary_size=load_config(base).vocabulary_size)
+    head = build(cfg.head)
+    contract = contract_of(cfg, data, checkpoint.interface, decoding=decoding_of(head))
     contract.save(folder)
     torch.manual_seed(cfg.seed)
-    model, adapter = build(cfg.model, device=device), build(cfg.adapter)
-    console.print(str(adapter.attach(model)), highlight=False, soft_wrap=True)
-    pipeline = build_pipeline(contract, load_tokenizer(base))
+    model, adapter = checkpoint.load(device=device_of(cfg)), build(cfg.adapter)
+    Console().print(str(adapter.attach(model)), highlight=False, soft_wrap=True)
+    processor = checkpoint.processor
+    pipeline = build_pipeline(contract, processor)
     result = train(
         model=model,
-        head=head_of(contract, build(cfg.head)),
+        head=head_of(contract, head, stop_id=stop_id(processor)),
         samples=Transformed(data.training, pipeline),
         validation=Validation(
             Transformed(data.validation, pipeline),
@@ -98,11 +102,11 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> TrainingR
         seed=cfg.seed,
         run=folder,
         loggers=[ConsoleLogger(steps=cfg.training.steps), *_loggers(cfg, folder)],
-        pad_id=contract.action_tokens.vocabulary_size,
+        pad_id=pad_id(processor),
         resume_command=resume_command,
         **cfg.training,
     )
-    adapter.save(folder / ADAPTER_FOLDER, model, base_hash=content_hash(base))
+    adapter.save(folder / ADAPTER_FOLDER, model, base_hash=checkpoint.content_hash())
     return result
 
 

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from vla_tune.data.sources import Data
 from vla_tune.export import ParityReport, merge, parity
-from vla_tune.models.openvla.load import load_tokenizer
 from vla_tune.run.folder import ADAPTER_FOLDER, load_config
 from vla_tune.run.objects import build, load_policy
 from vla_tune.schema import Embodiment, Observation
@@ -35,13 +34,11 @@ def merge_run(cfg: DictConfig) -> ParityReport:
         merged = load_policy(folder, rows=_ROWS, device="cpu").policy
         return parity(live, merged, observations, contract=live.contract, tolerance=tolerance)
 
-    base = Path(trained.model.folder)
     report = merge(
         destination,
-        base_folder=base,
+        base=build(trained.model),
         adapter=build(trained.adapter),
         adapter_folder=run / ADAPTER_FOLDER,
-        tokenizer=load_tokenizer(base),
         contract=live.contract,
         check=check,
         dtype=_dtype(cfg.dtype),

@@ -14,11 +14,13 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from vla_tune.data import build_pipeline
-from vla_tune.heads import ParallelTokenHead, head_of
-from vla_tune.models.openvla.load import content_hash, load, load_tokenizer
+from vla_tune.heads import HEADS, head_of
+from vla_tune.models.base import Checkpoint
+from vla_tune.models.openvla import OpenVLACheckpoint
 from vla_tune.policy import LocalPolicy
 from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, load_config
 from vla_tune.schema import Contract
+from vla_tune.tokens import pad_id, stop_id
 
 _ALLOWED = ("vla_tune.", "torch.optim.", "bitsandbytes.optim.", "gymnasium.make", "envs.")
 
@@ -54,33 +56,38 @@ def forward_context(precision: str, device: str) -> Callable[[], AbstractContext
     return {"bf16": partial(torch.autocast, device, torch.bfloat16), "fp32": nullcontext}[precision]
 
 
-def policy_of(model: nn.Module, contract: Contract, tokenizer: PreTrainedTokenizerBase, *, rows: int, device: str) -> LocalPolicy:
+def policy_of(model: nn.Module, contract: Contract, processor: PreTrainedTokenizerBase, *, rows: int, device: str) -> LocalPolicy:
     """A model behind the pipeline that its contract describes."""
-    head = head_of(contract, ParallelTokenHead)
-    precision = forward_context(contract.precision, device)
-    pipeline = build_pipeline(contract, tokenizer)
-    return LocalPolicy(model, head, pipeline, contract, rows=rows, precision=precision)  # pyright: ignore[reportArgumentType]
+    return LocalPolicy(
+        model,  # pyright: ignore[reportArgumentType]
+        head_of(contract, HEADS[contract.decoding], stop_id=stop_id(processor)),
+        build_pipeline(contract, processor),
+        contract,
+        pad_id=pad_id(processor),
+        rows=rows,
+        precision=forward_context(contract.precision, device),
+    )
 
 
 def load_policy(folder: Path, *, rows: int, device: str) -> Trained:
     """The policy in a run's folder (base and adapter) or in a checkpoint folder (merged, or the base itself)."""
     if (folder / CONFIG_FILE).is_file():
         return _load_run(folder, rows=rows, device=device)
-    contract = Contract.load(folder)
-    model = load(folder, base="bf16", device=device)
-    return Trained(policy_of(model, contract, load_tokenizer(folder), rows=rows, device=device), (folder,))
+    checkpoint = OpenVLACheckpoint(str(folder))
+    model = checkpoint.load(device=device)
+    return Trained(policy_of(model, Contract.load(folder), checkpoint.processor, rows=rows, device=device), (folder,))
 
 
 def _load_run(folder: Path, *, rows: int, device: str) -> Trained:
     cfg, adapter_folder = load_config(folder), folder / ADAPTER_FOLDER
     if not adapter_folder.is_dir():
         raise FileNotFoundError(f"{adapter_folder} is missing: the run is not finished; start it again to resume it.")
-    base = Path(cfg.model.folder)
-    model, adapter = build(cfg.model, device=device), build(cfg.adapter)
+    checkpoint: Checkpoint = build(cfg.model)
+    model, adapter = checkpoint.load(device=device), build(cfg.adapter)
     adapter.attach(model)
-    adapter.load(adapter_folder, model, base_hash=content_hash(base))
-    policy = policy_of(model, Contract.load(folder), load_tokenizer(base), rows=rows, device=device)
-    return Trained(policy, (base, adapter_folder))
+    adapter.load(adapter_folder, model, base_hash=checkpoint.content_hash())
+    policy = policy_of(model, Contract.load(folder), checkpoint.processor, rows=rows, device=device)
+    return Trained(policy, (Path(checkpoint.folder), adapter_folder))
 
 
 def _check_targets(node: Any) -> None:

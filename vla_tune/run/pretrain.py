@@ -26,7 +26,7 @@ from vla_tune.data.memory import FramesInMemory
 from vla_tune.data.transformed import Transformed
 from vla_tune.heads import head_of
 from vla_tune.models.openvla import OpenVLA
-from vla_tune.models.openvla.load import save_checkpoint
+from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.models.openvla.tiny import PROMPT, VOCABULARY_SIZE, smooth_action_rows, tiny_config, train_tokenizer
 from vla_tune.models.precision import choose_attention
 from vla_tune.record import counterfactual_frames
@@ -35,7 +35,7 @@ from vla_tune.run.evaluate import CELLS, evaluate, print_rows
 from vla_tune.run.folder import METRICS_FILE, open_run
 from vla_tune.run.objects import build, load_policy
 from vla_tune.schema import Contract, Embodiment, ImageRule, embodiment_from_record
-from vla_tune.tokens import uniform_bins
+from vla_tune.tokens import pad_id, stop_id, uniform_bins
 from vla_tune.training import TrainingResult, train
 from vla_tune.training.grounding import GroundingBatch, GroundingMetrics, ground, grounding_batch
 from vla_tune.training.loggers import ConsoleLogger, JsonlLogger
@@ -86,6 +86,7 @@ def contract_of(cfg: DictConfig, body: Embodiment, frames: FramesInMemory) -> Co
         horizon=cfg.horizon,
         execute_steps=cfg.horizon,
         location_codes=2,
+        decoding="parallel",
         precision=cfg.precision,
     )
 
@@ -151,7 +152,7 @@ def _train(
     split = len(frames) - cfg.play.held_out
     return train(
         model=model,
-        head=head_of(contract, build(cfg.head)),
+        head=head_of(contract, build(cfg.head), stop_id=stop_id(tokenizer)),
         samples=_Part(samples, 0, split),
         validation=Validation(
             _Part(samples, split, len(frames)), inverse=pipeline.robot_actions, units=contract.embodiment.action_units
@@ -162,7 +163,7 @@ def _train(
         seed=cfg.seed,
         run=folder,
         loggers=[ConsoleLogger(steps=cfg.training.steps), JsonlLogger(folder / METRICS_FILE)],
-        pad_id=VOCABULARY_SIZE,
+        pad_id=pad_id(tokenizer),
         resume_command=resume_command,
         **cfg.training,
     )

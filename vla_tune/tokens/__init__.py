@@ -2,16 +2,19 @@
 
 from vla_tune.tokens.base import ActionTokenizer, action_tokenizer
 from vla_tune.tokens.bins import BinTokenizer, quantile_bins, quantile_edges, uniform_bins, uniform_edges
-from vla_tune.tokens.prompt import IGNORED, ParallelPrompt
+from vla_tune.tokens.prompt import IGNORED, CausalPrompt, ParallelPrompt, pad_id, stop_id
 
 __all__ = [
     "IGNORED",
     "ActionTokenizer",
     "BinTokenizer",
+    "CausalPrompt",
     "ParallelPrompt",
     "action_tokenizer",
+    "pad_id",
     "quantile_bins",
     "quantile_edges",
+    "stop_id",
     "uniform_bins",
     "uniform_edges",
 ]

@@ -1,11 +1,12 @@
 """What an action tokenizer must offer."""
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from vla_tune.schema import ActionTokens
+from vla_tune.schema import ActionTokens, BinTokens
 from vla_tune.tokens.bins import BinTokenizer
 
 
@@ -18,8 +19,13 @@ class ActionTokenizer(Protocol):
         """The ids a code may take, in the order of `target_distributions`."""
         ...
 
+    @property
+    def free(self) -> bool:
+        """Whether any code may follow any other, so that every chunk has exactly `num_codes` of them."""
+        ...
+
     def num_codes(self, horizon: int, action_dimension: int) -> int:
-        """K, the length of an encoded chunk."""
+        """K, the length of an encoded chunk; the largest possible, where it depends on the chunk."""
         ...
 
     def encode(self, actions: Float[np.ndarray, "T A"]) -> Int[np.ndarray, " K"]:
@@ -30,6 +36,10 @@ class ActionTokenizer(Protocol):
         """The chunk that the codes stand for."""
         ...
 
+    def allowed_next(self, codes: Sequence[int], *, horizon: int, action_dimension: int) -> Int[np.ndarray, " n"]:
+        """Ids that may follow `codes` in the encoding of a chunk; none where it is complete."""
+        ...
+
     def target_distributions(self, deviation: float) -> Float[np.ndarray, "N N"]:
         """Row i: the probabilities over `allowed_ids` to learn when the code is `allowed_ids[i]`."""
         ...
@@ -37,4 +47,5 @@ class ActionTokenizer(Protocol):
 
 def action_tokenizer(tokens: ActionTokens) -> ActionTokenizer:
     """The tokenizer that a contract describes."""
-    return {"bins": BinTokenizer}[tokens.kind].from_record(tokens)
+    assert isinstance(tokens, BinTokens)
+    return BinTokenizer.from_record(tokens)

@@ -1,11 +1,12 @@
 """Action values <-> codes by per-dimension binning; uniform and quantile bins differ only in their edges."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from vla_tune.schema import ActionTokens
+from vla_tune.schema import BinTokens
 
 
 def uniform_edges(num_bins: int) -> Float[np.ndarray, "1 E"]:
@@ -58,13 +59,13 @@ class BinTokenizer:
             )
 
     @classmethod
-    def from_record(cls, record: ActionTokens) -> "BinTokenizer":
+    def from_record(cls, record: BinTokens) -> "BinTokenizer":
         """The tokenizer written in a contract."""
         return cls(np.array(record.edges, dtype=np.float64), record.vocabulary_size)
 
-    def to_record(self) -> ActionTokens:
+    def to_record(self) -> BinTokens:
         """What a contract keeps of it."""
-        return ActionTokens(
+        return BinTokens(
             kind="bins",
             vocabulary_size=self.vocabulary_size,
             edges=tuple(tuple(float(edge) for edge in row) for row in self.edges),
@@ -74,6 +75,11 @@ class BinTokenizer:
     def allowed_ids(self) -> Int[np.ndarray, " N"]:
         """V-1 downwards: position i is the code of interval i."""
         return self.vocabulary_size - 1 - np.arange(self.edges.shape[1])
+
+    @property
+    def free(self) -> bool:
+        """Yes: one code per value."""
+        return True
 
     def num_codes(self, horizon: int, action_dimension: int) -> int:
         """One code per action value."""
@@ -107,6 +113,10 @@ class BinTokenizer:
         centres = (edges[:, :-1] + edges[:, 1:]) / 2
         bins = np.clip(self.vocabulary_size - codes - 1, 0, centres.shape[1] - 1).reshape(-1, action_dimension)
         return centres[np.arange(action_dimension), bins]
+
+    def allowed_next(self, codes: Sequence[int], *, horizon: int, action_dimension: int) -> Int[np.ndarray, " n"]:
+        """Every code, until the chunk is complete."""
+        return self.allowed_ids if len(codes) < self.num_codes(horizon, action_dimension) else self.allowed_ids[:0]
 
     def target_distributions(self, deviation: float) -> Float[np.ndarray, "N N"]:
         """A Gaussian of `deviation` bins around each code, each row summing to one; deviation 0 is one-hot."""

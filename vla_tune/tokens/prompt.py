@@ -1,5 +1,6 @@
 """Instruction and action codes -> the language model's ids and labels."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,39 +27,96 @@ class ParallelPrompt:
     num_codes: int
 
     def __post_init__(self) -> None:
-        if "{instruction}" not in self.template:
-            raise ValueError(
-                f"the prompt template {self.template!r} has no {{instruction}}: the policy could not be told what to do."
-            )
+        check_template(self.template)
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Adds `input_ids`, `labels` and `placeholders`; reads `instruction` and, when training, `codes`."""
-        prompt = self.prompt_ids(sample["instruction"])
-        return sample | parallel_ids(prompt, sample.get("codes"), self.num_codes, cast(int, self.tokenizer.eos_token_id))
-
-    def prompt_ids(self, instruction: str) -> list[int]:
-        """Ids up to and including the space piece.
-
-        Raises:
-            ValueError: the instruction is empty, or holds characters the tokenizer does not know.
-        """
-        if not instruction.strip():
-            raise ValueError("the instruction is empty: say what the robot should do.")
-        ids = self.tokenizer.encode(self.template.format(instruction=instruction.lower()), add_special_tokens=True)
-        if self.tokenizer.unk_token_id in ids:
-            raise ValueError(
-                f"the instruction {instruction!r} holds characters that the tokenizer does not know; use plain English."
-            )
-        return [*ids, cast(int, self.tokenizer.convert_tokens_to_ids(SPACE_PIECE))]
+        """Adds `input_ids`, `labels`, `placeholders` and `prompt_length`; reads `instruction` and, if any, codes."""
+        prompt = prompt_ids(self.tokenizer, self.template, sample["instruction"])
+        return sample | parallel_ids(prompt, sample, self.num_codes, stop_id(self.tokenizer))
 
 
-def parallel_ids(prompt: list[int], codes: np.ndarray | None, num_codes: int, stop_id: int) -> dict[str, np.ndarray]:
-    """`input_ids`, `labels` and `placeholders` [L] of one sequence; without `codes` every label is `IGNORED`."""
+@dataclass(frozen=True)
+class CausalPrompt:
+    """Prompt of a policy that predicts codes one after the other (OpenVLA, arXiv 2406.09246, §3.2).
+
+    ids: `[BOS] prompt [space piece] codes [EOS]`, without codes and EOS at inference; labels: codes and EOS, `IGNORED` elsewhere.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    template: str
+
+    def __post_init__(self) -> None:
+        check_template(self.template)
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Adds `input_ids`, `labels`, `placeholders` (none) and `prompt_length`; reads `instruction` and, if any, codes."""
+        prompt = prompt_ids(self.tokenizer, self.template, sample["instruction"])
+        return sample | causal_ids(prompt, sample, stop_id(self.tokenizer))
+
+
+def check_template(template: str) -> None:
+    """Refuse a template without a place for the instruction."""
+    if "{instruction}" not in template:
+        raise ValueError(f"the prompt template {template!r} has no {{instruction}}: the policy could not be told what to do.")
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, template: str, instruction: str) -> list[int]:
+    """Ids of the prompt up to and including the space piece.
+
+    Raises:
+        ValueError: the instruction is empty, or holds characters the tokenizer does not know.
+    """
+    if not instruction.strip():
+        raise ValueError("the instruction is empty: say what the robot should do.")
+    ids = tokenizer.encode(template.format(instruction=instruction.lower()), add_special_tokens=True)
+    if tokenizer.unk_token_id in ids:
+        raise ValueError(f"the instruction {instruction!r} holds characters that the tokenizer does not know; use plain English.")
+    return [*ids, cast(int, tokenizer.convert_tokens_to_ids(SPACE_PIECE))]
+
+
+def stop_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that ends a sequence."""
+    return cast(int, tokenizer.eos_token_id)
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that fills a row up; it is masked from attention.
+
+    Raises:
+        ValueError: the tokenizer has none.
+    """
+    if tokenizer.pad_token_id is None:
+        raise ValueError("the tokenizer has no padding token: set pad_token in its tokenizer_config.json.")
+    return cast(int, tokenizer.pad_token_id)
+
+
+def causal_ids(prompt: list[int], sample: Mapping[str, Any], stop_id: int) -> dict[str, np.ndarray]:
+    """`input_ids`, `labels`, `placeholders` [L] and `prompt_length` of one sequence; codes that are masked have no label."""
+    behind = np.array([*sample["codes"], stop_id] if "codes" in sample else [], np.int64)
+    input_ids = np.concatenate([np.array(prompt, np.int64), behind])
+    labels = np.full(len(input_ids), IGNORED, dtype=np.int64)
+    if len(behind):
+        labels[len(prompt) :] = np.where([*sample["code_mask"], True], behind, IGNORED)
+    return {
+        "input_ids": input_ids,
+        "labels": labels,
+        "placeholders": np.zeros(len(input_ids), dtype=bool),
+        "prompt_length": np.array(len(prompt)),
+    }
+
+
+def parallel_ids(prompt: list[int], sample: Mapping[str, Any], num_codes: int, stop_id: int) -> dict[str, np.ndarray]:
+    """`input_ids`, `labels`, `placeholders` [L] and `prompt_length` of one sequence; without codes every label is `IGNORED`."""
     slots = slice(len(prompt), len(prompt) + num_codes)
     input_ids = np.array([*prompt, *[stop_id] * (num_codes + 1)], dtype=np.int64)
     placeholders = np.zeros(len(input_ids), dtype=bool)
     placeholders[slots] = True
     labels = np.full(len(input_ids), IGNORED, dtype=np.int64)
-    if codes is not None:
-        labels[slots] = codes
-    return {"input_ids": input_ids, "labels": labels, "placeholders": placeholders}
+    if "codes" in sample:
+        labels[slots] = np.where(sample["code_mask"], sample["codes"], IGNORED)
+    return {
+        "input_ids": input_ids,
+        "labels": labels,
+        "placeholders": placeholders,
+        "prompt_length": np.array(len(prompt)),
+    }

@@ -5,11 +5,13 @@ Sequence: `[BOS] [patches of every view] [state] [rest of the prompt]`. Batches 
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vla_tune.data.collate import Batch
+from vla_tune.models.base import Decoding
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.projector import FusedProjector, ProprioProjector, SingleProjector
 from vla_tune.models.openvla.vision import VisionBackbone
@@ -64,18 +66,58 @@ class OpenVLA(PreTrainedModel):
 
     def hidden_states(self, batch: Batch, context: Float[Tensor, "B P D"]) -> Float[Tensor, "B P_plus_L D"]:
         """Final hidden states of the whole sequence, patches included."""
+        inputs, seen = self.sequence(batch, context)
+        parallel = bool(batch.placeholders.any())
+        mask = bidirectional_mask(seen, inputs.dtype) if parallel else seen
+        return self.language_model.model(inputs_embeds=inputs, attention_mask=mask, use_cache=False).last_hidden_state
+
+    def sequence(
+        self, batch: Batch, context: Float[Tensor, "B P D"]
+    ) -> tuple[Float[Tensor, "B P_plus_L D"], Bool[Tensor, "B P_plus_L"]]:
+        """Embeddings with the context behind BOS, and which positions are no padding."""
         embedded = self.get_input_embeddings()(batch.input_ids).masked_fill(batch.placeholders[..., None], 0.0)
         inputs = torch.cat([embedded[:, :1], context.to(embedded.dtype), embedded[:, 1:]], dim=1)
         seen = torch.cat(
             [batch.attention_mask[:, :1], batch.attention_mask.new_ones(context.shape[:2]), batch.attention_mask[:, 1:]], 1
         )
-        parallel = bool(batch.placeholders.any())
-        mask = bidirectional_mask(seen, inputs.dtype) if parallel else seen
-        return self.language_model.model(inputs_embeds=inputs, attention_mask=mask, use_cache=False).last_hidden_state
+        return inputs, seen
 
-    def vocabulary_logits(self, hidden: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
-        """Logits over the vocabulary at chosen positions, in float32."""
-        return self.language_model.lm_head(hidden).float()
+    def vocabulary_logits(
+        self, hidden: Float[Tensor, "M D"], rows: Int[Tensor, " R"] | None = None
+    ) -> Float[Tensor, "M vocabulary"]:
+        """Logits at chosen positions, in float32, over the whole vocabulary or over `rows` of it."""
+        head = self.language_model.lm_head
+        if rows is None:
+            return head(hidden).float()
+        if type(head) is not nn.Linear:  # an adapter or 4 bits: its rows cannot be taken apart
+            return head(hidden).float()[:, rows]
+        return F.linear(hidden, head.weight[rows]).float()
+
+    def prefill(self, batch: Batch) -> Decoding:
+        """Read images, state and `batch.input_ids` once; shorter rows are moved right, so that all end together."""
+        inputs, seen = align_right(*self.sequence(batch, self.context(batch.pixel_values, batch.state)))
+        positions = (seen.cumsum(dim=1) - 1).clamp(min=0)
+        output = self.language_model.model(inputs_embeds=inputs, attention_mask=seen, position_ids=positions, use_cache=True)
+        return Decoding(hidden=output.last_hidden_state[:, -1], cache=output.past_key_values, seen=seen)
+
+    def advance(self, ids: Int[Tensor, " B"], decoding: Decoding) -> Decoding:
+        """Read one more id per row."""
+        seen = torch.cat([decoding.seen, decoding.seen.new_ones(len(ids), 1)], dim=1)
+        output = self.language_model.model(
+            input_ids=ids[:, None],
+            attention_mask=seen,
+            position_ids=seen.sum(dim=1, keepdim=True) - 1,
+            past_key_values=decoding.cache,
+            use_cache=True,
+        )
+        return Decoding(hidden=output.last_hidden_state[:, -1], cache=output.past_key_values, seen=seen)
+
+
+def align_right(inputs: Float[Tensor, "B L D"], seen: Bool[Tensor, "B L"]) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+    """Rows that were padded on the right, padded on the left."""
+    length = seen.shape[1]
+    source = (torch.arange(length, device=seen.device) + seen.sum(dim=1, keepdim=True)) % length
+    return inputs.gather(1, source[..., None].expand_as(inputs)), seen.gather(1, source)
 
 
 def bidirectional_mask(seen: Bool[Tensor, "B L"], dtype: torch.dtype) -> Float[Tensor, "B 1 L L"]:

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from vla_tune.data.collate import Batch, collate
 from vla_tune.heads import Head
-from vla_tune.heads.token import before
+from vla_tune.heads.loss import before
 from vla_tune.models.openvla import OpenVLA
 from vla_tune.tokens import IGNORED, ParallelPrompt
 
@@ -25,7 +25,7 @@ def located(batch: Batch, prompt: ParallelPrompt, labels: list[list[int]]) -> Ba
     rows = []
     for row, location in enumerate(labels):
         codes = np.array([*location, *batch.labels[row][batch.placeholders[row]].tolist()])
-        rows.append(prompt({"instruction": "lift the red block", "codes": codes}))
+        rows.append(prompt({"instruction": "lift the red block", "codes": codes, "code_mask": codes != IGNORED}))
     texts = [
         sample
         | {"pixel_values": batch.pixel_values[row].numpy(), "state": batch.state[row].numpy()}
@@ -92,7 +92,7 @@ def test_location_codes_are_learned_with_their_weight_and_not_decoded(
 ):
     prompt = ParallelPrompt(tiny_tokenizer, tiny_contract.prompt, num_codes=18)
     batch = located(tiny_batch, prompt, [[300, 301], [IGNORED, IGNORED], [400, 401]])
-    plain = replace(tiny_head, location_codes=2)
+    plain = replace(tiny_head, space=replace(tiny_head.space, location_codes=2))
     heavy = replace(plain, location_weight=5.0)
     light, weighted = plain.loss(tiny_model, batch).per_label, heavy.loss(tiny_model, batch).per_label
     assert len(light) == 16 + 12 + 8 + 4
@@ -106,7 +106,7 @@ def test_location_codes_are_learned_with_their_weight_and_not_decoded(
     actions = plain.predict(tiny_model, batch)
     assert actions.shape == (3, 4, 4)
     for row in range(3):
-        assert (actions[row] == plain.tokenizer.decode(codes[row, 2:].numpy(), action_dimension=4)).all()
+        assert (actions[row] == plain.space.tokenizer.decode(codes[row, 2:].numpy(), action_dimension=4)).all()
 
 
 def test_only_action_codes_are_decoded(tiny_model: OpenVLA, tiny_head, tiny_batch: Batch):

@@ -1,0 +1,141 @@
+"""Greedy decoding of codes, one after the other, with every row of the batch at once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vla_tune.data.collate import Batch
+from vla_tune.heads.base import ActionSpace
+from vla_tune.models.base import VLA
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What was decoded."""
+
+    codes: list[list[int]]
+    """Of each row; without the stop id."""
+    outside: Float[Tensor, "B K"] | None
+    """Probability of all ids that are no action code, at each step; None where the whole vocabulary was not computed."""
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """Chooses the codes that follow a prompt."""
+
+    def __call__(self, model: VLA, prompt: Batch, space: ActionSpace) -> Decoded:
+        """The codes of each row of `prompt`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Constrained:
+    """The most likely among the codes that the tokenizer allows next; only their rows of `lm_head` are computed."""
+
+    def __call__(self, model: VLA, prompt: Batch, space: ActionSpace) -> Decoded:
+        """Complete chunks, always."""
+        rows = _rows(space, prompt)
+
+        def choose(hidden: Float[Tensor, "B D"], allowed: Bool[Tensor, "B N"] | None) -> tuple[Int[Tensor, " B"], None]:
+            return _best(model.vocabulary_logits(hidden, rows), rows, allowed), None
+
+        return _decode(model, prompt, space, choose)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """As `Constrained`, with the whole vocabulary computed to see how much probability the codes do not get."""
+
+    def __call__(self, model: VLA, prompt: Batch, space: ActionSpace) -> Decoded:
+        """Complete chunks, and `outside`."""
+        rows = _rows(space, prompt)
+
+        def choose(
+            hidden: Float[Tensor, "B D"], allowed: Bool[Tensor, "B N"] | None
+        ) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
+            logits = model.vocabulary_logits(hidden)
+            return _best(logits[:, rows], rows, allowed), outside_mass(logits, rows)
+
+        return _decode(model, prompt, space, choose)
+
+
+@dataclass(frozen=True)
+class FullVocabulary:
+    """The most likely id of all, as the original does; for comparisons.
+
+    Raises:
+        ValueError: on decoding, if the model ends the sequence before the chunk is complete. (The original then takes ids of the
+            prompt for actions.)
+    """
+
+    def __call__(self, model: VLA, prompt: Batch, space: ActionSpace) -> Decoded:
+        """Chunks of as many ids as the tokenizer asks for, and `outside`; an id may be no action code."""
+        rows = _rows(space, prompt)
+
+        def choose(hidden: Float[Tensor, "B D"], _: Bool[Tensor, "B N"] | None) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
+            logits = model.vocabulary_logits(hidden)
+            return logits.argmax(dim=-1), outside_mass(logits, rows)
+
+        decoded = _decode(model, prompt, space, choose)
+        for number, codes in enumerate(decoded.codes):
+            if space.stop_id in codes:
+                raise ValueError(
+                    f"row {number}: the model ended the sequence after {codes.index(space.stop_id)} of {len(codes)} codes. It was "
+                    "not trained for so many actions, or has another prompt than in training; decoding=constrained forbids it."
+                )
+        return decoded
+
+
+def outside_mass(logits: Float[Tensor, "B V"], rows: Int[Tensor, " R"]) -> Float[Tensor, " B"]:
+    """The probability of all ids but `rows`."""
+    return (1 - (logits[:, rows].logsumexp(dim=-1) - logits.logsumexp(dim=-1)).exp()).clamp(min=0)
+
+
+type _Choose = Callable[[Float[Tensor, "B D"], Bool[Tensor, "B N"] | None], tuple[Int[Tensor, " B"], Float[Tensor, " B"] | None]]
+
+
+def _decode(model: VLA, prompt: Batch, space: ActionSpace, choose: _Choose) -> Decoded:
+    """Codes until every row is complete; a complete row repeats the stop id, which is cut off again."""
+    longest = space.tokenizer.num_codes(space.horizon, space.action_dimension)
+    state = model.prefill(prompt)
+    chosen: list[Int[Tensor, " B"]] = []
+    outside: list[Float[Tensor, " B"]] = []
+    while True:
+        allowed = _allowed(chosen, space, prompt)
+        if allowed is not None and not allowed.any():
+            break
+        ids, mass = choose(state.hidden, allowed)
+        chosen.append(ids if allowed is None else ids.where(allowed.any(dim=1), space.stop_id))
+        outside += [] if mass is None else [mass]
+        if len(chosen) == longest:
+            break
+        state = model.advance(chosen[-1], state)
+    codes = torch.stack(chosen, dim=1).tolist()
+    if not space.tokenizer.free:
+        codes = [row[: row.index(space.stop_id)] if space.stop_id in row else row for row in codes]
+    return Decoded(codes, torch.stack(outside, dim=1) if outside else None)
+
+
+def _allowed(chosen: list[Int[Tensor, " B"]], space: ActionSpace, prompt: Batch) -> Bool[Tensor, "B N"] | None:
+    """Which codes may follow in each row; None where all may, so that nothing need be read back from the device."""
+    tokenizer = space.tokenizer
+    if tokenizer.free:
+        return None
+    so_far = torch.stack(chosen, dim=1).tolist() if chosen else [[] for _ in range(len(prompt))]
+    size = {"horizon": space.horizon, "action_dimension": space.action_dimension}
+    follow = [[] if space.stop_id in codes else tokenizer.allowed_next(codes, **size) for codes in so_far]
+    ids = _rows(space, prompt)
+    return torch.stack([torch.isin(ids, torch.as_tensor(row, dtype=ids.dtype, device=ids.device)) for row in follow])
+
+
+def _best(logits: Float[Tensor, "B N"], rows: Int[Tensor, " N"], allowed: Bool[Tensor, "B N"] | None) -> Int[Tensor, " B"]:
+    masked = logits if allowed is None else logits.masked_fill(~allowed, float("-inf"))
+    return rows[masked.argmax(dim=-1)]
+
+
+def _rows(space: ActionSpace, prompt: Batch) -> Int[Tensor, " N"]:
+    return torch.as_tensor(space.tokenizer.allowed_ids, device=prompt.input_ids.device)

@@ -1,0 +1,71 @@
+"""Cross-entropy of codes, over the whole vocabulary or over the rows of the codes alone."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from vla_tune.models.base import VLA
+from vla_tune.tokens import IGNORED
+
+
+@runtime_checkable
+class Softmax(Protocol):
+    """Probabilities of codes from hidden states."""
+
+    def __call__(
+        self, model: VLA, hidden: Float[Tensor, "M D"], rows: Int[Tensor, " R"]
+    ) -> tuple[Float[Tensor, "M R"], Int[Tensor, " M"]]:
+        """Log-probabilities of `rows`, and the most likely id."""
+        ...
+
+
+@dataclass(frozen=True)
+class WholeVocabulary:
+    """log softmax(z) over all rows of `lm_head`: the loss of OpenVLA (arXiv 2406.09246, §3.2), which also unlearns text."""
+
+    def __call__(
+        self, model: VLA, hidden: Float[Tensor, "M D"], rows: Int[Tensor, " R"]
+    ) -> tuple[Float[Tensor, "M R"], Int[Tensor, " M"]]:
+        """Log-probabilities of `rows` among all ids."""
+        logits = model.vocabulary_logits(hidden)
+        return logits[:, rows] - logits.logsumexp(dim=-1, keepdim=True), logits.argmax(dim=-1)
+
+
+@dataclass(frozen=True)
+class ActionRows:
+    """log softmax(z) over the rows of the codes alone: decoding never reads the others, and `lm_head` is 125 times smaller."""
+
+    def __call__(
+        self, model: VLA, hidden: Float[Tensor, "M D"], rows: Int[Tensor, " R"]
+    ) -> tuple[Float[Tensor, "M R"], Int[Tensor, " M"]]:
+        """Log-probabilities of `rows` among themselves."""
+        logits = model.vocabulary_logits(hidden, rows)
+        return F.log_softmax(logits, dim=-1), rows[logits.argmax(dim=-1)]
+
+
+def before(positions: Bool[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
+    """`positions` shifted one to the left: the hidden state at p - 1 predicts p."""
+    return torch.cat([positions[:, 1:], positions.new_zeros(len(positions), 1)], dim=1)
+
+
+def labelled(labels: Int[Tensor, "B L"] | None) -> Bool[Tensor, "B L"]:
+    """Where there is something to learn."""
+    assert labels is not None, "a batch without labels has no loss"
+    return labels != IGNORED
+
+
+def cross_entropy(
+    log_probabilities: Float[Tensor, "M R"],
+    labels: Int[Tensor, " M"],
+    *,
+    rows: Int[Tensor, " R"],
+    targets: Float[Tensor, "R R"],
+) -> Float[Tensor, " M"]:
+    """-sum_j t_j log p_j, where t is the row of `targets` of each label, an id of `rows`."""
+    order = rows.argsort()
+    found = order[torch.searchsorted(rows[order], labels)]
+    return -(targets[found] * log_probabilities).sum(dim=-1)

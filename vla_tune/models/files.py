@@ -1,0 +1,91 @@
+"""Checkpoint folders: safetensors that are read strictly, and folders that appear whole or not at all."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+CONFIG_FILE = "config.json"
+
+
+def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every weight in `folder`, in alphabetical order of the names, mapped to its file.
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ValueError: a shard is cut short.
+    """
+    opened = places(folder)
+    for name in sorted(opened):
+        yield name, opened[name].get_tensor(name)
+
+
+def places(folder: Path) -> dict[str, safe_open]:
+    """The open file of each tensor, in one file or in the shards that the index names."""
+    index = folder / INDEX_FILE
+    names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {WEIGHTS_FILE}
+    opened: dict[str, safe_open] = {}
+    for name in sorted(names):
+        handle = _opened(existing(folder / name))
+        opened |= dict.fromkeys(handle.keys(), handle)
+    return opened
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of the weights in `folder`, however they are split into files."""
+    digest = hashlib.sha256()
+    for name, tensor in read_tensors(folder):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def existing(path: Path) -> Path:
+    """`path`, which must be a file.
+
+    Raises:
+        FileNotFoundError: it is not; the message lists what the folder holds.
+    """
+    if not path.is_file():
+        held = ", ".join(sorted(child.name for child in path.parent.iterdir())) if path.parent.is_dir() else "no such folder"
+        raise FileNotFoundError(
+            f"{path} is missing ({held}): a checkpoint folder holds {CONFIG_FILE}, {WEIGHTS_FILE} and a tokenizer."
+        )
+    return path
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary sibling that becomes `folder` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        ValueError: `folder` exists already.
+    """
+    if folder.exists():
+        raise ValueError(f"{folder} exists and nothing is overwritten: remove it or choose another folder.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _opened(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} ({path.stat().st_size:,} bytes) is damaged or cut short ({error}): copy or download it again."
+        ) from None

@@ -1,0 +1,55 @@
+"""An OpenVLA checkpoint folder: what `conf/model` names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from vla_tune.models.base import ModelInterface
+from vla_tune.models.files import content_hash
+from vla_tune.models.openvla.load import load, load_config, load_tokenizer
+from vla_tune.models.openvla.model import OpenVLA
+from vla_tune.models.openvla.save import write_checkpoint
+from vla_tune.schema import Contract
+
+
+@dataclass(frozen=True)
+class OpenVLACheckpoint:
+    """The folder of an OpenVLA model and the form in which its weights are wanted; nothing is read before it is asked for."""
+
+    folder: str
+    base: str = "bf16"
+    """The weight format (`models.precision.FORMATS`)."""
+
+    def load(self, *, device: torch.device | str) -> OpenVLA:
+        """The model on `device`, in evaluation mode."""
+        return load(self.folder, base=self.base, device=device)
+
+    @cached_property
+    def processor(self) -> PreTrainedTokenizerBase:
+        """The text tokenizer."""
+        return load_tokenizer(Path(self.folder))
+
+    @property
+    def interface(self) -> ModelInterface:
+        """Images, prompt and vocabulary that the model was trained with."""
+        contract = Contract.load(Path(self.folder))
+        return ModelInterface(
+            image=contract.image,
+            prompt=contract.prompt,
+            vocabulary_size=load_config(Path(self.folder)).vocabulary_size,
+            location_codes=contract.location_codes,
+        )
+
+    def content_hash(self) -> str:
+        """Of the weights."""
+        return content_hash(Path(self.folder))
+
+    def write(self, folder: Path, tensors: Mapping[str, Tensor], contract: Contract) -> None:
+        """The same architecture with other weights, under their published names, into an existing folder."""
+        config = load_config(Path(self.folder))
+        write_checkpoint(folder, tensors, config=config, tokenizer=self.processor, contract=contract)
