@@ -65,7 +65,7 @@ def head_of(contract: Contract, head: Callable[..., Head], *, stop_id: int) -> H
     """
     if decoding_of(head) != contract.decoding:
         raise ValueError(
-            f"the contract says decoding={contract.decoding!r}, the head is {decoding_of(head)!r}: choose the head of the training run."
+            f"the contract says decoding={contract.decoding!r}, the head is {decoding_of(head)!r}: choose that of the training run."
         )
     return head(action_space(contract, stop_id=stop_id))
 
