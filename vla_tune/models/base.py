@@ -1,13 +1,13 @@
 """What heads, adapters, policies and runs need of a vision-language-action model and of its checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from vla_tune.data.collate import Batch
@@ -59,6 +59,35 @@ class ModelInterface:
     vocabulary_size: int
     """V: action codes are counted down from here."""
     location_codes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """A model without memory for its weights, and what its modules do not say about themselves."""
+
+    model: nn.Module
+    """On the meta device."""
+    image_tokens: int
+    """Positions of the sequence that one camera image takes."""
+    state_tokens: int
+    """Positions that the robot's state takes."""
+    tokens: Mapping[str, int]
+    """Tokens that one camera image is inside a module, by its name; language models and heads are left out."""
+    unreached: Sequence[str]
+    """Names of modules that no output depends on: they get no gradient."""
+
+
+@runtime_checkable
+class Outlined(Protocol):
+    """A checkpoint whose architecture is known without its weights."""
+
+    def outline(self) -> Outline:
+        """The architecture, from the configuration alone.
+
+        Raises:
+            FileNotFoundError: the configuration is not on this machine.
+        """
+        ...
 
 
 @runtime_checkable

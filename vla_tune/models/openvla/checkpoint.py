@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vla_tune.models.base import ModelInterface
-from vla_tune.models.files import content_hash
+from vla_tune.models.base import ModelInterface, Outline
+from vla_tune.models.files import CONFIG_FILE, content_hash
 from vla_tune.models.openvla.load import load, load_config, load_tokenizer
 from vla_tune.models.openvla.model import OpenVLA
+from vla_tune.models.openvla.outline import outline
 from vla_tune.models.openvla.save import write_checkpoint
 from vla_tune.schema import Contract
 
@@ -24,6 +25,8 @@ class OpenVLACheckpoint:
     folder: str
     base: str = "bf16"
     """The weight format (`models.precision.FORMATS`)."""
+    architecture: str | None = None
+    """A folder with the same configuration, for `outline` where `folder` is not on this machine."""
 
     def load(self, *, device: torch.device | str) -> OpenVLA:
         """The model on `device`, in evaluation mode."""
@@ -44,6 +47,17 @@ class OpenVLACheckpoint:
             vocabulary_size=load_config(Path(self.folder)).vocabulary_size,
             location_codes=contract.location_codes,
         )
+
+    def outline(self) -> Outline:
+        """The architecture without its weights; nothing is downloaded."""
+        places = [Path(place) for place in (self.folder, self.architecture) if place is not None]
+        known = next((place for place in places if (place / CONFIG_FILE).is_file()), None)
+        if known is None:
+            raise FileNotFoundError(
+                f"no {CONFIG_FILE} in {' or '.join(map(str, places))}: name a checkpoint folder on this machine as model.folder, or a "
+                "folder with the same configuration as model.architecture."
+            )
+        return outline(load_config(known))
 
     def content_hash(self) -> str:
         """Of the weights."""

@@ -1,0 +1,39 @@
+"""The OpenVLA architecture without its weights, for planning."""
+
+from typing import cast
+
+from timm.models.vision_transformer import VisionTransformer
+
+from vla_tune.models.base import Outline
+from vla_tune.models.openvla.config import OpenVLAConfig
+from vla_tune.models.openvla.load import empty_model
+from vla_tune.models.openvla.model import OpenVLA
+
+
+def outline(config: OpenVLAConfig) -> Outline:
+    """What a plan must know of the model that `config` describes."""
+    model = empty_model(config)
+    towers = _towers(model)
+    patches = next(iter(towers.values())).patch_embed.num_patches
+    inside = {name: tower.patch_embed.num_patches + tower.num_prefix_tokens for name, tower in towers.items()}
+    return Outline(
+        model=model,
+        image_tokens=patches,
+        state_tokens=1 if config.proprio_dimension else 0,
+        tokens=inside | {"projector": patches} | ({"proprio_projector": 1} if config.proprio_dimension else {}),
+        unreached=[f"{name}.{part}" for name, tower in towers.items() for part in _unreached(tower)],
+    )
+
+
+def _towers(model: OpenVLA) -> dict[str, VisionTransformer]:
+    names = ("featurizer", "fused_featurizer")
+    return {
+        f"vision_backbone.{name}": cast(VisionTransformer, getattr(model.vision_backbone, name))
+        for name in names
+        if hasattr(model.vision_backbone, name)
+    }
+
+
+def _unreached(tower: VisionTransformer) -> list[str]:
+    """Features leave before the last block (`vision.VisionBackbone`)."""
+    return [f"blocks.{len(tower.blocks) - 1}", "norm", "fc_norm", "attn_pool", "head"]
