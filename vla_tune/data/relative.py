@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial.transform import Rotation
 
 from vla_tune.schema import Embodiment, Group
 
@@ -92,7 +91,9 @@ def _sum(actions: Float[np.ndarray, "T d"], state: Float[np.ndarray, " d"], rota
     return _from_rotation(_to_rotation(actions, rotation) * _to_rotation(state[None], rotation), rotation)
 
 
-def _to_rotation(values: Float[np.ndarray, "T d"], format_: str) -> Rotation:
+def _to_rotation(values: Float[np.ndarray, "T d"], format_: str) -> Any:
+    from scipy.spatial.transform import Rotation  # here, because it takes a second, and a planner has no rotations
+
     match format_:
         case "euler_xyz":
             return Rotation.from_euler("xyz", values)
@@ -104,7 +105,7 @@ def _to_rotation(values: Float[np.ndarray, "T d"], format_: str) -> Rotation:
             return Rotation.from_matrix(_gram_schmidt(values))
 
 
-def _from_rotation(rotation: Rotation, format_: str) -> Float[np.ndarray, "T d"]:
+def _from_rotation(rotation: Any, format_: str) -> Float[np.ndarray, "T d"]:
     match format_:
         case "euler_xyz":
             return rotation.as_euler("xyz")

@@ -1,10 +1,13 @@
 """Which parameters decay, the optimizer, and how the learning rate moves."""
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit, PagedAdamW32bit
+from bitsandbytes.optim.optimizer import Optimizer8bit
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -50,6 +53,55 @@ def adamw(
     """AdamW (arXiv 1711.05101, Algorithm 2)."""
     first, second = betas
     return torch.optim.AdamW(list(groups), lr=learning_rate, betas=(first, second), eps=epsilon, weight_decay=weight_decay)
+
+
+def adamw_8bit(
+    groups: Sequence[dict[str, Any]],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    betas: Sequence[float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+) -> Optimizer:
+    """AdamW with both moments in 8 bits, and a scale for each 256 of them (arXiv 2110.02861); small tensors stay in float32."""
+    return AdamW8bit(list(groups), **_arguments(learning_rate, weight_decay, betas, epsilon))
+
+
+def paged_adamw_32bit(
+    groups: Sequence[dict[str, Any]],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    betas: Sequence[float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+) -> Optimizer:
+    """AdamW whose moments move to the computer's memory when the GPU's is short (QLoRA, arXiv 2305.14314, §3)."""
+    return _unpaged_on_cpu(PagedAdamW32bit(list(groups), **_arguments(learning_rate, weight_decay, betas, epsilon)))
+
+
+def paged_adamw_8bit(
+    groups: Sequence[dict[str, Any]],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    betas: Sequence[float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+) -> Optimizer:
+    """Both: moments in 8 bits, and paged."""
+    return _unpaged_on_cpu(PagedAdamW8bit(list(groups), **_arguments(learning_rate, weight_decay, betas, epsilon)))
+
+
+def _arguments(learning_rate: float, weight_decay: float, betas: Sequence[float], epsilon: float) -> dict[str, Any]:
+    first, second = betas
+    return {"lr": learning_rate, "betas": (first, second), "eps": epsilon, "weight_decay": weight_decay}
+
+
+def _unpaged_on_cpu(optimizer: Optimizer8bit) -> Optimizer8bit:
+    """Says so where there is nothing to page: parameters on a CPU."""
+    if optimizer.param_groups[0]["params"][0].device.type == "cpu":
+        print("A paged optimizer pages on a GPU only; on this CPU it runs unpaged.", file=sys.stderr)
+        optimizer.is_paged = False
+    return optimizer
 
 
 def warmup_cosine(optimizer: Optimizer, *, steps: int, warmup_steps: int, floor: float) -> LambdaLR:

@@ -1,0 +1,97 @@
+"""A plan as text."""
+
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.table import Table
+
+from vla_tune.plan.advice import Change, slowdown
+from vla_tune.plan.plan import Plan
+from vla_tune.plan.speed import SHARE
+
+
+def print_plan(plan: Plan, advice: Sequence[Change], *, title: str, console: Console | None = None) -> None:
+    """Two tables, the verdict, and what to change."""
+    out = console or Console()
+    out.print(Group(_parameters(plan, title), _memory(plan)), highlight=False)
+    for line in [verdict(plan), *_time(plan), *_full(plan), *advice_lines(plan, advice)]:
+        out.print(line, highlight=False, soft_wrap=True)
+
+
+def verdict(plan: Plan) -> str:
+    """Whether it fits, in one sentence."""
+    need, have = _gb(plan.bytes_.peak), _gb(plan.device.usable_bytes)
+    fits = "It fits" if plan.fits else "It does not fit"
+    return f"{fits}: {need} of the {have} that {plan.device.name} has for tensors ({plan.device.memory_gib:.0f} GiB)."
+
+
+def advice_lines(plan: Plan, advice: Sequence[Change]) -> list[str]:
+    """The changes, a line each; nothing where it fits."""
+    if plan.fits:
+        return []
+    if not advice:
+        return ["No change that is known here makes it fit: choose a smaller model."]
+    return ["What makes it fit, the fastest first:", *(_line(change, plan) for change in advice)]
+
+
+def _line(change: Change, plan: Plan) -> str:
+    factor = slowdown(change, plan)
+    cost = "" if factor is None else f", {factor:.2f}x the time"
+    return f"  {' '.join(change.overrides)}   ({_gb(change.plan.bytes_.peak)}{cost})"
+
+
+def _parameters(plan: Plan, title: str) -> Table:
+    table = Table("parameters", "of the base", "that learn", title=title, title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for tower in plan.towers:
+        table.add_row(tower.name, f"{tower.parameters:,}", f"{tower.trainable:,}")
+    base = sum(tower.parameters for tower in plan.towers)
+    table.add_row("all", f"{base:,}", f"{plan.trainable:,} ({plan.percent:.3f} %)", style="bold")
+    return table
+
+
+def _memory(plan: Plan) -> Table:
+    size = plan.bytes_
+    each = f", each of {plan.devices} GPUs ({plan.sharding})" if plan.devices > 1 else ""
+    table = Table(f"memory{each}", "GB", "", title_justify="left")
+    table.columns[1].justify = "right"
+    rows = [
+        ("weights", size.weights, f"base={plan.base}"),
+        ("adapter", size.adapter, "float32"),
+        ("gradients", size.gradients, "float32"),
+        ("optimizer states", size.optimizer, f"and {_gb(size.host)} in the computer's memory" if size.host else ""),
+        ("activations", size.activations, _load(plan)),
+        ("working memory", size.working, "gradients of activations, dequantised weights"),
+    ]
+    for name, count, note in rows:
+        table.add_row(name, f"{count / 1e9:.3f}", note)
+    table.add_row("peak", f"{size.peak / 1e9:.3f}", "no sum: not all of it is there at once", style="bold")
+    return table
+
+
+def _load(plan: Plan) -> str:
+    kept = ", checkpointing" if plan.load.checkpointing else ""
+    return f"batch {plan.load.batch_size} x {plan.load.length} tokens{kept}"
+
+
+def _time(plan: Plan) -> list[str]:
+    if plan.speed is None:
+        return ["No time is estimated: the speed of this device is not known."]
+    floor = "" if plan.action_floor_seconds is None else f" An action takes at least {1e3 * plan.action_floor_seconds:.1f} ms."
+    return [
+        f"A step takes about {plan.speed.step_seconds:.2f} s, {plan.steps:,} steps {plan.speed.hours:.2f} h, at "
+        f"{SHARE:.0%} of the GPU's peak: {plan.speed.samples_per_second:.1f} samples/s.{floor}"
+    ]
+
+
+def _full(plan: Plan) -> list[str]:
+    figures = plan.full_fine_tuning
+    return [
+        f"Full fine-tuning, without activations: {_gb(figures['fp32_adam'])} with float32 weights and Adam states (16 bytes a "
+        f"parameter), {_gb(figures['half_precision'])} to {_gb(figures['half_precision_kahan'])} all in half precision (8 to 10)."
+    ]
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

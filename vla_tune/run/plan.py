@@ -1,0 +1,153 @@
+"""A configuration -> its plan, and the overrides that make it fit."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from vla_tune.heads import decoding_of
+from vla_tune.models.base import Outlined
+from vla_tune.plan import Architecture, Device, Load, Plan, architecture, make_plan, record_of, state_bytes
+from vla_tune.plan.advice import Change, best, slowdown, smaller_batches
+from vla_tune.plan.states import StateBytes
+from vla_tune.plan.table import print_plan
+
+type Compose = Callable[[list[str]], DictConfig]
+
+
+def plan_run(cfg: DictConfig, *, overrides: Sequence[str], compose: Compose) -> Plan:
+    """Print what `cfg` will take, and write it to `cfg.json`; `overrides` made `cfg`, and `compose` makes others like it."""
+    plan, device = planned(cfg), instantiate(cfg.gpu, _convert_="all")
+    advice = [] if plan.fits else best(list(changes(cfg, overrides=overrides, compose=compose, device=device)))
+    if not plan.fits and not advice:
+        advice = best(list(larger_devices(cfg, plan, compose=compose)), count=1)
+    print_plan(plan, advice, title=f"{cfg.model.folder} with {' '.join(overrides) or 'the defaults'}")
+    if cfg.json:
+        Path(cfg.json).parent.mkdir(parents=True, exist_ok=True)
+        Path(cfg.json).write_text(json.dumps(record(plan, advice), indent=1) + "\n")
+    return plan
+
+
+def record(plan: Plan, advice: Sequence[Change]) -> dict[str, Any]:
+    """What is written."""
+    changes = [
+        {
+            "overrides": list(change.overrides),
+            "peak": change.plan.bytes_.peak,
+            "fits": change.plan.fits,
+            "slowdown": slowdown(change, plan),
+        }
+        for change in advice
+    ]
+    return record_of(plan) | {"advice": changes}
+
+
+def planned(cfg: DictConfig, *, device: Device | None = None, batch_size: int | None = None) -> Plan:
+    """The plan of a configuration; with `batch_size`, of smaller batches that are accumulated to the same step."""
+    model, states = _described(_text(cfg.model), _text(cfg.adapter), _text(cfg.optimizer))
+    return make_plan(
+        model,
+        states,
+        load=_smaller(load_of(cfg, model), batch_size),
+        device=device or instantiate(cfg.gpu, _convert_="all"),
+        precision=cfg.precision,
+        steps=cfg.training.steps,
+        devices=cfg.gpus,
+        sharding=cfg.sharding,
+        decoding_passes=_codes(cfg) if _decoding(cfg) == "autoregressive" else 1,
+    )
+
+
+def load_of(cfg: DictConfig, model: Architecture) -> Load:
+    """What goes through the model at once: the robot's cameras and actions come with `data`."""
+    cameras, codes = len(cfg.data.embodiment.cameras), _codes(cfg)
+    context = cameras * model.outline.image_tokens + model.outline.state_tokens
+    return Load(
+        batch_size=cfg.training.batch_size,
+        length=context + cfg.prompt_tokens + codes + 1,
+        labels=codes + (1 if _decoding(cfg) == "autoregressive" else 0),
+        cameras=cameras,
+        gradient_accumulation=cfg.training.gradient_accumulation,
+        checkpointing=cfg.checkpointing,
+    )
+
+
+def changes(cfg: DictConfig, *, overrides: Sequence[str], compose: Compose, device: Device) -> Iterator[Change]:
+    """Every change of `cfg.changes`, every two of them, and smaller batches with each or alone; those that would not fit too."""
+    for count in range(3):
+        for chosen in combinations(cfg.changes, count):
+            if len({change.partition("=")[0] for change in chosen}) < count or set(chosen) & set(overrides):
+                continue
+            try:
+                changed = compose([*_without(overrides, chosen), *chosen])
+                yield from _with_batches(changed, chosen, device)
+            except (ValueError, HydraException):  # an adapter refuses a base: then it is no change to offer
+                continue
+
+
+def larger_devices(cfg: DictConfig, plan: Plan, *, compose: Compose) -> Iterator[Change]:
+    """The smallest GPU that is known here and holds the run as it is."""
+    known = {name: instantiate(node) for name, node in compose(["gpu=auto"]).gpu.known.items()}
+    for name, device in sorted(known.items(), key=lambda item: item[1].memory_gib):
+        if plan.bytes_.peak <= device.usable_bytes:
+            yield Change((f"gpu={name}",), planned(cfg, device=device))
+            return
+
+
+def _with_batches(cfg: DictConfig, chosen: tuple[str, ...], device: Device) -> Iterator[Change]:
+    """The largest batch that fits."""
+    accumulated = cfg.training.batch_size * cfg.training.gradient_accumulation
+    for size in smaller_batches(cfg.training.batch_size):
+        plan = planned(cfg, device=device, batch_size=size)
+        if plan.fits:
+            smaller = (f"training.batch_size={size}", f"training.gradient_accumulation={accumulated // size}")
+            yield Change((*chosen, *(smaller if size < cfg.training.batch_size else ())), plan)
+            return
+
+
+def _without(overrides: Sequence[str], chosen: Sequence[str]) -> list[str]:
+    """Of the user's overrides, those that `chosen` does not replace."""
+    keys = {change.partition("=")[0] for change in chosen}
+    return [override for override in overrides if override.lstrip("+~").partition("=")[0] not in keys]
+
+
+def _smaller(load: Load, batch_size: int | None) -> Load:
+    if batch_size is None or batch_size == load.batch_size:
+        return load
+    times = load.batch_size // batch_size
+    return replace(load, batch_size=batch_size, gradient_accumulation=times * load.gradient_accumulation)
+
+
+@cache
+def _described(model: str, adapter: str, optimizer: str) -> tuple[Architecture, StateBytes]:
+    described = _attached(model, adapter)
+    return described, state_bytes(described.outline.model, described.reached, instantiate(OmegaConf.create(optimizer)))
+
+
+@cache
+def _attached(model: str, adapter: str) -> Architecture:
+    checkpoint = instantiate(OmegaConf.create(model), _convert_="all")
+    if not isinstance(checkpoint, Outlined):
+        raise ValueError(f"{type(checkpoint).__name__} cannot be planned: it does not tell its architecture without its weights.")
+    return architecture(checkpoint.outline(), instantiate(OmegaConf.create(adapter), _convert_="all"))
+
+
+def _text(node: DictConfig) -> str:
+    return OmegaConf.to_yaml(node, resolve=True)
+
+
+def _codes(cfg: DictConfig) -> int:
+    if cfg.codes is not None:
+        return int(cfg.codes)
+    return cfg.horizon * sum(group.dimension for group in cfg.data.embodiment.action)
+
+
+def _decoding(cfg: DictConfig) -> str:
+    return decoding_of(instantiate(cfg.head))
