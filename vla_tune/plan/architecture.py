@@ -107,7 +107,8 @@ def architecture(outline: Outline, adapter: Adapter) -> Architecture:
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     parameters_of = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     attached = replace(cast(Any, adapter), base="bf16") if adapter.base == "nf4" else adapter
-    attached.attach(model)
+    with torch.device("meta"):
+        attached.attach(model)
     own, added = _split(model, base_names)
     kept = {name: parameter for name, parameter in own.items() if name.removesuffix(".weight") not in in_4bit}
     quantized = [sizes[f"{name}.weight"] for name in in_4bit]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.errors import HydraException
 from hydra.utils import instantiate
@@ -18,6 +18,9 @@ from vla_tune.plan import Architecture, Device, Load, Plan, architecture, make_p
 from vla_tune.plan.advice import Change, best, slowdown, smaller_batches
 from vla_tune.plan.states import StateBytes
 from vla_tune.plan.table import print_plan
+from vla_tune.run.folder import register_resolvers
+
+register_resolvers()
 
 type Compose = Callable[[list[str]], DictConfig]
 
@@ -26,8 +29,8 @@ def plan_run(cfg: DictConfig, *, overrides: Sequence[str], compose: Compose) -> 
     """Print what `cfg` will take, and write it to `cfg.json`; `overrides` made `cfg`, and `compose` makes others like it."""
     plan, device = planned(cfg), instantiate(cfg.gpu, _convert_="all")
     advice = [] if plan.fits else best(list(changes(cfg, overrides=overrides, compose=compose, device=device)))
-    if not plan.fits and not advice:
-        advice = best(list(larger_devices(cfg, plan, compose=compose)), count=1)
+    if not plan.fits and len(advice) < 3:
+        advice = [*advice, *larger_devices(cfg, plan, compose=compose)]
     print_plan(plan, advice, title=f"{cfg.model.folder} with {' '.join(overrides) or 'the defaults'}")
     if cfg.json:
         Path(cfg.json).parent.mkdir(parents=True, exist_ok=True)
@@ -80,14 +83,21 @@ def load_of(cfg: DictConfig, model: Architecture) -> Load:
 
 
 def changes(cfg: DictConfig, *, overrides: Sequence[str], compose: Compose, device: Device) -> Iterator[Change]:
-    """Every change of `cfg.changes`, every two of them, and smaller batches with each or alone; those that would not fit too."""
+    """Every change of `cfg.changes`, every two of them, and smaller batches, alone or with one or two changes: those that fit."""
+
+    @cache
+    def chosen_groups(groups: tuple[str, ...]) -> DictConfig:
+        return compose([*_without(overrides, groups), *groups])
+
     for count in range(3):
         for chosen in combinations(cfg.changes, count):
-            if len({change.partition("=")[0] for change in chosen}) < count or set(chosen) & set(overrides):
+            if len({_key(change) for change in chosen}) < count:
                 continue
+            groups = tuple(change for change in chosen if OmegaConf.is_dict(OmegaConf.select(cfg, _key(change))))
+            values = [change for change in chosen if change not in groups]
             try:
-                changed = compose([*_without(overrides, chosen), *chosen])
-                yield from _with_batches(changed, chosen, device)
+                changed = OmegaConf.merge(chosen_groups(groups) if groups else cfg, OmegaConf.from_dotlist(values))
+                yield from _with_batches(cast(DictConfig, changed), chosen, device)
             except (ValueError, HydraException):  # an adapter refuses a base: then it is no change to offer
                 continue
 
@@ -114,8 +124,12 @@ def _with_batches(cfg: DictConfig, chosen: tuple[str, ...], device: Device) -> I
 
 def _without(overrides: Sequence[str], chosen: Sequence[str]) -> list[str]:
     """Of the user's overrides, those that `chosen` does not replace."""
-    keys = {change.partition("=")[0] for change in chosen}
-    return [override for override in overrides if override.lstrip("+~").partition("=")[0] not in keys]
+    keys = {_key(change) for change in chosen}
+    return [override for override in overrides if _key(override) not in keys]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _smaller(load: Load, batch_size: int | None) -> Load:
