@@ -4,7 +4,13 @@ python scripts/plan.py model=openvla_7b adapter=qlora_r16 gpu=rtx3060
 python scripts/plan.py adapter=full training.batch_size=8 gpus=4 sharding=fsdp gpu=a100_80 json=plan.json
 """
 
+# ruff: noqa: E402
+import gc
+import sys
 from functools import partial
+
+gc.disable()  # imports make a million objects and no garbage: looking for some takes a second and a half
+sys.modules["wandb"] = None  # pyright: ignore[reportArgumentType] (timm takes it where there is one: another second)
 
 import hydra
 from hydra.core.hydra_config import HydraConfig

@@ -1,9 +1,10 @@
 """Changes that make a run fit, those that cost the least speed first."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from vla_tune.plan.plan import Plan
+from vla_tune.plan.plan import Plan, make_plan
+from vla_tune.plan.states import StateBytes
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,20 @@ def slowdown(change: Change, plan: Plan) -> float | None:
 def smaller_batches(batch_size: int) -> list[int]:
     """Those that divide `batch_size`, itself first: accumulated, a step learns from as many samples."""
     return [size for size in range(batch_size, 0, -1) if batch_size % size == 0]
+
+
+def smaller(plan: Plan, batch_size: int, *, states: StateBytes, precision: str) -> Plan:
+    """The same run with batches of `batch_size`, accumulated to steps of as many samples."""
+    times, rest = divmod(plan.load.batch_size, batch_size)
+    assert rest == 0, "a smaller batch divides the larger one"
+    return make_plan(
+        plan.model,
+        states,
+        load=replace(plan.load, batch_size=batch_size, gradient_accumulation=times * plan.load.gradient_accumulation),
+        device=plan.device,
+        precision=precision,
+        steps=plan.steps,
+        devices=plan.devices,
+        sharding=plan.sharding,
+        decoding_passes=plan.decoding_passes,
+    )

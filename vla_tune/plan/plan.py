@@ -1,7 +1,8 @@
 """A plan: what a run will take, and whether it fits."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch.optim import Optimizer
@@ -32,9 +33,18 @@ class Plan:
     devices: int
     sharding: str
     steps: int
-    speed: Speed | None
-    action_floor_seconds: float | None
-    """The least that one forward pass of acting takes for one observation."""
+    decoding_passes: int
+    model: Architecture = field(repr=False)
+
+    @cached_property
+    def speed(self) -> Speed | None:
+        """Of training, where the device's is known."""
+        return speed(self.model, self.bytes_, self.load, self.device, steps=self.steps, devices=self.devices)
+
+    @cached_property
+    def action_floor_seconds(self) -> float | None:
+        """The least that acting on one observation takes, where the device's speed is known."""
+        return action_floor_seconds(self.model, self.load, self.device, passes=self.decoding_passes)
 
     @property
     def fits(self) -> bool:
@@ -122,8 +132,8 @@ def make_plan(
         devices=devices,
         sharding=sharding,
         steps=steps,
-        speed=speed(model, size, load, device, steps=steps, devices=devices),
-        action_floor_seconds=action_floor_seconds(model, load, device, passes=decoding_passes),
+        decoding_passes=decoding_passes,
+        model=model,
     )
 
 

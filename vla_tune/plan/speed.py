@@ -44,13 +44,13 @@ def speed(model: Architecture, size: Bytes, load: Load, device: Device, *, steps
 
 def step_flops(model: Architecture, load: Load) -> float:
     """Of one forward and backward pass of a batch on one device."""
-    flowing = [placed.name for placed, _ in flowing_blocks(model)]
+    flowing = {placed.name for placed, _ in flowing_blocks(model)}
     linears = sum(_linear_flops(model, placed, load, flowing) for placed in model.linears)
     labels = load.batch_size * load.labels
     return linears + _attention_flops(model, load, flowing) + 2 * labels * model.head.weights * (2 + model.head.learns)
 
 
-def _linear_flops(model: Architecture, placed: PlacedLinear, load: Load, flowing: list[str]) -> float:
+def _linear_flops(model: Architecture, placed: PlacedLinear, load: Load, flowing: set[str]) -> float:
     reader, tokens = placed.reader, load.tokens(model, placed.inside)
     lora = reader.rank * (reader.inputs + reader.outputs)
     if not _within(placed.name, flowing):
@@ -59,7 +59,7 @@ def _linear_flops(model: Architecture, placed: PlacedLinear, load: Load, flowing
     return 2 * tokens * (passes * reader.weights + (3 + _again(placed.inside, load)) * lora)
 
 
-def _attention_flops(model: Architecture, load: Load, flowing: list[str]) -> float:
+def _attention_flops(model: Architecture, load: Load, flowing: set[str]) -> float:
     """Scores and their sums of values: 4 operations for each pair of tokens and channel, twice that backward."""
     total = 0.0
     for placed in model.blocks:
@@ -74,8 +74,9 @@ def _again(inside: str | None, load: Load) -> int:
     return int(load.checkpointing and inside is None)
 
 
-def _within(name: str, blocks: list[str]) -> bool:
-    return any(name.startswith(f"{block}.") for block in blocks)
+def _within(name: str, blocks: set[str]) -> bool:
+    parts = name.split(".")
+    return any(".".join(parts[:length]) in blocks for length in range(1, len(parts)))
 
 
 def action_floor_seconds(model: Architecture, load: Load, device: Device, *, passes: int) -> float | None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from vla_tune.heads import decoding_of
 from vla_tune.models.base import Outlined
 from vla_tune.plan import Architecture, Device, Load, Plan, architecture, make_plan, record_of, state_bytes
-from vla_tune.plan.advice import Change, best, slowdown, smaller_batches
+from vla_tune.plan.advice import Change, best, slowdown, smaller, smaller_batches
 from vla_tune.plan.states import StateBytes
 from vla_tune.plan.table import print_plan
 from vla_tune.run.folder import register_resolvers
@@ -52,13 +51,13 @@ def record(plan: Plan, advice: Sequence[Change]) -> dict[str, Any]:
     return record_of(plan) | {"advice": changes}
 
 
-def planned(cfg: DictConfig, *, device: Device | None = None, batch_size: int | None = None) -> Plan:
-    """The plan of a configuration; with `batch_size`, of smaller batches that are accumulated to the same step."""
-    model, states = _described(_text(cfg.model), _text(cfg.adapter), _text(cfg.optimizer))
+def planned(cfg: DictConfig, *, device: Device | None = None) -> Plan:
+    """The plan of a configuration, on another device than its own where one is given."""
+    model, states = described(cfg)
     return make_plan(
         model,
         states,
-        load=_smaller(load_of(cfg, model), batch_size),
+        load=load_of(cfg, model),
         device=device or instantiate(cfg.gpu, _convert_="all"),
         precision=cfg.precision,
         steps=cfg.training.steps,
@@ -66,6 +65,12 @@ def planned(cfg: DictConfig, *, device: Device | None = None, batch_size: int | 
         sharding=cfg.sharding,
         decoding_passes=_codes(cfg) if _decoding(cfg) == "autoregressive" else 1,
     )
+
+
+def described(cfg: DictConfig) -> tuple[Architecture, StateBytes]:
+    """The model with its adapter, and the states of its optimizer; made once for equal choices."""
+    model, adapter, optimizer = (OmegaConf.to_yaml(node, resolve=True) for node in (cfg.model, cfg.adapter, cfg.optimizer))
+    return _described(model, adapter, optimizer)
 
 
 def load_of(cfg: DictConfig, model: Architecture) -> Load:
@@ -112,13 +117,13 @@ def larger_devices(cfg: DictConfig, plan: Plan, *, compose: Compose) -> Iterator
 
 
 def _with_batches(cfg: DictConfig, chosen: tuple[str, ...], device: Device) -> Iterator[Change]:
-    """The largest batch that fits."""
-    accumulated = cfg.training.batch_size * cfg.training.gradient_accumulation
+    """The largest batch that fits; smaller ones are accumulated, so that a step learns from as many samples."""
+    whole = planned(cfg, device=device)
     for size in smaller_batches(cfg.training.batch_size):
-        plan = planned(cfg, device=device, batch_size=size)
+        plan = smaller(whole, size, states=described(cfg)[1], precision=cfg.precision)
         if plan.fits:
-            smaller = (f"training.batch_size={size}", f"training.gradient_accumulation={accumulated // size}")
-            yield Change((*chosen, *(smaller if size < cfg.training.batch_size else ())), plan)
+            batches = (f"training.batch_size={size}", f"training.gradient_accumulation={plan.load.gradient_accumulation}")
+            yield Change((*chosen, *(batches if size < cfg.training.batch_size else ())), plan)
             return
 
 
@@ -130,13 +135,6 @@ def _without(overrides: Sequence[str], chosen: Sequence[str]) -> list[str]:
 
 def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
-
-
-def _smaller(load: Load, batch_size: int | None) -> Load:
-    if batch_size is None or batch_size == load.batch_size:
-        return load
-    times = load.batch_size // batch_size
-    return replace(load, batch_size=batch_size, gradient_accumulation=times * load.gradient_accumulation)
 
 
 @cache
@@ -151,10 +149,6 @@ def _attached(model: str, adapter: str) -> Architecture:
     if not isinstance(checkpoint, Outlined):
         raise ValueError(f"{type(checkpoint).__name__} cannot be planned: it does not tell its architecture without its weights.")
     return architecture(checkpoint.outline(), instantiate(OmegaConf.create(adapter), _convert_="all"))
-
-
-def _text(node: DictConfig) -> str:
-    return OmegaConf.to_yaml(node, resolve=True)
 
 
 def _codes(cfg: DictConfig) -> int:
