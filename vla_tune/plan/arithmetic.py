@@ -17,13 +17,13 @@ class TrainingFormat:
     The sources' figures differ because these do: 112 GB for 7 billion parameters are 16 bytes each, 80 GB for 8 billion are 10.
     """
 
-    weight: float
-    gradient: float
-    states: float
+    weight: int
+    gradient: int
+    states: int
     """Of the optimizer: both moments, and a float32 copy of the weight where there is one."""
 
     @property
-    def bytes_per_parameter(self) -> float:
+    def bytes_per_parameter(self) -> int:
         """All three."""
         return self.weight + self.gradient + self.states
 
@@ -94,7 +94,7 @@ class LlamaShape:
         """Parameters of a LoRA on the named matrices of every layer."""
         return self.layers * lora_parameters((self.linears[name] for name in targets), rank=rank)
 
-    def lora_bytes(self, adapter: int) -> float:
+    def lora_bytes(self, adapter: int) -> int:
         """bfloat16 weights, and `adapter` parameters that learn in float32; without activations."""
         return 2 * self.parameters + adapter * FP32_ADAM.bytes_per_parameter
 

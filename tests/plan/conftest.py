@@ -1,0 +1,131 @@
+"""An OpenVLA of 39 million parameters, and what training it really takes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vla_tune.adapters import Lora, training_context
+from vla_tune.data.collate import Batch
+from vla_tune.heads.base import HeadLoss
+from vla_tune.heads.loss import WholeVocabulary, before, labelled
+from vla_tune.models.base import Outline
+from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
+from vla_tune.models.openvla.outline import outline
+from vla_tune.models.precision import choose_attention, quantize, weight_dtype
+from vla_tune.plan import Load
+from vla_tune.training.update import Objective
+
+VISION = {"patch_size": 16, "depth": 4, "num_heads": 4, "class_token": False, "global_pool": "avg"}
+LANGUAGE = {
+    "hidden_size": 512,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "intermediate_size": 1408,
+    "vocab_size": 2048 + 64,
+    "pad_token_id": 2048,
+    "rms_norm_eps": 1e-6,
+}
+PATCHES = 36
+
+
+class TokenLoss:
+    """OpenVLA's loss without a contract: what is kept for it does not depend on the targets."""
+
+    def loss(self, model: Any, batch: Batch) -> HeadLoss:
+        positions = labelled(batch.labels)
+        assert batch.labels is not None
+        hidden, labels = model(batch)[before(positions)], batch.labels[positions]
+        rows = torch.arange(1792, 2048, device=hidden.device)
+        log_probabilities, best = WholeVocabulary()(model, hidden, rows)
+        return HeadLoss(-log_probabilities[:, 0], best == labels)
+
+    def predict(self, model: Any, batch: Batch) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Middle:
+    """A model of middle size; `text` changes its language model."""
+
+    text: dict[str, Any]
+
+    @property
+    def config(self) -> OpenVLAConfig:
+        return OpenVLAConfig(
+            timm_model_ids=["vit_tiny_patch16_224", "vit_tiny_patch16_224"],
+            image_sizes=[96, 96],
+            timm_kwargs=[VISION | {"embed_dim": 256}, VISION | {"embed_dim": 320, "init_values": 1e-5}],
+            text_config=LANGUAGE | self.text,
+        )
+
+    def outline(self) -> Outline:
+        return outline(self.config)
+
+    def trained(self, adapter: Any, *, device: str = "cpu") -> OpenVLA:
+        """With weights in the adapter's format, and the adapter."""
+        torch.manual_seed(0)
+        model = OpenVLA(self.config).to(weight_dtype(adapter.base))
+        if adapter.base == "nf4":
+            quantize(model, device=device)
+        choose_attention(model, device)
+        nn.Module.to(model, device)
+        adapter.attach(model)
+        return model.train()
+
+    def batch(self, load: Load, *, codes: int, device: str = "cpu") -> Batch:
+        """As long as `load` says; `codes` placeholders at the end make it a parallel one."""
+        generator = torch.Generator().manual_seed(0)
+        size, text = load.batch_size, load.length - load.cameras * PATCHES
+        ids = torch.randint(3, 2000, (size, text), generator=generator)
+        placeholders = torch.zeros(size, text, dtype=torch.bool)
+        placeholders[:, text - 1 - codes : text - 1] = codes > 0
+        labels = torch.full((size, text), -100)
+        labels[:, text - 1 - load.labels : text - 1] = ids[:, text - 1 - load.labels : text - 1]
+        return Batch(
+            pixel_values=torch.randn(size, load.cameras, 6, 96, 96, generator=generator),
+            input_ids=ids,
+            attention_mask=torch.ones(size, text, dtype=torch.bool),
+            placeholders=placeholders,
+            prompt_length=torch.full((size,), text - 1 - load.labels),
+            state=torch.zeros(size, 4),
+            labels=labels,
+        ).to(device)
+
+    def loss(self, model: OpenVLA, batch: Batch, *, precision: str = "bf16") -> Tensor:
+        """As training computes it."""
+        objective = Objective(model, TokenLoss())
+        if precision == "fp32":
+            return objective(batch).loss
+        with training_context(model), torch.autocast(batch.input_ids.device.type, torch.bfloat16):
+            return objective(batch).loss
+
+    def kept(self, model: OpenVLA, batch: Batch, *, precision: str) -> int:
+        """Bytes that the forward pass keeps for the backward pass, counted by autograd itself; weights are left out."""
+        own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+        seen: dict[int, Any] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                seen[storage.data_ptr()] = storage
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = self.loss(model, batch, precision=precision)
+            total = sum(storage.nbytes() for storage in seen.values())
+        assert loss.requires_grad
+        return total
+
+
+@pytest.fixture
+def middle(request: pytest.FixtureRequest) -> Middle:
+    return Middle(getattr(request, "param", {}))
+
+
+@pytest.fixture
+def lora() -> Lora:
+    return Lora(rank=16, alpha=32, targets=("q_proj", "v_proj", "gate_proj", "up_proj", "down_proj"))
