@@ -66,9 +66,7 @@ CASES: dict[str, tuple[dict[str, Any] | Full, str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("adapter", "precision", "middle"), list(CASES.values()), ids=list(CASES), indirect=["middle"]
-)
+@pytest.mark.parametrize(("adapter", "precision", "middle"), list(CASES.values()), ids=list(CASES), indirect=["middle"])
 def test_autograd_keeps_what_is_planned(adapter: dict[str, Any] | Full, precision: str, middle, lora: Lora):
     chosen = adapter if isinstance(adapter, Full) else replace(lora, **adapter)
     load = Load(batch_size=2, length=36 + 30, labels=16, cameras=1)

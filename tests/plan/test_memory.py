@@ -85,7 +85,9 @@ def test_checkpointing_trades_activations_for_one_block(middle, lora: Lora):
 def test_sharding(middle, lora: Lora):
     model, states = architecture(middle.outline(), Full()), StateBytes(8 * 10**6, step=4 * 10**6)
     of = numerics("fp32", precision="bf16", device="cuda")
-    one, ddp, fsdp = (training_bytes(model, states, LOAD, of, each) for each in (spread("fsdp", 1), spread("ddp", 4), spread("fsdp", 4)))
+    one, ddp, fsdp = (
+        training_bytes(model, states, LOAD, of, each) for each in (spread("fsdp", 1), spread("ddp", 4), spread("fsdp", 4))
+    )
     assert one == training_bytes(model, states, LOAD, of)
     assert ddp.static == one.static
     assert ddp.working == one.working + one.gradients
@@ -103,7 +105,11 @@ CASES = [("lora", False), ("qlora", False), ("qlora", True), ("full", False)]
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("adapter", "checkpointing"), CASES)
-@pytest.mark.parametrize("middle", [{"hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 16, "num_key_value_heads": 16}], indirect=True)
+@pytest.mark.parametrize(
+    "middle",
+    [{"hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 16, "num_key_value_heads": 16}],
+    indirect=True,
+)
 def test_the_peak_on_a_gpu(adapter: str, checkpointing: bool, middle, lora: Lora):
     changes = ADAPTERS[adapter]
     chosen = changes if isinstance(changes, Full) else replace(lora, **changes)

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vla_tune.models.openvla import OpenVLA
-from vla_tune.training.optim import adamw, constant, parameter_groups, trainable_parameters, warmup_cosine
+from vla_tune.training.optim import (
+    adamw,
+    adamw_8bit,
+    constant,
+    paged_adamw_8bit,
+    paged_adamw_32bit,
+    parameter_groups,
+    trainable_parameters,
+    warmup_cosine,
+)
 
 
 def rates(schedule, steps: int) -> list[float]:
@@ -87,3 +96,26 @@ def test_groups_decay_as_declared() -> None:
 def test_nothing_to_train_is_refused() -> None:
     with pytest.raises(ValueError, match="attach an adapter"):
         parameter_groups(nn.Linear(2, 2).requires_grad_(False))
+
+
+@pytest.mark.parametrize(
+    ("build", "bytes_per_parameter", "said"),
+    [
+        (adamw, 8, ""),
+        (adamw_8bit, 2, ""),
+        (paged_adamw_32bit, 8, "A paged optimizer pages on a GPU only; on this CPU it runs unpaged.\n"),
+        (paged_adamw_8bit, 2, "A paged optimizer pages on a GPU only; on this CPU it runs unpaged.\n"),
+    ],
+)
+def test_optimizers_learn_alike_and_keep_what_they_say(build, bytes_per_parameter, said, capsys) -> None:
+    torch.manual_seed(0)
+    parameter = nn.Parameter(torch.randn(128, 128))
+    target, start = torch.zeros(128, 128), parameter.detach().clone()
+    made = build([{"params": [parameter]}], learning_rate=0.1, weight_decay=0.0, betas=[0.9, 0.95])
+    for _ in range(30):
+        parameter.grad = parameter.detach() - target
+        made.step()
+    assert parameter.detach().abs().mean() < 0.2 * start.abs().mean()
+    moments = [state for state in made.state[parameter].values() if torch.is_tensor(state) and state.numel() == parameter.numel()]
+    assert sum(moment.nbytes for moment in moments) == bytes_per_parameter * parameter.numel()
+    assert capsys.readouterr().err == said

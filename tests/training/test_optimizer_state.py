@@ -5,7 +5,7 @@ import torch
 from bitsandbytes.optim import AdamW8bit
 from torch import nn
 
-from vla_tune.training.optim import parameter_groups, trainable_parameters
+from vla_tune.training.optim import paged_adamw_32bit, parameter_groups, trainable_parameters
 from vla_tune.training.optimizer_state import optimizer_state, restore_optimizer
 
 
@@ -87,3 +87,26 @@ def test_another_optimizer_or_other_parameters_are_refused() -> None:
     model[0].bias.requires_grad_(False)
     with pytest.raises(ValueError, match="other parameters"):
         restore_optimizer(sgd(parameter_groups(model)), trainable_parameters(model), tensors={}, record=record)
+
+
+def test_paged_states_stay_in_the_memory_that_the_optimizer_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU that memory is managed by CUDA; a tensor of another kind in its place would be read as if it were."""
+    model = network(torch.float32)
+    groups = parameter_groups(model)
+    optimizer = paged_adamw_32bit(groups, learning_rate=0.01, weight_decay=0.0)
+    take_steps(model, optimizer, range(2))
+    tensors, record = optimizer_state(optimizer, trainable_parameters(model))
+
+    def page(parameter: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        made = torch.zeros_like(parameter, dtype=dtype)
+        made.is_paged = True
+        return made
+
+    other = paged_adamw_32bit(parameter_groups(model), learning_rate=0.01, weight_decay=0.0)
+    other.is_paged = True
+    monkeypatch.setattr(other, "get_state_buffer", page)
+    restore_optimizer(other, trainable_parameters(model), tensors=tensors, record=json.loads(json.dumps(record)))
+    for parameter, state in optimizer.state.items():
+        assert other.state[parameter]["state1"].is_paged
+        assert torch.equal(other.state[parameter]["state1"], state["state1"])
+        assert other.state[parameter]["step"] == 2

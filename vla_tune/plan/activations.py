@@ -85,9 +85,7 @@ def kept_input(readers: Sequence[Reader], of: Numerics, *, kept_anyway: bool = F
     copies = (0 if kept_anyway else min(1, len(plain))) if of.shared else len(plain)
     dropped = sum(reader.dropout and reader.rank > 0 for reader in readers)
     size = of.compute if all(reader.rank == 0 for reader in plain) else of.adapter
-    return (
-        copies * size * width + dropped * (of.adapter + of.mask) * width + sum(of.adapter * reader.rank for reader in readers)
-    )
+    return copies * size * width + dropped * (of.adapter + of.mask) * width + sum(of.adapter * reader.rank for reader in readers)
 
 
 @runtime_checkable
@@ -260,7 +258,9 @@ class Stack:
     def kept(self, of: Numerics, *, length: int) -> int:
         """Bytes per token."""
         del length
-        return sum(kept_input((layer,), of) for layer in self.layers) + sum(of.compute * layer.outputs for layer in self.layers[:-1])
+        return sum(kept_input((layer,), of) for layer in self.layers) + sum(
+            of.compute * layer.outputs for layer in self.layers[:-1]
+        )
 
     def first_saves(self, of: Numerics) -> int:
         """Nothing but what learns is kept before the first layer."""

@@ -52,7 +52,7 @@ def nf4_bytes(weights: int) -> int:
 
 
 def lora_parameters(shapes: Iterable[tuple[int, int]], *, rank: int) -> int:
-    """r (inputs + outputs) for each adapted matrix (LoRA, arXiv 2106.09685, §4.1)."""
+    """The rank times (inputs + outputs), for each adapted matrix (LoRA, arXiv 2106.09685, §4.1)."""
     return sum(rank * (inputs + outputs) for inputs, outputs in shapes)
 
 

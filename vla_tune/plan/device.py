@@ -39,7 +39,7 @@ def device_here(known: Mapping[str, Device]) -> Device:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
         return Device(name="this computer's CPU (no GPU here)", memory_gib=memory, bandwidth=None, peak_flops=None, kind="cpu")
     properties = torch.cuda.get_device_properties(0)
-    same = next((device for device in known.values() if device.name in properties.name), None)
+    same = next((device for device in known.values() if device.name == properties.name), None)
     memory = properties.total_memory / GIB
     if same is None:
         return Device(name=properties.name, memory_gib=memory, bandwidth=None, peak_flops=None)

@@ -87,7 +87,7 @@ def spread(name: str, devices: int) -> Spread:
     return SPREADS[name](devices)
 
 
-def training_bytes(model: Architecture, states: StateBytes, load: Load, of: Numerics, over: Spread = Spread()) -> Bytes:  # noqa: B008
+def training_bytes(model: Architecture, states: StateBytes, load: Load, of: Numerics, over: Spread = Spread()) -> Bytes:
     """On one device.
 
     The peak is the largest of three moments: the end of the forward pass (activations, and gradients only where batches are

@@ -57,7 +57,7 @@ class Plan:
         return 100 * self.trainable / self.total
 
     @property
-    def full_fine_tuning(self) -> dict[str, float]:
+    def full_fine_tuning(self) -> dict[str, int]:
         """Bytes without activations if every parameter of the base learned: the sources' figures and what they assume."""
         parameters = sum(tower.parameters for tower in self.towers)
         formats = {"fp32_adam": FP32_ADAM, "half_precision": HALF_PRECISION, "half_precision_kahan": HALF_PRECISION_KAHAN}

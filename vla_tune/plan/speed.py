@@ -16,7 +16,7 @@ _HOST_LINK = 20e9
 class Speed:
     """Assumes `SHARE` of the peak for products, and the full bandwidth for what only moves."""
 
-    step_flops: float
+    step_flops: int
     """Of one device in one optimizer step."""
     step_seconds: float
     samples_per_second: float
@@ -35,14 +35,14 @@ def speed(model: Architecture, size: Bytes, load: Load, device: Device, *, steps
         return None
     flops = load.gradient_accumulation * step_flops(model, load)
     passes = 3 if load.checkpointing else 2
-    dequantized = load.gradient_accumulation * passes * model.quantized * (0.5 + 2)
+    dequantized = load.gradient_accumulation * passes * model.quantized * (0.5 + 2)  # read, and written in bfloat16
     moved = 2 * (size.optimizer + size.adapter + size.gradients) + dequantized
     seconds = flops / (SHARE * device.peak_flops) + moved / device.bandwidth + 2 * size.host / _HOST_LINK
     samples = load.batch_size * load.gradient_accumulation * devices
     return Speed(step_flops=flops, step_seconds=seconds, samples_per_second=samples / seconds, hours=steps * seconds / 3600)
 
 
-def step_flops(model: Architecture, load: Load) -> float:
+def step_flops(model: Architecture, load: Load) -> int:
     """Of one forward and backward pass of a batch on one device."""
     flowing = {placed.name for placed, _ in flowing_blocks(model)}
     linears = sum(_linear_flops(model, placed, load, flowing) for placed in model.linears)
@@ -50,7 +50,7 @@ def step_flops(model: Architecture, load: Load) -> float:
     return linears + _attention_flops(model, load, flowing) + 2 * labels * model.head.weights * (2 + model.head.learns)
 
 
-def _linear_flops(model: Architecture, placed: PlacedLinear, load: Load, flowing: set[str]) -> float:
+def _linear_flops(model: Architecture, placed: PlacedLinear, load: Load, flowing: set[str]) -> int:
     reader, tokens = placed.reader, load.tokens(model, placed.inside)
     lora = reader.rank * (reader.inputs + reader.outputs)
     if not _within(placed.name, flowing):
@@ -59,9 +59,9 @@ def _linear_flops(model: Architecture, placed: PlacedLinear, load: Load, flowing
     return 2 * tokens * (passes * reader.weights + (3 + _again(placed.inside, load)) * lora)
 
 
-def _attention_flops(model: Architecture, load: Load, flowing: set[str]) -> float:
+def _attention_flops(model: Architecture, load: Load, flowing: set[str]) -> int:
     """Scores and their sums of values: 4 operations for each pair of tokens and channel, twice that backward."""
-    total = 0.0
+    total = 0
     for placed in model.blocks:
         if placed.inside is not None:
             continue

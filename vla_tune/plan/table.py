@@ -13,7 +13,8 @@ from vla_tune.plan.speed import SHARE
 def print_plan(plan: Plan, advice: Sequence[Change], *, title: str, console: Console | None = None) -> None:
     """Two tables, the verdict, and what to change."""
     out = console or Console()
-    out.print(Group(_parameters(plan, title), _memory(plan)), highlight=False)
+    out.print(title, highlight=False, soft_wrap=True)
+    out.print(Group(_parameters(plan), _memory(plan)), highlight=False)
     for line in [verdict(plan), *_time(plan), *_full(plan), *advice_lines(plan, advice)]:
         out.print(line, highlight=False, soft_wrap=True)
 
@@ -22,7 +23,7 @@ def verdict(plan: Plan) -> str:
     """Whether it fits, in one sentence."""
     need, have = _gb(plan.bytes_.peak), _gb(plan.device.usable_bytes)
     fits = "It fits" if plan.fits else "It does not fit"
-    return f"{fits}: {need} of the {have} that {plan.device.name} has for tensors ({plan.device.memory_gib:.0f} GiB)."
+    return f"{fits}: {need} of the {have} that {plan.device.name} has for tensors ({plan.device.memory_gib:.3g} GiB)."
 
 
 def advice_lines(plan: Plan, advice: Sequence[Change]) -> list[str]:
@@ -40,8 +41,8 @@ def _line(change: Change, plan: Plan) -> str:
     return f"  {' '.join(change.overrides)}   ({_gb(change.plan.bytes_.peak)}{cost})"
 
 
-def _parameters(plan: Plan, title: str) -> Table:
-    table = Table("parameters", "of the base", "that learn", title=title, title_justify="left")
+def _parameters(plan: Plan) -> Table:
+    table = Table("parameters", "of the base", "that learn")
     for column in table.columns[1:]:
         column.justify = "right"
     for tower in plan.towers:
@@ -54,7 +55,7 @@ def _parameters(plan: Plan, title: str) -> Table:
 def _memory(plan: Plan) -> Table:
     size = plan.bytes_
     each = f", each of {plan.devices} GPUs ({plan.sharding})" if plan.devices > 1 else ""
-    table = Table(f"memory{each}", "GB", "", title_justify="left")
+    table = Table(f"memory{each}", "GB", "")
     table.columns[1].justify = "right"
     rows = [
         ("weights", size.weights, f"base={plan.base}"),
@@ -75,12 +76,18 @@ def _load(plan: Plan) -> str:
     return f"batch {plan.load.batch_size} x {plan.load.length} tokens{kept}"
 
 
+def _time_text(seconds: float) -> str:
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1e3 * seconds:.1f} ms"
+
+
 def _time(plan: Plan) -> list[str]:
     if plan.speed is None:
         return ["No time is estimated: the speed of this device is not known."]
-    floor = "" if plan.action_floor_seconds is None else f" An action takes at least {1e3 * plan.action_floor_seconds:.1f} ms."
+    floor = "" if plan.action_floor_seconds is None else f" An action takes at least {_time_text(plan.action_floor_seconds)}."
     return [
-        f"A step takes about {plan.speed.step_seconds:.2f} s, {plan.steps:,} steps {plan.speed.hours:.2f} h, at "
+        f"A step takes about {_time_text(plan.speed.step_seconds)}, {plan.steps:,} steps {_time_text(3600 * plan.speed.hours)}, at "
         f"{SHARE:.0%} of the GPU's peak: {plan.speed.samples_per_second:.1f} samples/s.{floor}"
     ]
 
@@ -93,5 +100,5 @@ def _full(plan: Plan) -> list[str]:
     ]
 
 
-def _gb(size: float) -> str:
+def _gb(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

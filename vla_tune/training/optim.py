@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit, PagedAdamW32bit
+from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit, PagedAdamW32bit
 from bitsandbytes.optim.optimizer import Optimizer8bit
 from torch import nn
 from torch.optim import Optimizer

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from bitsandbytes.optim.optimizer import Optimizer8bit
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -36,8 +37,12 @@ def restore_optimizer(
     """
     _check_groups(optimizer, parameters, record)
     on_host = set(record["on_host"])
+    paged = _paged_buffers(optimizer, parameters)
     for key, value in tensors.items():
         name, field = key.split(_JOIN)
+        if key in paged:
+            paged[key].copy_(value)
+            continue
         device = "cpu" if key in on_host else parameters[name].device
         optimizer.state[parameters[name]][field] = value.to(device)
     for key, value in record["values"].items():
@@ -45,6 +50,21 @@ def restore_optimizer(
         optimizer.state[parameters[name]][field] = value
     for group, saved in zip(optimizer.param_groups, record["groups"], strict=True):
         group |= {key: _like(group.get(key), value) for key, value in saved.items() if key != "params"}
+
+
+def _paged_buffers(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Memory that moves between GPU and computer: only the optimizer itself can make it, so its states are begun here."""
+    if not (isinstance(optimizer, Optimizer8bit) and optimizer.is_paged):
+        return {}
+    for group_index, group in enumerate(optimizer.param_groups):
+        for index, parameter in enumerate(group["params"]):
+            optimizer.init_state(group, parameter, group_index, index)
+    return {
+        f"{name}{_JOIN}{field}": value
+        for name, parameter in parameters.items()
+        for field, value in optimizer.state[parameter].items()
+        if getattr(value, "is_paged", False)
+    }
 
 
 def _check_groups(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], record: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from typing import cast
 
 from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from vla_tune.models.base import Outline
 from vla_tune.models.openvla.config import OpenVLAConfig
@@ -36,4 +37,4 @@ def _towers(model: OpenVLA) -> dict[str, VisionTransformer]:
 
 def _unreached(tower: VisionTransformer) -> list[str]:
     """Features leave before the last block (`vision.VisionBackbone`)."""
-    return [f"blocks.{len(tower.blocks) - 1}", "norm", "fc_norm", "attn_pool", "head"]
+    return [f"blocks.{len(cast(nn.Sequential, tower.blocks)) - 1}", "norm", "fc_norm", "attn_pool", "head"]

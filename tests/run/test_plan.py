@@ -1,0 +1,93 @@
+"""The planner as a user calls it."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig
+
+from vla_tune.run.plan import plan_run, planned
+
+CONF = str(Path(__file__).parents[2] / "conf")
+KEYS = {"weights", "adapter", "gradients", "optimizer", "activations", "peak"}
+
+
+@pytest.fixture(autouse=True)
+def configurations():
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        yield
+
+
+def cfg_of(*overrides: str) -> DictConfig:
+    return compose("plan", overrides=list(overrides))
+
+
+def run(*overrides: str):
+    return plan_run(cfg_of(*overrides), overrides=overrides, compose=partial(compose, "plan"))
+
+
+def test_the_tiny_default(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    plan = run(f"json={tmp_path}/deep/plan.json")
+    record = json.loads((tmp_path / "deep" / "plan.json").read_text())
+    assert record["fits"]
+    assert record["advice"] == []
+    assert record["trainable_parameters"] == plan.trainable == 184_320
+    assert record["total_parameters"] == 2_689_088 + 184_320
+    assert record["bytes"].keys() > KEYS
+    assert record["sequence_length"] == 16 + 1 + 28 + 16 + 1
+    assert "It fits" in capsys.readouterr().out
+
+
+def test_what_does_not_fit_is_told_what_would(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """Every change is planned again as a configuration of its own, and fits."""
+    overrides = ("adapter=lora_r32", "gpu=rtx4090", "gpu.memory_gib=0.72")
+    plan = run(*overrides, f"json={tmp_path}/plan.json")
+    advice = json.loads((tmp_path / "plan.json").read_text())["advice"]
+    assert not plan.fits
+    assert len(advice) == 3
+    slowdowns = [change["slowdown"] for change in advice]
+    assert slowdowns == sorted(slowdowns)
+    for change in advice:
+        replaced = {text.partition("=")[0] for text in change["overrides"]}
+        kept = [text for text in overrides if text.partition("=")[0].partition(".")[0] not in replaced]
+        again = planned(cfg_of(*kept, *change["overrides"]))
+        assert again.fits
+        assert again.bytes_.peak == change["peak"]
+    assert " ".join(advice[0]["overrides"]) in capsys.readouterr().out
+
+
+def test_qlora_fits_a_small_card_one_by_one():
+    plan = planned(cfg_of("model=openvla_7b", "adapter=qlora_r16", "gpu=rtx3060", "training.batch_size=1"))
+    assert plan.fits
+    assert plan.bytes_.peak == pytest.approx(7.7e9, rel=0.05)
+    more = planned(cfg_of("model=openvla_7b", "adapter=qlora_r16", "gpu=rtx3060", "training.batch_size=16"))
+    assert not more.fits
+
+
+def test_a_larger_card_where_nothing_else_is_left(tmp_path: Path):
+    run("model=openvla_7b", "adapter=lora_r16", "gpu=rtx3060", "training.batch_size=1", "changes=[]", f"json={tmp_path}/p.json")
+    assert [change["overrides"] for change in json.loads((tmp_path / "p.json").read_text())["advice"]] == [["gpu=rtx3090"]]
+
+
+def test_one_of_several_gpus():
+    one, four = (
+        planned(cfg_of("model=openvla_7b", "adapter=full", "gpu=h200", "training.batch_size=1", *more))
+        for more in ((), ("gpus=4", "sharding=fsdp"))
+    )
+    assert not one.fits
+    assert four.fits
+    assert four.bytes_.gradients == pytest.approx(one.bytes_.gradients / 4, rel=1e-6)
+
+
+def test_an_unknown_gpu_is_refused_with_the_known_ones():
+    with pytest.raises(MissingConfigException, match="rtx3061") as caught:
+        cfg_of("gpu=rtx3061")
+    assert "rtx3060" in str(caught.value)
+
+
+def test_an_unknown_sharding():
+    with pytest.raises(ValueError, match="sharding='zero'"):
+        planned(cfg_of("sharding=zero"))
