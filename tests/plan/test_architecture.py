@@ -95,5 +95,5 @@ def test_nothing_of_it_takes_memory():
 
 
 def test_a_folder_that_is_not_here():
-    with pytest.raises(FileNotFoundError, match="no config.json in openvla/openvla-7b: name a checkpoint folder"):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json in openvla/openvla-7b: name a checkpoint folder"):
         OpenVLACheckpoint("openvla/openvla-7b").outline()
