@@ -57,6 +57,15 @@ class Head(Protocol):
         ...
 
 
+@runtime_checkable
+class TokenHead(Head, Protocol):
+    """A head whose actions are codes of the vocabulary."""
+
+    def outside_mass(self, model: VLA, batch: Batch) -> Float[np.ndarray, " B"]:
+        """Probability that the model gives to other ids than action codes, mean over the codes of each row."""
+        ...
+
+
 def head_of(contract: Contract, head: Callable[..., Head], *, stop_id: int) -> Head:
     """A head for what the contract says about actions; `head` is a class, or a class with the rest of its arguments.
 
