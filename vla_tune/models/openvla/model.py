@@ -67,8 +67,7 @@ class OpenVLA(PreTrainedModel):
     def hidden_states(self, batch: Batch, context: Float[Tensor, "B P D"]) -> Float[Tensor, "B P_plus_L D"]:
         """Final hidden states of the whole sequence, patches included."""
         inputs, seen = self.sequence(batch, context)
-        parallel = bool(batch.placeholders.any())
-        mask = bidirectional_mask(seen, inputs.dtype) if parallel else seen
+        mask = bidirectional_mask(seen, inputs.dtype) if batch.parallel else seen
         return self.language_model.model(inputs_embeds=inputs, attention_mask=mask, use_cache=False).last_hidden_state
 
     def sequence(
