@@ -1,4 +1,4 @@
-"""CUDA graphs: a pass over a batch of fixed shape is launched as one, where launching its kernels takes longer than running them."""
+"""CUDA graphs: a pass over a batch of fixed shape is launched at once, where launching its kernels costs more than running them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
