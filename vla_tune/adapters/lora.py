@@ -147,7 +147,7 @@ def training_context(model: nn.Module) -> AbstractContextManager[None]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """peft's `adapter_config.json` in `folder`.
+    """Peft's `adapter_config.json` in `folder`.
 
     Raises:
         FileNotFoundError: there is none.
