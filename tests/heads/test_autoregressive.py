@@ -127,6 +127,29 @@ def test_states_with_and_without_a_cache_agree(model: OpenVLA, acting: Batch):
         state = model.advance(torch.full((3,), code), state)
 
 
+@torch.no_grad()
+def test_rows_without_padding_are_read_the_same(model: OpenVLA, acting: Batch):
+    ids = acting.input_ids[acting.attention_mask][:10].expand(3, -1)
+    whole = replace(
+        acting,
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids, dtype=torch.bool),
+        placeholders=torch.zeros_like(ids, dtype=torch.bool),
+    )
+    longer = replace(
+        whole,
+        input_ids=F.pad(ids, (0, 5), value=PAD),
+        attention_mask=F.pad(whole.attention_mask, (0, 5)),
+        placeholders=F.pad(whole.placeholders, (0, 5)),
+    )
+    assert longer.padded
+    assert not whole.padded
+    states = [model.prefill(batch) for batch in (whole, longer)]
+    for code in (300, 400, 500):
+        torch.testing.assert_close(states[0].hidden, states[1].hidden, atol=1e-4, rtol=1e-4)
+        states = [model.advance(torch.full((3,), code), state) for state in states]
+
+
 def test_training_samples_are_decoded_from_their_prompt_alone(model: OpenVLA, head, learning: Batch, acting: Batch):
     prompt = prompt_of(learning)
     assert prompt.input_ids.shape[1] == max(learning.prompt_length)

@@ -41,6 +41,11 @@ class Batch:
         """Whether there are placeholders. Known once and for all, so that a GPU is not asked in the middle of a pass."""
         return bool(self.placeholders.any())
 
+    @cached_property
+    def padded(self) -> bool:
+        """Whether a row is shorter than the longest; known as `parallel` is."""
+        return not bool(self.attention_mask.all())
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`."""
         return self.with_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
@@ -53,7 +58,7 @@ class Batch:
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Batch":
         """The same batch in other memory: `tensors` hold the same values, or values for the same places."""
         batch = replace(self, **tensors)
-        batch.__dict__["parallel"] = self.parallel  # a cached property lives there
+        batch.__dict__.update(parallel=self.parallel, padded=self.padded)  # cached properties live there
         return batch
 
 
