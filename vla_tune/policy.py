@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,8 +14,9 @@ from torch import nn
 
 from vla_tune.data.collate import Batch, collate
 from vla_tune.data.transforms import Compose
-from vla_tune.heads import Head, TokenHead
+from vla_tune.heads import FixedHead, Head, TokenHead
 from vla_tune.models.base import VLA
+from vla_tune.models.graphs import Pass, eager
 from vla_tune.schema import Contract, Embodiment, Observation
 
 TEXT_BUCKET = 16
@@ -62,6 +64,8 @@ class LocalPolicy:
     pad_id: int = field(kw_only=True)
     rows: int = field(default=8, kw_only=True)
     """Observations in one forward pass: 1 for a robot, about as many as environments for an evaluation."""
+    launch: Callable[[Pass], Pass] = field(default=eager, kw_only=True)
+    """How a forward pass is launched: `eager`, or `Graphed` on a GPU that waits for its launches."""
     precision: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext, kw_only=True)
     """Opens the context of a forward pass: the autocast of training."""
 
@@ -77,7 +81,7 @@ class LocalPolicy:
         """
         samples = self._samples(observations)
         actions = np.empty((len(samples), self.contract.horizon, self.contract.embodiment.action_dimension), dtype=np.float32)
-        for index, chunk in enumerate(self._in_passes(self.head.predict, samples)):
+        for index, chunk in enumerate(self._in_passes(self._predict, samples)):
             actions[index] = self.pipeline.robot_actions(chunk, samples[index])
         return actions
 
@@ -88,7 +92,7 @@ class LocalPolicy:
         """
         if not isinstance(self.head, TokenHead):
             return None
-        return np.array(self._in_passes(self.head.outside_mass, self._samples(observations)))
+        return np.array(self._in_passes(partial(self.head.outside_mass, self.model), self._samples(observations)))
 
     def reset(self) -> None:
         """Nothing to forget: every chunk follows from its observation alone."""
@@ -96,7 +100,17 @@ class LocalPolicy:
     def _samples(self, observations: Sequence[Observation]) -> list[dict[str, Any]]:
         return [self.pipeline(to_sample(observation, self.contract.embodiment)) for observation in observations]
 
-    def _in_passes(self, read: Callable[[VLA, Batch], np.ndarray], samples: list[dict[str, Any]]) -> list[Any]:
+    def _predict(self, batch: Batch) -> Float[np.ndarray, "B T A"]:
+        if isinstance(self.head, FixedHead) and self.head.replayable:
+            return self.head.actions(self._raw(batch))
+        return self.head.predict(self.model, batch)
+
+    @cached_property
+    def _raw(self) -> Pass:
+        assert isinstance(self.head, FixedHead)
+        return self.launch(partial(self.head.raw, self.model))
+
+    def _in_passes(self, read: Callable[[Batch], np.ndarray], samples: list[dict[str, Any]]) -> list[Any]:
         """One result of `read` for each sample."""
         results: dict[int, Any] = {}
         with evaluating(self.model), torch.inference_mode(), self.precision():
@@ -104,7 +118,7 @@ class LocalPolicy:
                 rows = [samples[index] for index in members]
                 full = [*rows, *[rows[-1]] * (self.rows - len(rows))]
                 batch = collate(full, pad_id=self.pad_id, multiple=TEXT_BUCKET)
-                results |= zip(members, read(self.model, batch.to(_device(self.model))), strict=False)
+                results |= zip(members, read(batch.to(_device(self.model))), strict=False)
         return [results[index] for index in range(len(samples))]
 
 

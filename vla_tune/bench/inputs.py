@@ -22,7 +22,8 @@ def random_model(config: OpenVLAConfig, *, dtype: torch.dtype, device: torch.dev
         weight = torch.empty(parameter.shape, dtype=dtype, device=device)
         weight.normal_(std=0.02, generator=generator) if weight.ndim > 1 else weight.fill_(0.5)
         setattr(model.get_submodule(parent), leaf, nn.Parameter(weight))
-    return model.to(device).eval()
+    nn.Module.to(model, device)  # the buffers
+    return model.eval()
 
 
 def action_space(config: OpenVLAConfig, *, horizon: int, action_dimension: int) -> ActionSpace:

@@ -46,6 +46,11 @@ class AutoregressiveTokenHead:
         """The codes that `decoder` chooses, decoded."""
         return self.actions(self.raw(model, batch))
 
+    @property
+    def replayable(self) -> bool:
+        """Where the number of codes is known beforehand."""
+        return self.space.tokenizer.free and self.decoder == Constrained()
+
     def raw(self, model: VLA, batch: Batch) -> Int[Tensor, "B K"]:
         """The ids that `decoder` chooses; a row that is complete goes on with the stop id."""
         return self.decoder(model, prompt_of(batch), self.space).ids

@@ -65,7 +65,12 @@ class Head(Protocol):
 
 @runtime_checkable
 class FixedHead(Head, Protocol):
-    """A head whose work on the device is the same for every batch of the same shape, and ends in one tensor."""
+    """A head whose work on the device ends in one tensor."""
+
+    @property
+    def replayable(self) -> bool:
+        """Whether nothing is read back from the device on the way, so that `raw` can be a CUDA graph."""
+        ...
 
     def raw(self, model: VLA, batch: Batch) -> Int[Tensor, "B K"] | Float[Tensor, "B T A"]:
         """All that is computed on the device."""

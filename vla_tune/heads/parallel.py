@@ -56,6 +56,11 @@ class ParallelTokenHead:
         """The most likely action code at each placeholder, decoded."""
         return self.actions(self.raw(model, batch))
 
+    @property
+    def replayable(self) -> bool:
+        """Yes: one pass."""
+        return True
+
     def raw(self, model: VLA, batch: Batch) -> Int[Tensor, "B K"]:
         """Ids predicted at the placeholders, restricted to action codes."""
         hidden = at_placeholders(model(batch), batch, count=self._count)

@@ -8,8 +8,16 @@ from torch import Tensor
 
 from vla_tune.data.collate import Batch
 
+type Pass = Callable[[Batch], Tensor]
+"""All that is computed on the device for a batch."""
+
 _WARM_UPS = 3
 """Passes before the capture: libraries choose their kernels and reserve memory in the first ones."""
+
+
+def eager(function: Pass) -> Pass:
+    """Kernel by kernel, as torch does."""
+    return function
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +29,7 @@ class Graphed:
     launching them takes several times as long as reading the weights; a graph launches them all at once.
     """
 
-    function: Callable[[Batch], Tensor]
+    function: Pass
     _captured: dict[tuple[object, ...], "_Capture"] = field(default_factory=dict, init=False)
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -47,7 +55,7 @@ class _Capture:
         return self.output.clone()
 
 
-def _captured(function: Callable[[Batch], Tensor], batch: Batch) -> _Capture:
+def _captured(function: Pass, batch: Batch) -> _Capture:
     places = {name: tensor.clone() for name, tensor in batch.tensors().items()}
     fixed = batch.with_tensors(places)
     side = torch.cuda.Stream()

@@ -40,7 +40,8 @@ def evaluate_run(cfg: DictConfig, output: Path) -> float:
     The episodes are kept in the run's own folder. Returns the failure rate.
     """
     folder = Path(cfg.run)
-    trained = decoding_with(build(cfg.decoding), load_policy(folder, rows=cfg.evaluation.rows, device=device_of(cfg)))
+    loaded = load_policy(folder, rows=cfg.evaluation.rows, device=device_of(cfg))
+    trained = decoding_with(build(cfg.decoding), replace(loaded, policy=replace(loaded.policy, launch=build(cfg.launch))))
     policy = "fine_tuned" if len(trained.folders) > 1 else folder.name
     row = evaluate(cfg, trained, policy=policy, task=cfg.task, folder=folder / CELLS, films=True)
     row |= {"execution": _execution_name(cfg)}
