@@ -64,9 +64,7 @@ def oft() -> OpenVLA:
         num_hidden_layers=3,
         vocab_size=rows,
     )
-    weights = {
-        name.replace("scale_factor", "gamma"): weight.float() for name, weight in load_file(GOLDEN / "oft.safetensors").items()
-    }
+    weights = {name: weight.float() for name, weight in load_file(GOLDEN / "oft.safetensors").items()}
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert unexpected == []
     assert all(".blocks.2." in name or "norm." in name or "attn_pool" in name or "lm_head" in name for name in missing)
