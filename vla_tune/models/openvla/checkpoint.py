@@ -16,6 +16,7 @@ from vla_tune.models.openvla.load import load, load_config, load_tokenizer
 from vla_tune.models.openvla.model import OpenVLA
 from vla_tune.models.openvla.published import published_interface
 from vla_tune.models.openvla.save import write_checkpoint
+from vla_tune.models.openvla.tokenizer_file import copy_tokenizer
 from vla_tune.schema import CONTRACT_FILE, Contract
 
 
@@ -63,3 +64,4 @@ class OpenVLACheckpoint:
         """The same architecture with other weights, under their published names, into an existing folder."""
         config = load_config(self.path)
         write_checkpoint(folder, tensors, config=config, tokenizer=self.processor, contract=contract)
+        copy_tokenizer(self.path, folder)
