@@ -47,8 +47,8 @@ class Lora:
     base: str = "bf16"
     towers: Sequence[str] = ("language_model",)
     """Children of the model in which the targets lie; each holds at least one. None given: all."""
-    initialisation: Literal["kaiming", "gaussian"] = "kaiming"
-    """Of A: uniform with bound 1 / sqrt(inputs), or normal with deviation 1 / rank."""
+    initialisation: str = "kaiming"
+    """Of A: kaiming, uniform with bound 1 / sqrt(inputs), or gaussian, normal with deviation 1 / rank."""
     learned_in_full: Sequence[str] = ()
     """Patterns of modules beside the targets whose own weights learn, in float32, e.g. `action_head`."""
 
