@@ -1,7 +1,8 @@
 """Samples -> the batch that a model reads; torch begins here."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,11 +36,30 @@ class Batch:
         """B."""
         return len(self.input_ids)
 
+    @cached_property
+    def parallel(self) -> bool:
+        """Whether there are placeholders. Known once and for all, so that a GPU is not asked in the middle of a pass."""
+        return bool(self.placeholders.any())
+
+    @cached_property
+    def padded(self) -> bool:
+        """Whether a row is shorter than the longest; known as `parallel` is."""
+        return not bool(self.attention_mask.all())
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {name: value if value is None else value.to(device) for name, value in tensors.items()}
-        return Batch(**moved)
+        return self.with_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What there is, by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Batch":
+        """The same batch in other memory: `tensors` hold the same values, or values for the same places."""
+        batch = replace(self, **tensors)
+        batch.__dict__.update(parallel=self.parallel, padded=self.padded)  # cached properties live there
+        return batch
 
 
 def collate(samples: Sequence[dict[str, Any]], *, pad_id: int, multiple: int = 1) -> Batch:

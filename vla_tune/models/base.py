@@ -22,8 +22,8 @@ class Decoding:
     """Final hidden state at the last position."""
     cache: Any
     """Keys and values of all positions; of the model's own kind."""
-    seen: Bool[Tensor, "B L"]
-    """Which of them are no padding."""
+    seen: Bool[Tensor, "B L"] | None
+    """Which of them are no padding; None where none is."""
 
 
 @runtime_checkable
@@ -73,6 +73,8 @@ class Outline:
     """Positions that the robot's state takes."""
     tokens: Mapping[str, int]
     """Tokens that one camera image is inside a module, by its name; language models and heads are left out."""
+    nf4_targets: Sequence[str]
+    """Patterns of the linear layers that `base=nf4` keeps in 4 bits."""
     unreached: Sequence[str]
     """Names of modules that no output depends on: they get no gradient."""
 

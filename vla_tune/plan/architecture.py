@@ -10,7 +10,7 @@ from torch import nn
 from vla_tune.adapters.base import Adapter
 from vla_tune.models.base import Outline
 from vla_tune.models.patterns import matching_names
-from vla_tune.models.precision import NF4_TARGETS, weight_dtype
+from vla_tune.models.precision import weight_dtype
 from vla_tune.plan.activations import Block, DecoderBlock, Reader, Stack, VisionBlock
 from vla_tune.plan.arithmetic import nf4_bytes
 
@@ -103,7 +103,7 @@ def architecture(outline: Outline, adapter: Adapter) -> Architecture:
     model.to(weight_dtype(adapter.base))
     base_names = {name for name, _ in model.named_parameters()}
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    in_4bit = set(matching_names(linears, NF4_TARGETS)) if adapter.base == "nf4" else set()
+    in_4bit = set(matching_names(linears, outline.nf4_targets)) if adapter.base == "nf4" else set()
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     parameters_of = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     attached = replace(cast(Any, adapter), base="bf16") if adapter.base == "nf4" else adapter

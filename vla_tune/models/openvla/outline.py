@@ -9,6 +9,7 @@ from vla_tune.models.base import Outline
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.load import empty_model
 from vla_tune.models.openvla.model import OpenVLA
+from vla_tune.models.precision import NF4_TARGETS
 
 
 def outline(config: OpenVLAConfig) -> Outline:
@@ -22,6 +23,7 @@ def outline(config: OpenVLAConfig) -> Outline:
         image_tokens=patches,
         state_tokens=1 if config.proprio_dimension else 0,
         tokens=inside | {"projector": patches} | ({"proprio_projector": 1} if config.proprio_dimension else {}),
+        nf4_targets=NF4_TARGETS,
         unreached=[f"{name}.{part}" for name, tower in towers.items() for part in _unreached(tower)],
     )
 
