@@ -65,8 +65,8 @@ class OpenVLACheckpoint:
         known = next((place for place in places if (place / CONFIG_FILE).is_file()), None)
         if known is None:
             raise FileNotFoundError(
-                f"no {CONFIG_FILE} in {' or '.join(map(str, places))}: name a checkpoint folder on this machine as model.folder, or "
-                "a folder with the same configuration as model.architecture."
+                f"no {CONFIG_FILE} in {' or '.join(map(str, places))}: name a checkpoint folder on this machine as model.folder, "
+                "or a folder with the same configuration as model.architecture."
             )
         return outline(load_config(known))
 
