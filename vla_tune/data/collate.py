@@ -1,7 +1,7 @@
 """Samples -> the batch that a model reads; torch begins here."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from vla_tune.tokens import IGNORED
 class Batch:
     """What a model and its head read; `labels`, `actions` and `action_mask` are `None` at inference."""
 
-    pixel_values: Float[Tensor, "B V C H W"]
+    pixel_values: Float[Tensor, "B V C H W"] | None = None
+    """`None` where the model's own processor made the inputs."""
     input_ids: Int[Tensor, "B L"]
     attention_mask: Bool[Tensor, "B L"]
     placeholders: Bool[Tensor, "B L"]
@@ -30,6 +31,10 @@ class Batch:
     """False where the chunk ran past the end of its episode: not learned from."""
     index: Int[Tensor, "B 2"] | None = None
     """Episode and frame, so that an error can name them."""
+    vision_inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    """What a model's own processor made of the images; rows of all samples one after the other, as the model's class wants them."""
+    token_inputs: Mapping[str, Int[Tensor, "B L"]] = field(default_factory=dict)
+    """What it says about each of `input_ids`, e.g. which are of an image."""
 
     def __len__(self) -> int:
         """B."""
@@ -37,9 +42,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {name: value if value is None else value.to(device) for name, value in tensors.items()}
-        return Batch(**moved)
+        return Batch(**{entry.name: _moved(getattr(self, entry.name), device) for entry in fields(self)})
 
 
 def collate(samples: Sequence[dict[str, Any]], *, pad_id: int, multiple: int = 1) -> Batch:
@@ -58,8 +61,24 @@ def collate(samples: Sequence[dict[str, Any]], *, pad_id: int, multiple: int = 1
     if "labels" in samples[0] and "actions" in samples[0]:
         text["labels"] = _padded(samples, "labels", length, IGNORED)
         text |= {name: _stacked(samples, name) for name in ("actions", "action_mask", "index")}
-    stacked = {name: _stacked(samples, name) for name in ("pixel_values", "prompt_length", "state")}
-    return Batch(**stacked, **text)
+    images = ["pixel_values"] if "pixel_values" in samples[0] else []
+    stacked = {name: _stacked(samples, name) for name in (*images, "prompt_length", "state")}
+    return Batch(**stacked, **text, **_processed(samples, length))
+
+
+def _processed(samples: Sequence[dict[str, Any]], length: int) -> dict[str, Any]:
+    """What a model's own processor made, if one did."""
+    vision, tokens = ([sample.get(name, {}) for sample in samples] for name in ("vision_inputs", "token_inputs"))
+    return {
+        "vision_inputs": {name: torch.from_numpy(np.concatenate([each[name] for each in vision])) for name in vision[0]},
+        "token_inputs": {name: _padded(tokens, name, length, 0) for name in tokens[0]},
+    }
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _moved(child, device) for name, child in value.items()}
+    return value if value is None else value.to(device)
 
 
 def _stacked(samples: Sequence[dict[str, Any]], name: str) -> Tensor:

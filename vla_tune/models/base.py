@@ -8,10 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from vla_tune.data.collate import Batch
-from vla_tune.schema import Contract, ImageRule
+from vla_tune.schema import Contract, InputRule
+from vla_tune.tokens import Processor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class VLA(Protocol):
 class ModelInterface:
     """What a backbone was trained to be given."""
 
-    image: ImageRule
+    image: InputRule
     prompt: str
     """The template around `{instruction}`."""
     vocabulary_size: int
@@ -75,8 +75,8 @@ class Checkpoint(Protocol):
         ...
 
     @property
-    def processor(self) -> PreTrainedTokenizerBase:
-        """What makes ids of text."""
+    def processor(self) -> Processor:
+        """What makes ids of text, and inputs of images where the model brings its own."""
         ...
 
     @property

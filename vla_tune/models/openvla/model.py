@@ -50,6 +50,7 @@ class OpenVLA(PreTrainedModel):
 
     def forward(self, batch: Batch) -> Float[Tensor, "B L D"]:
         """Final hidden states at the positions of `batch.input_ids` (those of patches and state are left out)."""
+        assert batch.pixel_values is not None
         context = self.context(batch.pixel_values, batch.state)
         hidden = self.hidden_states(batch, context)
         return torch.cat([hidden[:, :1], hidden[:, 1 + context.shape[1] :]], dim=1)
@@ -95,6 +96,7 @@ class OpenVLA(PreTrainedModel):
 
     def prefill(self, batch: Batch) -> Decoding:
         """Read images, state and `batch.input_ids` once; shorter rows are moved right, so that all end together."""
+        assert batch.pixel_values is not None
         inputs, seen = align_right(*self.sequence(batch, self.context(batch.pixel_values, batch.state)))
         positions = (seen.cumsum(dim=1) - 1).clamp(min=0)
         output = self.language_model.model(inputs_embeds=inputs, attention_mask=seen, position_ids=positions, use_cache=True)
