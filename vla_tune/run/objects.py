@@ -93,8 +93,7 @@ def checkpoint_in(folder: Path) -> Checkpoint:
     """The checkpoint in a folder, by the architecture that its configuration names."""
     record = json.loads(existing(folder / MODEL_CONFIG_FILE).read_text())
     ours = record.get("model_type") == OpenVLAConfig.model_type
-    found = OpenVLACheckpoint(str(folder)) if ours else HFCheckpoint.merged(str(folder))
-    return found  # pyright: ignore[reportReturnType] (it takes no cached property for one)
+    return OpenVLACheckpoint(str(folder)) if ours else HFCheckpoint.merged(str(folder))  # pyright: ignore[reportReturnType]
 
 
 def _load_run(folder: Path, *, rows: int, device: str) -> Trained:
