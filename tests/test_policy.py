@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vla_tune.data import build_pipeline
-from vla_tune.policy import TEXT_BUCKET, LocalPolicy, Policy, RecordedPolicy
+from vla_tune.policy import TEXT_BUCKET, LocalPolicy, Policy, RecordedPolicy, WatchedPolicy
 from vla_tune.schema import Contract, Observation
 
 LONG = "please push the green block to the left side of the table until it lies beside the yellow block"
@@ -106,6 +106,18 @@ def test_dropout_is_off_while_acting(policy):
     policy.model.language_model.model.norm = nn.Sequential(policy.model.language_model.model.norm, nn.Dropout(0.5))
     policy.model.train()
     np.testing.assert_array_equal(policy.act(crowd(2)), policy.act(crowd(2)))
+
+
+def test_text_that_is_more_likely_than_actions_is_seen(policy):
+    assert isinstance(policy, WatchedPolicy)
+    seen = crowd(7)
+    quiet = policy.outside_mass(seen)
+    assert quiet.shape == (7,)
+    assert ((quiet > 0) & (quiet < 1)).all()
+    with torch.no_grad():
+        policy.model.language_model.lm_head.weight[:256] *= 100
+    assert (policy.outside_mass(seen) > quiet).all()
+    assert replace(policy, head=RawHead()).outside_mass(seen) is None, "a head without codes"
 
 
 def test_no_rows_are_refused(policy):

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from vla_tune.data.collate import collate
+from vla_tune.data.collate import Batch, collate
 from vla_tune.data.transforms import Compose
-from vla_tune.heads import Head
+from vla_tune.heads import FixedHead, Head, TokenHead
 from vla_tune.models.base import VLA
+from vla_tune.models.graphs import Pass, eager
 from vla_tune.schema import Contract, Embodiment, Observation
 
 TEXT_BUCKET = 16
@@ -31,6 +33,15 @@ class Policy(Protocol):
 
     def reset(self) -> None:
         """Forget the past: a new episode begins."""
+        ...
+
+
+@runtime_checkable
+class WatchedPolicy(Policy, Protocol):
+    """A policy that can say how sure it is to act at all."""
+
+    def outside_mass(self, observations: Sequence[Observation]) -> Float[np.ndarray, " N"] | None:
+        """Probability of ids that are no action code; None where there are no codes."""
         ...
 
 
@@ -53,6 +64,8 @@ class LocalPolicy:
     pad_id: int = field(kw_only=True)
     rows: int = field(default=8, kw_only=True)
     """Observations in one forward pass: 1 for a robot, about as many as environments for an evaluation."""
+    launch: Callable[[Pass], Pass] = field(default=eager, kw_only=True)
+    """How a forward pass is launched: `eager`, or `Graphed` on a GPU that waits for its launches."""
     precision: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext, kw_only=True)
     """Opens the context of a forward pass: the autocast of training."""
 
@@ -66,24 +79,47 @@ class LocalPolicy:
         Raises:
             ValueError: an observation is not what the contract says; it is named.
         """
-        raw = [to_sample(observation, self.contract.embodiment) for observation in observations]
-        samples = [self.pipeline(sample) for sample in raw]
-        body = self.contract.embodiment
-        actions = np.empty((len(raw), self.contract.horizon, body.action_dimension), dtype=np.float32)
-        with evaluating(self.model), torch.inference_mode(), self.precision():
-            for members in _passes(samples, self.rows):
-                predicted = self._predict([samples[index] for index in members])
-                for index, chunk in zip(members, predicted, strict=False):
-                    actions[index] = self.pipeline.robot_actions(chunk, samples[index])
+        samples = self._samples(observations)
+        actions = np.empty((len(samples), self.contract.horizon, self.contract.embodiment.action_dimension), dtype=np.float32)
+        for index, chunk in enumerate(self._in_passes(self._predict, samples)):
+            actions[index] = self.pipeline.robot_actions(chunk, samples[index])
         return actions
+
+    def outside_mass(self, observations: Sequence[Observation]) -> Float[np.ndarray, " N"] | None:
+        """Probability that the model gives to ids which are no action code, mean over a chunk; None where there are no codes.
+
+        Decoding never chooses such an id, so nothing else shows that a policy would rather say something else.
+        """
+        if not isinstance(self.head, TokenHead):
+            return None
+        return np.array(self._in_passes(partial(self.head.outside_mass, self.model), self._samples(observations)))
 
     def reset(self) -> None:
         """Nothing to forget: every chunk follows from its observation alone."""
 
-    def _predict(self, samples: list[dict[str, Any]]) -> Float[np.ndarray, "rows T A"]:
-        full = [*samples, *[samples[-1]] * (self.rows - len(samples))]
-        batch = collate(full, pad_id=self.pad_id, multiple=TEXT_BUCKET)
-        return self.head.predict(self.model, batch.to(_device(self.model)))
+    def _samples(self, observations: Sequence[Observation]) -> list[dict[str, Any]]:
+        return [self.pipeline(to_sample(observation, self.contract.embodiment)) for observation in observations]
+
+    def _predict(self, batch: Batch) -> Float[np.ndarray, "B T A"]:
+        if isinstance(self.head, FixedHead) and self.head.replayable:
+            return self.head.actions(self._raw(batch))
+        return self.head.predict(self.model, batch)
+
+    @cached_property
+    def _raw(self) -> Pass:
+        assert isinstance(self.head, FixedHead)
+        return self.launch(partial(self.head.raw, self.model))
+
+    def _in_passes(self, read: Callable[[Batch], np.ndarray], samples: list[dict[str, Any]]) -> list[Any]:
+        """One result of `read` for each sample."""
+        results: dict[int, Any] = {}
+        with evaluating(self.model), torch.inference_mode(), self.precision():
+            for members in _passes(samples, self.rows):
+                rows = [samples[index] for index in members]
+                full = [*rows, *[rows[-1]] * (self.rows - len(rows))]
+                batch = collate(full, pad_id=self.pad_id, multiple=TEXT_BUCKET)
+                results |= zip(members, read(batch.to(_device(self.model))), strict=False)
+        return [results[index] for index in range(len(samples))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,12 +10,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import cattrs
 import numpy as np
-from cattrs.preconf.json import make_converter
 from jaxtyping import Float, UInt8
 
 CONTRACT_FILE = "contract.json"
@@ -208,11 +207,11 @@ class Contract:
     @property
     def statistics_hash(self) -> str:
         """SHA-256 of the statistics, to compare two sides without sending them."""
-        return content_hash(_CONVERTER.unstructure(self.statistics))
+        return content_hash(_converter().unstructure(self.statistics))
 
     def save(self, folder: Path) -> None:
         """Write `contract.json` into `folder`."""
-        record = _CONVERTER.unstructure(self) | {"statistics_hash": self.statistics_hash}
+        record = _converter().unstructure(self) | {"statistics_hash": self.statistics_hash}
         (folder / CONTRACT_FILE).write_text(json.dumps(record, indent=1) + "\n")
 
     @classmethod
@@ -240,21 +239,26 @@ class Observation:
     instruction: str
 
 
-_CONVERTER = make_converter(forbid_extra_keys=True)
+@cache
+def _converter() -> Any:
+    """Of records and JSON data; made when it is needed, because a benchmark of the model needs no cattrs."""
+    from cattrs.preconf.json import make_converter
 
+    converter = make_converter(forbid_extra_keys=True)
 
-@_CONVERTER.register_structure_hook
-def _action_tokens(record: Any, _: Any) -> ActionTokens:
-    """By `kind`; what is neither is read as the first, whose errors name the field."""
-    kind = record.get("kind") if isinstance(record, Mapping) else None
-    return _CONVERTER.structure(record, FastTokens if kind == "fast" else BinTokens)
+    @converter.register_structure_hook
+    def _action_tokens(record: Any, _: Any) -> ActionTokens:
+        """By `kind`; what is neither is read as the first, whose errors name the field."""
+        kind = record.get("kind") if isinstance(record, Mapping) else None
+        return converter.structure(record, FastTokens if kind == "fast" else BinTokens)
 
+    @converter.register_structure_hook
+    def _input_rule(record: Any, _: Any) -> InputRule:
+        """By `kind`, which only the processor's rule has."""
+        kind = record.get("kind") if isinstance(record, Mapping) else None
+        return converter.structure(record, ProcessorRule if kind == "processor" else ImageRule)
 
-@_CONVERTER.register_structure_hook
-def _input_rule(record: Any, _: Any) -> InputRule:
-    """By `kind`, which only the processor's rule has."""
-    kind = record.get("kind") if isinstance(record, Mapping) else None
-    return _CONVERTER.structure(record, ProcessorRule if kind == "processor" else ImageRule)
+    return converter
 
 
 def contract_from_record(record: Mapping[str, Any], *, source: str) -> Contract:
@@ -286,7 +290,7 @@ def statistics_from_record(record: Mapping[str, Any], *, source: str) -> Statist
 
 def to_record(value: Any) -> Any:
     """A record of this module as plain JSON data."""
-    return _CONVERTER.unstructure(value)
+    return _converter().unstructure(value)
 
 
 def content_hash(record: Any) -> str:
@@ -295,8 +299,10 @@ def content_hash(record: Any) -> str:
 
 
 def _structure[T](record: dict[str, Any], kind: type[T], source: str) -> T:
+    import cattrs
+
     try:
-        return _CONVERTER.structure(record, kind)
+        return _converter().structure(record, kind)
     except cattrs.BaseValidationError as error:
         problems = "; ".join(cattrs.transform_error(error, path=""))
         raise ValueError(f"{source}: {problems}. Required fields have no default: write them out.") from None

@@ -20,6 +20,14 @@ def lora(base: str, /, **changes) -> Lora:
     return Lora(**{"rank": 4, "alpha": 8, "targets": TARGETS, "base": base} | changes)
 
 
+def randomize(model: OpenVLA) -> None:
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
 def outputs(model: OpenVLA, batch) -> Tensor:
     with torch.no_grad():
         hidden = model(batch)
@@ -212,3 +220,131 @@ def test_merging_into_4_bits_is_refused(adapted, dtype):
     adapter, model = adapted("nf4")
     with pytest.raises(ValueError, match="Merging into 4 bits again"):
         adapter.merge(model, dtype=dtype)
+
+
+def test_the_initial_values_of_a(load_base):
+    """peft's names for them: Kaiming's uniform has the bound 1 / sqrt(inputs), the normal one the deviation 1 / rank."""
+    for initialisation, deviation, most in (("kaiming", 192**-0.5 / 3**0.5, 192**-0.5), ("gaussian", 1 / 4, 2.0)):
+        model = load_base("fp32")
+        torch.manual_seed(0)
+        lora("fp32", targets=["q_proj", "v_proj"], initialisation=initialisation).attach(model)
+        values = torch.cat([weight.flatten() for name, weight in model.named_parameters() if ".lora_A." in name])
+        assert values.std().item() == pytest.approx(deviation, rel=0.03)
+        assert values.abs().max() <= most
+    with pytest.raises(ValueError, match="initialisation='pissa': choose one of kaiming, gaussian"):
+        lora("fp32", initialisation="pissa")
+
+
+EVERYWHERE = {
+    "targets": ["proj", "qkv", "fc1", "fc2", "*_proj", "lm_head"],
+    "towers": ["vision_backbone", "projector", "language_model"],
+}
+
+
+@pytest.mark.parametrize("base", FORMATS)
+def test_every_linear_map_can_be_adapted_and_merged(load_base, tiny_batch, base):
+    """Convolution and vocabulary head included; the merge is what the layers do, for a convolution and a 4-bit layer too."""
+    adapter, model = lora(base, **EVERYWHERE), load_base(base)
+    with torch.no_grad():
+        before = outputs(model, tiny_batch)
+    report = adapter.attach(model)
+    assert dict(report.modules) == {"vision_backbone": 13, "projector": 2, "language_model": 29, "proprio_projector": 0}
+    assert torch.equal(outputs(model, tiny_batch), before)
+    randomize(model)
+    merged = plain_model(adapter.merge(model, dtype=torch.float32), model)
+    exact = plain_model({name: weight.float() for name, weight in merged.state_dict().items()}, model)
+    tolerance = 1e-3 if base == "fp32" else 0.1
+    after = outputs(model, tiny_batch)
+    assert (after - before).abs().mean() > 10 * tolerance * before.std()
+    assert (outputs(exact, tiny_batch) - after).abs().mean() < tolerance * after.std()
+
+
+def test_a_merged_convolution_is_that_of_peft(load_base):
+    adapter, model = lora("fp32", targets=["patch_embed.proj"], towers=["vision_backbone"]), load_base("fp32")
+    adapter.attach(model)
+    randomize(model)
+    layer = model.get_submodule("vision_backbone.featurizer.patch_embed.proj")
+    merged = adapter.merge(model, dtype=torch.float32)["vision_backbone.featurizer.patch_embed.proj.weight"]
+    layer.merge()
+    torch.testing.assert_close(merged, layer.base_layer.weight, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"groups": 2}, {"dilation": 2}, {"padding_mode": "reflect", "padding": 1}])
+def test_an_unusual_convolution_is_refused(change):
+    model = torch.nn.ModuleDict({"tower": torch.nn.ModuleDict({"conv": torch.nn.Conv2d(4, 4, 3, **change)})})
+    with pytest.raises(ValueError, match="'conv' matches nothing"):
+        lora("fp32", targets=["conv"], towers=["tower"]).attach(model)
+
+
+def test_a_tower_without_a_target_is_refused(load_base):
+    for towers, message in ((["language_model", "projector"], "no target lies in projector"), (["language"], "matches nothing")):
+        with pytest.raises(ValueError, match=message):
+            lora("bf16", towers=towers).attach(load_base("bf16"))
+    everywhere = lora("bf16", towers=()).attach(load_base("bf16"))
+    assert dict(everywhere.modules) == dict(lora("bf16").attach(load_base("bf16")).modules)
+
+
+def test_tied_embeddings_are_no_target(load_base):
+    model = load_base("bf16")
+    model.language_model.lm_head.weight = model.get_input_embeddings().weight
+    with pytest.raises(ValueError, match="lm_head shares its weights"):
+        lora("bf16", targets=["lm_head"]).attach(model)
+
+
+FULL = ("proprio_projector", "layers.0.input_layernorm")
+
+
+@pytest.mark.parametrize("base", FORMATS)
+def test_modules_may_learn_in_full_beside_the_change(load_base, tiny_batch, tmp_path, base):
+    adapter, model = lora(base, learned_in_full=FULL), load_base(base)
+    plain = {name: weight.clone() for name, weight in plain_weights(model)}
+    report = adapter.attach(model)
+    own = {f"proprio_projector.{part}" for part in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")}
+    own |= {"language_model.model.layers.0.input_layernorm.weight"}
+    learning = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert {name for name in learning if ".lora_" not in name} == own
+    assert {weight.dtype for weight in learning.values()} == {torch.float32}
+    assert dict(report.modules) == {"vision_backbone": 0, "projector": 0, "language_model": 21, "proprio_projector": 2}
+    assert report.trainable == lora(base).attach(load_base(base)).trainable + sum(plain[name].numel() for name in own)
+    randomize(model)
+    with torch.no_grad():
+        for name in own:
+            learning[name].add_(1e-6)  # a step that bfloat16 would round away
+    adapter.save(tmp_path / "saved", model, base_hash="a" * 64)
+    again = load_base(base)
+    adapter.attach(again)
+    adapter.load(tmp_path / "saved", again, base_hash="a" * 64)
+    assert equal({name: dict(again.named_parameters())[name] for name in learning}, learning)
+    merged = adapter.merge(again, dtype=torch.float32)
+    assert merged.keys() == plain.keys()
+    for name in own:
+        assert torch.equal(merged[name], plain[name].float() + 1e-6)
+    other, fresh = lora(base), load_base(base)
+    other.attach(fresh)
+    with pytest.raises(ValueError, match="modules_to_save is"):
+        other.load(tmp_path / "saved", fresh, base_hash="a" * 64)
+
+
+def test_what_learns_in_full_gets_gradients(load_base, tiny_head, tiny_batch):
+    model = load_base("bf16")
+    lora("bf16", learned_in_full=["proprio_projector"]).attach(model)
+    randomize(model)
+    found = gradients(model, tiny_head, tiny_batch)
+    assert all(gradient.any() for name, gradient in found.items() if name.startswith("proprio_projector."))
+
+
+@pytest.mark.parametrize(
+    ("base", "patterns", "message"),
+    [
+        ("bf16", ["action_head"], "'action_head' matches nothing"),
+        ("bf16", ["layers.0.self_attn"], r"match language_model.*self_attn, and .*q_proj is a target already"),
+        ("bf16", ["layers.0.self_attn.q_proj"], "is a target already"),
+        ("bf16", ["rotary_emb"], "has no weights"),
+        ("nf4", ["layers.0.self_attn.k_proj"], "or 4-bit ones, which cannot learn"),
+    ],
+)
+def test_what_cannot_learn_in_full_is_refused_and_changes_nothing(load_base, base, patterns, message):
+    model = load_base(base)
+    with pytest.raises(ValueError, match=message):
+        lora(base, learned_in_full=patterns).attach(model)
+    assert not any(isinstance(module, LoraLayer) for module in model.modules())

@@ -8,8 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_tune.bench import DataSuite
-from vla_tune.bench.data_suite import read_all
+from vla_tune.bench.data_suite import DataSuite, read_all
 from vla_tune.data.chunks import Chunks
 from vla_tune.data.dataset import Demonstrations
 from vla_tune.record.source import Recorded

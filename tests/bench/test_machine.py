@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vla_tune.bench import describe_machine, machine
+from vla_tune.bench import machine
+from vla_tune.bench.machine import describe_machine
 
 CPUINFO = """processor\t: 0
 model name\t: A CPU: fast

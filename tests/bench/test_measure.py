@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_tune.bench import Row, Together, Work, measure
-from vla_tune.bench.measure import Reading, read_clocks
+from vla_tune.bench.measure import Reading, Row, Together, Work, measure, read_clocks
 
 DURATION = st.floats(0.001, 1000)
 

@@ -5,7 +5,7 @@ from typing import Any
 import gymnasium
 import pytest
 
-from vla_tune.bench import RolloutSuite
+from vla_tune.bench.rollout_suite import RolloutSuite
 from vla_tune.data import build_pipeline
 from vla_tune.execution import OpenLoop
 from vla_tune.policy import LocalPolicy

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from vla_tune.bench import describe_machine, speed_table, write_report
-from vla_tune.bench.table import machine_text
+from vla_tune.bench.machine import describe_machine
+from vla_tune.bench.table import machine_text, speed_table, write_report
 
 
 def row(**changes: Any) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla_tune.adapters import Full, Lora
-from vla_tune.bench import TrainSuite
-from vla_tune.bench.train_suite import random_samples
+from vla_tune.bench.train_suite import TrainSuite, random_samples
 from vla_tune.data import build_pipeline
 from vla_tune.heads import ParallelTokenHead
 from vla_tune.schema import Contract

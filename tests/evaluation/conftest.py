@@ -89,7 +89,7 @@ def body(tiny_contract):
 
 
 def make_records(outcomes, *, task="lift", seed=0):
-    record = partial(EpisodeRecord, suite="s", task=task, instruction="lift it", steps=3, episode_return=0.0)
+    record = partial(EpisodeRecord, suite="s", task=task, instruction="lift it", steps=3, episode_return=0.0, outside_mass=None)
     return [record(episode=index, seed=seed + index, success=bool(outcome)) for index, outcome in enumerate(outcomes)]
 
 

@@ -90,6 +90,22 @@ def test_records_tell_what_happened(line, walker, body):
     assert sorted(sight.finished, key=lambda record: record.episode) == records
 
 
+def test_the_mass_outside_the_codes_is_sampled_once_an_episode(line, walker, body):
+    asked = []
+
+    class Watched(type(walker)):
+        def outside_mass(self, observations):
+            asked.append(len(observations))
+            return np.array([observation.state[1] for observation in observations], np.float32)
+
+    play = partial(rollout, make_env=line, episodes=8, embodiment=body, execution=OpenLoop(), num_envs=3, **CELL)
+    sight = Sight()
+    records = play(Watched(), watcher=sight)
+    assert sum(asked) == 8
+    assert all(record.outside_mass == sight.seen[record.episode][0].state[1] for record in records)
+    assert {record.outside_mass for record in play(walker)} == {None}
+
+
 def test_environments_without_an_episode_stand_still(line, walker, body):
     records = rollout(walker, line, episodes=11, embodiment=body, execution=OpenLoop(), num_envs=8, **CELL)
     assert line.steps_taken == sum(record.steps for record in records)

@@ -81,7 +81,7 @@ def test_padding_changes_nothing(tiny_model: OpenVLA, tiny_head, tiny_batch: Bat
         torch.testing.assert_close(
             head.loss(tiny_model, longer).per_label, head.loss(tiny_model, tiny_batch).per_label, atol=1e-5, rtol=1e-5
         )
-    assert torch.equal(tiny_head.codes(tiny_model, longer), tiny_head.codes(tiny_model, tiny_batch))
+    assert torch.equal(tiny_head.raw(tiny_model, longer), tiny_head.raw(tiny_model, tiny_batch))
     seen = replace(longer, attention_mask=torch.ones_like(longer.attention_mask))
     assert not torch.allclose(tiny_head.loss(tiny_model, seen).loss, tiny_head.loss(tiny_model, tiny_batch).loss, atol=1e-5)
 
@@ -101,7 +101,7 @@ def test_location_codes_are_learned_with_their_weight_and_not_decoded(
     assert ratio[locations].tolist() == pytest.approx([5.0] * 4, rel=1e-5)
     others = [index for index in range(len(ratio)) if index not in locations]
     assert ratio[others].tolist() == pytest.approx([1.0] * len(others))
-    codes = plain.codes(tiny_model, batch)
+    codes = plain.raw(tiny_model, batch)
     assert codes.shape == (3, 18)
     actions = plain.predict(tiny_model, batch)
     assert actions.shape == (3, 4, 4)
@@ -115,7 +115,7 @@ def test_only_action_codes_are_decoded(tiny_model: OpenVLA, tiny_head, tiny_batc
         head.weight[:256] *= 100  # text wins everywhere over the whole vocabulary
         head.weight[512:] *= 100
     whole = tiny_model.vocabulary_logits(tiny_model(tiny_batch)[before(tiny_batch.placeholders)])
-    codes = tiny_head.codes(tiny_model, tiny_batch)
+    codes = tiny_head.raw(tiny_model, tiny_batch)
     free = whole.argmax(dim=-1)
     assert ((free < 256) | (free >= 512)).float().mean() > 0.9
     assert ((codes >= 256) & (codes < 512)).all()

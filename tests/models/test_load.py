@@ -56,9 +56,13 @@ def test_what_is_saved_is_what_is_loaded(tmp_path_factory, tiny_tokenizer, tiny_
     assert Contract.load(folder) == tiny_contract
     assert load_tokenizer(folder).encode("lift the red block") == tiny_tokenizer.encode("lift the red block")
     written, wanted = load_config(folder).to_dict(), tiny_config().to_dict()
-    assert {name: written[name] for name in wanted if name not in ("dtype", "architectures")} == {
-        name: wanted[name] for name in wanted if name not in ("dtype", "architectures")
+    assert written.pop("norm_stats").keys() == {tiny_contract.statistics.dataset}
+    text, wanted_text = written.pop("text_config"), wanted.pop("text_config")
+    assert {name: text[name] for name in wanted_text if name != "dtype"} == {
+        name: value for name, value in wanted_text.items() if name != "dtype"
     }
+    same = wanted.keys() - {"dtype", "architectures", "norm_stats", "pad_token_id"}
+    assert {name: written[name] for name in same} == {name: wanted[name] for name in same}
 
 
 def test_weights_come_in_the_requested_format(folder, tiny_batch):

@@ -8,7 +8,10 @@ import torch
 from hydra import compose, initialize
 from omegaconf import DictConfig
 
-from vla_tune.bench import DataSuite, RolloutSuite, Together, TrainSuite
+from vla_tune.bench.data_suite import DataSuite
+from vla_tune.bench.measure import Together
+from vla_tune.bench.rollout_suite import RolloutSuite
+from vla_tune.bench.train_suite import TrainSuite
 from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.run.bench import bench
 from vla_tune.run.errors import one_line_errors

@@ -3,5 +3,6 @@
 from vla_tune.adapters.base import Adapter, AdapterReport
 from vla_tune.adapters.full import Full
 from vla_tune.adapters.lora import Lora, training_context
+from vla_tune.adapters.published import PublishedLora
 
-__all__ = ["Adapter", "AdapterReport", "Full", "Lora", "training_context"]
+__all__ = ["Adapter", "AdapterReport", "Full", "Lora", "PublishedLora", "training_context"]

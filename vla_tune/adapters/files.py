@@ -29,15 +29,34 @@ def read_tensors(path: Path, expected: Mapping[str, Tensor], *, base: str, base_
         FileNotFoundError: there is no such file.
         ValueError: it belongs to another base, it is damaged, or a tensor is missing, left over or of another shape or dtype.
     """
+    metadata, tensors = open_tensors(path)
+    _check_metadata(path, metadata, base=base, base_hash=base_hash)
+    copy_tensors(path, tensors, expected)
+
+
+def open_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The header and the tensors of a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: name the folder that the training run saved.")
     try:
         with safe_open(path, framework="pt") as handle:
-            metadata = handle.metadata() or {}
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (a handle is no dict)
+            return handle.metadata() or {}, tensors
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or cut short ({error}): copy it again.") from None
-    _check_metadata(path, metadata, base=base, base_hash=base_hash)
+
+
+def copy_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Copy `tensors`, which came from `path`, into `expected`, all or none.
+
+    Raises:
+        ValueError: a tensor is missing, left over or of another shape or dtype.
+    """
     _check_tensors(path, tensors, expected)
     with torch.no_grad():
         for name, tensor in tensors.items():

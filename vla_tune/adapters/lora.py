@@ -1,10 +1,11 @@
 """LoRA, and QLoRA: the same over a 4-bit base."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -15,34 +16,46 @@ from torch import Tensor, nn
 
 from vla_tune.adapters.base import AdapterReport, check_base, check_dtype, report
 from vla_tune.adapters.files import read_tensors, write_tensors
-from vla_tune.models.patterns import matching_names, name_regex
+from vla_tune.adapters.targets import full_names, target_names
+from vla_tune.models.patterns import name_regex
 from vla_tune.models.precision import plain_weights, weight_dtype
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""What peft puts in front of every name in a file."""
 _NAME = "default"
-_MEANING = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora", "bias", "peft_type")
+_MEANING = ("r", "lora_alpha", "target_modules", "modules_to_save", "use_rslora", "use_dora", "bias", "peft_type")
 """What of peft's configuration changes the function."""
+_INITIALISATIONS: Mapping[str, Literal["gaussian"] | bool] = {"kaiming": True, "gaussian": "gaussian"}
+"""Our names -> peft's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """W + (alpha / rank) B A with A random (Kaiming) and B zero, both float32 (LoRA, arXiv 2106.09685, §4.1).
+    """W + (alpha / rank) B A with A random and B zero, both float32 (LoRA, arXiv 2106.09685, §4.1).
 
+    A k x k convolution gets a k x k convolution A to `rank` channels and a 1 x 1 convolution B, which is linear in W as well.
     With `base="nf4"` the W of the language model is 4-bit and frozen: QLoRA (arXiv 2305.14314, §3).
     """
 
     rank: int
     alpha: int
     targets: Sequence[str]
-    """Patterns of linear layers (`models.patterns`), e.g. `q_proj`."""
+    """Patterns of linear layers and convolutions (`models.patterns`), e.g. `q_proj`."""
     dropout: float = 0.0
     base: str = "bf16"
     towers: Sequence[str] = ("language_model",)
-    """Children of the model in which the targets lie."""
+    """Children of the model in which the targets lie; each holds at least one. None given: all."""
+    initialisation: str = "kaiming"
+    """Of A: kaiming, uniform with bound 1 / sqrt(inputs), or gaussian, normal with deviation 1 / rank."""
+    learned_in_full: Sequence[str] = ()
+    """Patterns of modules beside the targets whose own weights learn, in float32, e.g. `action_head`."""
 
     def __post_init__(self) -> None:
         weight_dtype(self.base)
+        if self.initialisation not in _INITIALISATIONS:
+            raise ValueError(f"initialisation={self.initialisation!r}: choose one of {', '.join(_INITIALISATIONS)}.")
         if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
             raise ValueError(
                 f"rank={self.rank}, alpha={self.alpha}, dropout={self.dropout}: rank must be at least 1, "
@@ -54,33 +67,41 @@ class Lora:
         if any(isinstance(module, LoraLayer) for module in model.modules()):
             raise ValueError("the model carries a LoRA adapter already: load the base again.")
         check_base(model, self.base)
-        names = _target_names(model, self.targets, self.towers)
+        names = target_names(model, self.targets, self.towers)
+        full_names(model, self.learned_in_full, beside=names)
         model.requires_grad_(False)
         inject_adapter_in_model(self._peft_config(), model, adapter_name=_NAME)
-        for parameter in _stored(model).values():
-            parameter.data = parameter.data.float()  # peft gives them the dtype of the base
+        for parameter in self.stored(model).values():
+            parameter.data = parameter.data.to(torch.float32, copy=True)  # peft's have the dtype of the base; W may be in a file
+            parameter.requires_grad_(True)
         assert [name for name, _ in _layers(model)] == names, "peft matched other modules than we did"
         return report(model)
 
+    def stored(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The parameters that learn, under the names of peft's files."""
+        full = tuple(f"{name}." for name in full_names(model, self.learned_in_full))
+        return {
+            PREFIX + (name.replace(f".{_NAME}.", ".") if ".lora_" in name else name): parameter
+            for name, parameter in model.named_parameters()
+            if ".lora_" in name or name.startswith(full)
+        }
+
     def save(self, folder: Path, model: nn.Module, *, base_hash: str) -> None:
         """Write the adapter in peft's own layout, with the base's hash in the header of the weights."""
-        write_tensors(folder / WEIGHTS_FILE, _stored(model), base=self.base, base_hash=base_hash)
-        (folder / CONFIG_FILE).write_text(json.dumps(self._record(), indent=1, sort_keys=True) + "\n")
+        write_tensors(folder / WEIGHTS_FILE, self.stored(model), base=self.base, base_hash=base_hash)
+        (folder / CONFIG_FILE).write_text(json.dumps(self._record(model), indent=1, sort_keys=True) + "\n")
 
     def load(self, folder: Path, model: nn.Module, *, base_hash: str) -> None:
         """Read a saved adapter into `model`, strictly."""
-        path = folder / CONFIG_FILE
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: name the folder that the training run saved.")
-        saved, own = json.loads(path.read_text()), self._record()
+        saved, own = read_config(folder), self._record(model)
         different = {name: (saved.get(name), own[name]) for name in _MEANING if saved.get(name) != own[name]}
         if different:
             text = "; ".join(f"{name} is {there!r}, this adapter has {here!r}" for name, (there, here) in different.items())
-            raise ValueError(f"{path}: {text}. Use the adapter configuration of the training run.")
-        read_tensors(folder / WEIGHTS_FILE, _stored(model), base=self.base, base_hash=base_hash)
+            raise ValueError(f"{folder / CONFIG_FILE}: {text}. Use the adapter configuration of the training run.")
+        read_tensors(folder / WEIGHTS_FILE, self.stored(model), base=self.base, base_hash=base_hash)
 
     def merge(self, model: nn.Module, *, dtype: torch.dtype) -> dict[str, Tensor]:
-        """W + (alpha / rank) B A in float32, rounded once to `dtype`.
+        """W + (alpha / rank) B A in float32, rounded once to `dtype`; what learned in full as it is.
 
         W are the weights that training multiplied with: a 4-bit base is dequantised, and not quantised again, which would
         round away most of a small update.
@@ -106,11 +127,13 @@ class Lora:
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             target_modules=name_regex(self.targets, within=self.towers),
+            init_lora_weights=_INITIALISATIONS[self.initialisation],
             inference_mode=False,
         )
 
-    def _record(self) -> dict[str, object]:
-        record = self._peft_config().to_dict() | {"inference_mode": True}
+    def _record(self, model: nn.Module) -> dict[str, object]:
+        full = full_names(model, self.learned_in_full)
+        record = self._peft_config().to_dict() | {"inference_mode": True, "modules_to_save": full or None}
         return json.loads(json.dumps(record, default=lambda value: getattr(value, "value", None) or sorted(value)))
 
 
@@ -123,10 +146,22 @@ def training_context(model: nn.Module) -> AbstractContextManager[None]:
     return disable_input_dtype_casting(model)
 
 
-def update(layer: LoraLayer) -> Float[Tensor, "out in"]:
-    """(alpha / rank) B A, float32."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """Peft's `adapter_config.json` in `folder`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: name the folder that the training run saved.")
+    return json.loads(path.read_text())
+
+
+def update(layer: LoraLayer) -> Float[Tensor, "out *in"]:
+    """(alpha / rank) B A in the shape of W, float32."""
     up, down = _weight(layer.lora_B).detach().float(), _weight(layer.lora_A).detach().float()
-    return (up @ down) * layer.scaling[_NAME]
+    return (up.flatten(1) @ down.flatten(1)).reshape(len(up), *down.shape[1:]) * layer.scaling[_NAME]
 
 
 def check_learned(model: nn.Module) -> None:
@@ -144,31 +179,9 @@ def check_learned(model: nn.Module) -> None:
 
 def _weight(part: nn.ModuleDict) -> Tensor:
     linear = part[_NAME]
-    assert isinstance(linear, nn.Linear)
+    assert isinstance(linear, nn.Linear | nn.Conv2d)
     return linear.weight
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
     return ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
-
-
-def _stored(model: nn.Module) -> dict[str, Tensor]:
-    """The adapter's parameters under the names of peft's files."""
-    return {
-        f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": parameter
-        for name, parameter in model.named_parameters()
-        if ".lora_" in name
-    }
-
-
-def _target_names(model: nn.Module, targets: Sequence[str], towers: Sequence[str]) -> list[str]:
-    modules = dict(model.named_modules())
-    linears = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-    names = matching_names(linears, targets, within=towers)
-    others = [name for name in matching_names(list(modules), targets, within=towers) if name not in names]
-    if others:
-        kind = type(modules[others[0]]).__name__
-        raise ValueError(
-            f"targets={list(targets)} also match {others[0]} ({kind}), no linear layer: use narrower patterns, e.g. *_proj."
-        )
-    return names

@@ -1,7 +1,8 @@
 """Samples -> the batch that a model reads; torch begins here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vla_tune.tokens import IGNORED
+
+
+_MAPPINGS = ("vision_inputs", "token_inputs")
+"""Fields that hold several tensors by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +45,33 @@ class Batch:
         """B."""
         return len(self.input_ids)
 
+    @cached_property
+    def parallel(self) -> bool:
+        """Whether there are placeholders. Known once and for all, so that a GPU is not asked in the middle of a pass."""
+        return bool(self.placeholders.any())
+
+    @cached_property
+    def padded(self) -> bool:
+        """Whether a row is shorter than the longest; known as `parallel` is."""
+        return not bool(self.attention_mask.all())
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`."""
-        return Batch(**{entry.name: _moved(getattr(self, entry.name), device) for entry in fields(self)})
+        return self.with_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What there is, by name; what lies in a mapping, as `mapping.name`."""
+        named = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        mapped = {f"{name}.{key}": child for name in _MAPPINGS for key, child in named.pop(name).items()}
+        return {name: tensor for name, tensor in named.items() if tensor is not None} | mapped
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Batch":
+        """The same batch in other memory: `tensors` hold the same values, or values for the same places."""
+        plain = {name: tensor for name, tensor in tensors.items() if "." not in name}
+        mapped = {name: {key: tensors[f"{name}.{key}"] for key in getattr(self, name)} for name in _MAPPINGS}
+        batch = replace(self, **plain, **mapped)
+        batch.__dict__.update(parallel=self.parallel, padded=self.padded)  # cached properties live there
+        return batch
 
 
 def collate(samples: Sequence[dict[str, Any]], *, pad_id: int, multiple: int = 1) -> Batch:
@@ -73,12 +102,6 @@ def _processed(samples: Sequence[dict[str, Any]], length: int) -> dict[str, Any]
         "vision_inputs": {name: torch.from_numpy(np.concatenate([each[name] for each in vision])) for name in vision[0]},
         "token_inputs": {name: _padded(tokens, name, length, 0) for name in tokens[0]},
     }
-
-
-def _moved(value: Any, device: torch.device | str) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _moved(child, device) for name, child in value.items()}
-    return value if value is None else value.to(device)
 
 
 def _stacked(samples: Sequence[dict[str, Any]], name: str) -> Tensor:

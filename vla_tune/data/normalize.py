@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Float64
 
 from vla_tune.schema import ColumnStatistics
 
@@ -35,8 +35,18 @@ class Scale:
 
     def inverse(self, values: Float[np.ndarray, "*N D"]) -> Float32[np.ndarray, "*N D"]:
         """Back to robot units."""
+        return self.robot_units(values).astype(np.float32)
+
+    def robot_units(self, values: Float[np.ndarray, "*N D"]) -> Float64[np.ndarray, "*N D"]:
+        """`inverse` before it is rounded to float32."""
         low, high = self._bounds
-        return np.where(self._mask, 0.5 * (values.astype(np.float64) + 1) * (high - low) + low, values).astype(np.float32)
+        values = values.astype(np.float64)
+        return np.where(self._mask, 0.5 * (values + 1) * (high - low) + low, values)
+
+    @property
+    def bounds(self) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, " D"]]:
+        """What -1 and 1 stand for, where scaled."""
+        return self._bounds
 
     @cached_property
     def _mask(self) -> Bool[np.ndarray, " D"]:

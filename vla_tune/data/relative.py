@@ -1,13 +1,15 @@
 """Actions as motions relative to the state at the chunk's start."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial.transform import Rotation
 
 from vla_tune.schema import Embodiment, Group
+
+if TYPE_CHECKING:
+    from scipy.spatial.transform import Rotation
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ def _sum(actions: Float[np.ndarray, "T d"], state: Float[np.ndarray, " d"], rota
     return _from_rotation(_to_rotation(actions, rotation) * _to_rotation(state[None], rotation), rotation)
 
 
-def _to_rotation(values: Float[np.ndarray, "T d"], format_: str) -> Rotation:
+def _to_rotation(values: Float[np.ndarray, "T d"], format_: str) -> "Rotation":
+    from scipy.spatial.transform import Rotation  # only where rotations are relative
+
     match format_:
         case "euler_xyz":
             return Rotation.from_euler("xyz", values)
@@ -104,7 +108,7 @@ def _to_rotation(values: Float[np.ndarray, "T d"], format_: str) -> Rotation:
             return Rotation.from_matrix(_gram_schmidt(values))
 
 
-def _from_rotation(rotation: Rotation, format_: str) -> Float[np.ndarray, "T d"]:
+def _from_rotation(rotation: "Rotation", format_: str) -> Float[np.ndarray, "T d"]:
     match format_:
         case "euler_xyz":
             return rotation.as_euler("xyz")

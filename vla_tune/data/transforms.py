@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import sqrt
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
-from PIL import Image
 
+from vla_tune.data.resize import check_rule, resize
 from vla_tune.schema import Camera, ImageRule
 from vla_tune.tokens import ActionTokenizer, BinTokenizer, uniform_edges
 
@@ -78,26 +77,22 @@ class SelectCameras:
 
 @dataclass(frozen=True)
 class ResizeImages:
-    """Centre crop by area, then the model's size, on uint8 (Prismatic's `resize-naive`: bicubic with antialiasing).
+    """Centre crop by area, then the model's size, on uint8, as `ImageRule.resize` says (`vla_tune.data.resize`).
 
     The crop keeps sqrt(area) of each side, so an augmented base sees at test time what it saw on average in training.
+
+    Raises:
+        ValueError: the rule contradicts itself.
     """
 
     rule: ImageRule
 
+    def __post_init__(self) -> None:
+        check_rule(self.rule)
+
     def __call__(self, sample: Sample) -> Sample:
         """`images` at the model's size."""
-        return sample | {"images": {role: self._resized(image) for role, image in sample["images"].items()}}
-
-    def _resized(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        height, width = image.shape[:2]
-        side = sqrt(self.rule.center_crop_area)
-        left, top = width * (1 - side) / 2, height * (1 - side) / 2
-        if side == 1 and (height, width) == (self.rule.height, self.rule.width):
-            return image
-        size = (self.rule.width, self.rule.height)
-        box = (left, top, width - left, height - top)
-        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC, box=box))
+        return sample | {"images": {role: resize(image, self.rule) for role, image in sample["images"].items()}}
 
 
 @dataclass(frozen=True)

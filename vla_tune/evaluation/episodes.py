@@ -30,6 +30,8 @@ class EpisodeRecord:
     steps: int
     episode_return: float
     """Sum of the rewards."""
+    outside_mass: float | None
+    """Probability of ids that are no action code, mean over the first chunk; None where the policy has no codes."""
 
     @property
     def key(self) -> tuple[str, str, int, int]:
@@ -63,9 +65,10 @@ def read_episodes(path: Path) -> tuple[list[EpisodeRecord], Any]:
     return [EpisodeRecord(**row) for row in table.to_pylist()], json.loads((table.schema.metadata or {}).get(_KEY, b"null"))
 
 
+_TYPES = {str: pa.string(), int: pa.int64(), bool: pa.bool_(), float: pa.float64(), float | None: pa.float64()}
 _SCHEMA = pa.schema(
     [
-        pa.field(field.name, {str: pa.string(), int: pa.int64(), bool: pa.bool_(), float: pa.float64()}[field.type], nullable=False)
+        pa.field(field.name, _TYPES[field.type], nullable=field.type == float | None)  # pyright: ignore[reportArgumentType]
         for field in fields(EpisodeRecord)
     ]
 )

@@ -22,7 +22,7 @@ from vla_tune.evaluation.environments import (
 )
 from vla_tune.evaluation.episodes import EpisodeRecord, episode_seed
 from vla_tune.execution import Execution, Player
-from vla_tune.policy import Policy
+from vla_tune.policy import Policy, WatchedPolicy
 from vla_tune.schema import Embodiment, Observation
 
 
@@ -117,6 +117,7 @@ class _Episode:
     success: bool = False
     steps: int = 0
     total: float = 0.0
+    outside_mass: float | None = None
 
     @property
     def record(self) -> EpisodeRecord:
@@ -129,6 +130,7 @@ class _Episode:
             success=self.success,
             steps=self.steps,
             episode_return=self.total,
+            outside_mass=self.outside_mass,
         )
 
 
@@ -149,6 +151,7 @@ class _Stage:
         """One step of every environment."""
         asking = {row: episode for row, episode in self._playing.items() if episode.player.needs_chunk}
         if asking:
+            self._sample_outside_mass(policy, [row for row, episode in asking.items() if not episode.steps])
             chunks = policy.act([self._observation(row) for row in asking])
             for episode, chunk in zip(asking.values(), chunks, strict=True):
                 episode.player.add(chunk)
@@ -158,6 +161,14 @@ class _Stage:
         self._observations, rewards, terminated, truncated, infos = self._envs.step(actions)
         self._take(rewards, infos)
         self._start(terminated | truncated)
+
+    def _sample_outside_mass(self, policy: Policy, rows: list[int]) -> None:
+        """On the first step of an episode; on every step it would cost as much as acting."""
+        if not rows or not isinstance(policy, WatchedPolicy):
+            return
+        masses = policy.outside_mass([self._observation(row) for row in rows])
+        for row, mass in zip(rows, [] if masses is None else masses.tolist(), strict=masses is not None):
+            self._playing[row].outside_mass = mass
 
     def _take(self, rewards: np.ndarray, infos: dict[str, Any]) -> None:
         if "success" not in infos:

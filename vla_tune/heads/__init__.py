@@ -1,7 +1,7 @@
 """Hidden states -> loss while training, -> normalised actions while acting."""
 
 from vla_tune.heads.autoregressive import AutoregressiveTokenHead
-from vla_tune.heads.base import ActionSpace, Head, HeadLoss, action_space, decoding_of, head_of
+from vla_tune.heads.base import ActionSpace, FixedHead, Head, HeadLoss, TokenHead, action_space, decoding_of, head_of
 from vla_tune.heads.parallel import ParallelTokenHead
 
 HEADS = {head.decoding: head for head in (ParallelTokenHead, AutoregressiveTokenHead)}
@@ -11,9 +11,11 @@ __all__ = [
     "HEADS",
     "ActionSpace",
     "AutoregressiveTokenHead",
+    "FixedHead",
     "Head",
     "HeadLoss",
     "ParallelTokenHead",
+    "TokenHead",
     "action_space",
     "decoding_of",
     "head_of",

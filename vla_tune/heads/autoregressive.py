@@ -44,9 +44,22 @@ class AutoregressiveTokenHead:
     @torch.no_grad()
     def predict(self, model: VLA, batch: Batch) -> Float[np.ndarray, "B T A"]:
         """The codes that `decoder` chooses, decoded."""
-        codes = self.decoder(model, prompt_of(batch), self.space).codes
+        return self.actions(self.raw(model, batch))
+
+    @property
+    def replayable(self) -> bool:
+        """Where the number of codes is known beforehand."""
+        return self.space.tokenizer.free and self.decoder == Constrained()
+
+    def raw(self, model: VLA, batch: Batch) -> Int[Tensor, "B K"]:
+        """The ids that `decoder` chooses; a row that is complete goes on with the stop id."""
+        return self.decoder(model, prompt_of(batch), self.space).ids
+
+    def actions(self, raw: Int[Tensor, "B K"]) -> Float[np.ndarray, "B T A"]:
+        """The chunks that the codes before the stop id stand for."""
         tokenizer, dimension = self.space.tokenizer, self.space.action_dimension
-        return np.stack([tokenizer.decode(np.array(row, np.int64), action_dimension=dimension) for row in codes])
+        rows = (row[np.cumsum(row == self.space.stop_id) == 0] for row in raw.cpu().numpy())
+        return np.stack([tokenizer.decode(row, action_dimension=dimension) for row in rows])
 
     @torch.no_grad()
     def outside_mass(self, model: VLA, batch: Batch) -> Float[np.ndarray, " B"]:
@@ -67,6 +80,8 @@ class AutoregressiveTokenHead:
 
 def prompt_of(batch: Batch) -> Batch:
     """The batch up to each row's first code: what is known before acting."""
+    if batch.labels is None:
+        return batch
     longest = int(batch.prompt_length.max())
     known = torch.arange(longest, device=batch.input_ids.device) < batch.prompt_length[:, None]
     return replace(

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vla_tune.data.collate import Batch
@@ -43,6 +45,10 @@ class ActionSpace:
     stop_id: int
     """The id that ends a sequence."""
 
+    def rows(self, device: torch.device) -> Int[Tensor, " N"]:
+        """The ids of the action codes on `device`, copied there once."""
+        return _rows(self.tokenizer, device)
+
 
 @runtime_checkable
 class Head(Protocol):
@@ -55,6 +61,39 @@ class Head(Protocol):
     def predict(self, model: VLA, batch: Batch) -> Float[np.ndarray, "B T A"]:
         """Normalised actions in [-1, 1]."""
         ...
+
+
+@runtime_checkable
+class FixedHead(Head, Protocol):
+    """A head whose work on the device ends in one tensor."""
+
+    @property
+    def replayable(self) -> bool:
+        """Whether nothing is read back from the device on the way, so that `raw` can be a CUDA graph."""
+        ...
+
+    def raw(self, model: VLA, batch: Batch) -> Int[Tensor, "B K"] | Float[Tensor, "B T A"]:
+        """All that is computed on the device."""
+        ...
+
+    def actions(self, raw: Int[Tensor, "B K"] | Float[Tensor, "B T A"]) -> Float[np.ndarray, "B T A"]:
+        """Normalised actions from what `raw` gave; `predict` is one after the other."""
+        ...
+
+
+@runtime_checkable
+class TokenHead(Head, Protocol):
+    """A head whose actions are codes of the vocabulary."""
+
+    def outside_mass(self, model: VLA, batch: Batch) -> Float[np.ndarray, " B"]:
+        """Probability that the model gives to other ids than action codes, mean over the codes of each row."""
+        ...
+
+
+@lru_cache(maxsize=16)
+def _rows(tokenizer: ActionTokenizer, device: torch.device) -> Int[Tensor, " N"]:
+    with torch.inference_mode(False):  # it serves training too
+        return torch.as_tensor(tokenizer.allowed_ids, device=device)
 
 
 def head_of(contract: Contract, head: Callable[..., Head], *, stop_id: int) -> Head:

@@ -17,8 +17,8 @@ from vla_tune.models.base import VLA
 class Decoded:
     """What was decoded."""
 
-    codes: list[list[int]]
-    """Of each row; without the stop id."""
+    ids: Int[Tensor, "B K"]
+    """Of each row; a row that is complete goes on with the stop id."""
     outside: Float[Tensor, "B K"] | None
     """Probability of all ids that are no action code, at each step; None where the whole vocabulary was not computed."""
 
@@ -38,7 +38,7 @@ class Constrained:
 
     def __call__(self, model: VLA, prompt: Batch, space: ActionSpace) -> Decoded:
         """Complete chunks, always."""
-        rows = _rows(space, prompt)
+        rows = space.rows(prompt.input_ids.device)
 
         def choose(hidden: Float[Tensor, "B D"], allowed: Bool[Tensor, "B N"] | None) -> tuple[Int[Tensor, " B"], None]:
             return _best(model.vocabulary_logits(hidden, rows), rows, allowed), None
@@ -52,7 +52,7 @@ class Watched:
 
     def __call__(self, model: VLA, prompt: Batch, space: ActionSpace) -> Decoded:
         """Complete chunks, and `outside`."""
-        rows = _rows(space, prompt)
+        rows = space.rows(prompt.input_ids.device)
 
         def choose(
             hidden: Float[Tensor, "B D"], allowed: Bool[Tensor, "B N"] | None
@@ -74,14 +74,14 @@ class FullVocabulary:
 
     def __call__(self, model: VLA, prompt: Batch, space: ActionSpace) -> Decoded:
         """Chunks of as many ids as the tokenizer asks for, and `outside`; an id may be no action code."""
-        rows = _rows(space, prompt)
+        rows = space.rows(prompt.input_ids.device)
 
         def choose(hidden: Float[Tensor, "B D"], _: Bool[Tensor, "B N"] | None) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
             logits = model.vocabulary_logits(hidden)
             return logits.argmax(dim=-1), outside_mass(logits, rows)
 
         decoded = _decode(model, prompt, space, choose)
-        for number, codes in enumerate(decoded.codes):
+        for number, codes in enumerate(decoded.ids.tolist()):
             if space.stop_id in codes:
                 raise ValueError(
                     f"row {number}: the model ended the sequence after {codes.index(space.stop_id)} of {len(codes)} codes. It was "
@@ -99,7 +99,7 @@ type _Choose = Callable[[Float[Tensor, "B D"], Bool[Tensor, "B N"] | None], tupl
 
 
 def _decode(model: VLA, prompt: Batch, space: ActionSpace, choose: _Choose) -> Decoded:
-    """Codes until every row is complete; a complete row repeats the stop id, which is cut off again."""
+    """Codes until every row is complete."""
     longest = space.tokenizer.num_codes(space.horizon, space.action_dimension)
     state = model.prefill(prompt)
     chosen: list[Int[Tensor, " B"]] = []
@@ -114,10 +114,7 @@ def _decode(model: VLA, prompt: Batch, space: ActionSpace, choose: _Choose) -> D
         if len(chosen) == longest:
             break
         state = model.advance(chosen[-1], state)
-    codes = torch.stack(chosen, dim=1).tolist()
-    if not space.tokenizer.free:
-        codes = [row[: row.index(space.stop_id)] if space.stop_id in row else row for row in codes]
-    return Decoded(codes, torch.stack(outside, dim=1) if outside else None)
+    return Decoded(torch.stack(chosen, dim=1), torch.stack(outside, dim=1) if outside else None)
 
 
 def _allowed(chosen: list[Int[Tensor, " B"]], space: ActionSpace, prompt: Batch) -> Bool[Tensor, "B N"] | None:
@@ -128,14 +125,10 @@ def _allowed(chosen: list[Int[Tensor, " B"]], space: ActionSpace, prompt: Batch)
     so_far = torch.stack(chosen, dim=1).tolist() if chosen else [[] for _ in range(len(prompt))]
     size = {"horizon": space.horizon, "action_dimension": space.action_dimension}
     follow = [[] if space.stop_id in codes else tokenizer.allowed_next(codes, **size) for codes in so_far]
-    ids = _rows(space, prompt)
+    ids = space.rows(prompt.input_ids.device)
     return torch.stack([torch.isin(ids, torch.as_tensor(row, dtype=ids.dtype, device=ids.device)) for row in follow])
 
 
 def _best(logits: Float[Tensor, "B N"], rows: Int[Tensor, " N"], allowed: Bool[Tensor, "B N"] | None) -> Int[Tensor, " B"]:
     masked = logits if allowed is None else logits.masked_fill(~allowed, float("-inf"))
     return rows[masked.argmax(dim=-1)]
-
-
-def _rows(space: ActionSpace, prompt: Batch) -> Int[Tensor, " N"]:
-    return torch.as_tensor(space.tokenizer.allowed_ids, device=prompt.input_ids.device)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from vla_tune.data.collate import Batch
 from vla_tune.models.base import VLA
 from vla_tune.tokens import IGNORED
 
@@ -50,6 +51,13 @@ class ActionRows:
 def before(positions: Bool[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
     """`positions` shifted one to the left: the hidden state at p - 1 predicts p."""
     return torch.cat([positions[:, 1:], positions.new_zeros(len(positions), 1)], dim=1)
+
+
+def at_placeholders(hidden: Float[Tensor, "B L D"], batch: Batch, *, count: int) -> Float[Tensor, "B K D"]:
+    """The states that predict the `count` neighbouring placeholders of each row; the first is that before the first placeholder."""
+    steps = torch.arange(count, device=hidden.device)
+    places = batch.prompt_length[:, None] - 1 + steps
+    return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
 def labelled(labels: Int[Tensor, "B L"] | None) -> Bool[Tensor, "B L"]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vla_tune.data.collate import Batch
 from vla_tune.heads.base import ActionSpace, HeadLoss
-from vla_tune.heads.loss import Softmax, WholeVocabulary, before, cross_entropy, labelled
+from vla_tune.heads.loss import Softmax, WholeVocabulary, at_placeholders, before, cross_entropy, labelled
 from vla_tune.models.base import VLA
 
 
@@ -44,7 +44,7 @@ class ParallelTokenHead:
         positions = labelled(batch.labels)
         assert batch.labels is not None
         hidden, labels = model(batch)[before(positions)], batch.labels[positions]
-        rows = self._allowed(hidden.device)
+        rows = self.space.rows(hidden.device)
         log_probabilities, best = self.softmax(model, hidden, rows)
         per_label = cross_entropy(log_probabilities, labels, rows=rows, targets=self._targets.to(hidden.device))
         rank = batch.placeholders.cumsum(dim=1)[positions]
@@ -54,25 +54,35 @@ class ParallelTokenHead:
     @torch.no_grad()
     def predict(self, model: VLA, batch: Batch) -> Float[np.ndarray, "B T A"]:
         """The most likely action code at each placeholder, decoded."""
-        codes = self.codes(model, batch)[:, self.space.location_codes :].cpu().numpy()
-        return np.stack([self.space.tokenizer.decode(row, action_dimension=self.space.action_dimension) for row in codes])
+        return self.actions(self.raw(model, batch))
 
-    def codes(self, model: VLA, batch: Batch) -> Int[Tensor, "B K"]:
+    @property
+    def replayable(self) -> bool:
+        """Yes: one pass."""
+        return True
+
+    def raw(self, model: VLA, batch: Batch) -> Int[Tensor, "B K"]:
         """Ids predicted at the placeholders, restricted to action codes."""
-        hidden = model(batch)[before(batch.placeholders)]
-        allowed = self._allowed(hidden.device)
-        return allowed[model.vocabulary_logits(hidden, allowed).argmax(dim=-1)].unflatten(0, (len(batch), -1))
+        hidden = at_placeholders(model(batch), batch, count=self._count)
+        rows = self.space.rows(hidden.device)
+        return rows[model.vocabulary_logits(hidden.flatten(0, 1), rows).argmax(dim=-1)].unflatten(0, (len(batch), -1))
+
+    def actions(self, raw: Int[Tensor, "B K"]) -> Float[np.ndarray, "B T A"]:
+        """The chunks that the codes stand for, without the location."""
+        codes = raw[:, self.space.location_codes :].cpu().numpy()
+        return np.stack([self.space.tokenizer.decode(row, action_dimension=self.space.action_dimension) for row in codes])
 
     @torch.no_grad()
     def outside_mass(self, model: VLA, batch: Batch) -> Float[np.ndarray, " B"]:
         """Probability that the model gives to other ids than action codes, mean over the placeholders of each row."""
-        hidden = model(batch)[before(batch.placeholders)]
-        log_probabilities, _ = WholeVocabulary()(model, hidden, self._allowed(hidden.device))
+        hidden = at_placeholders(model(batch), batch, count=self._count).flatten(0, 1)
+        log_probabilities, _ = WholeVocabulary()(model, hidden, self.space.rows(hidden.device))
         inside = log_probabilities.logsumexp(dim=-1).exp().unflatten(0, (len(batch), -1))
         return (1 - inside.mean(dim=-1)).clamp(min=0).cpu().numpy()
 
-    def _allowed(self, device: torch.device) -> Int[Tensor, " N"]:
-        return torch.as_tensor(self.space.tokenizer.allowed_ids, device=device)
+    @property
+    def _count(self) -> int:
+        return self.space.location_codes + self.space.tokenizer.num_codes(self.space.horizon, self.space.action_dimension)
 
     @cached_property
     def _targets(self) -> Float[Tensor, "N N"]:

@@ -22,8 +22,8 @@ class Decoding:
     """Final hidden state at the last position."""
     cache: Any
     """Keys and values of all positions; of the model's own kind."""
-    seen: Bool[Tensor, "B L"]
-    """Which of them are no padding."""
+    seen: Bool[Tensor, "B L"] | None
+    """Which of them are no padding; None where none is."""
 
 
 @runtime_checkable
@@ -67,7 +67,12 @@ class Checkpoint(Protocol):
 
     @property
     def folder(self) -> str:
-        """Where it lies."""
+        """A path, or an id of the hub."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """Where the files lie."""
         ...
 
     def load(self, *, device: torch.device | str) -> Any:

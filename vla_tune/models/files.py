@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -58,9 +59,28 @@ def existing(path: Path) -> Path:
     if not path.is_file():
         held = ", ".join(sorted(child.name for child in path.parent.iterdir())) if path.parent.is_dir() else "no such folder"
         raise FileNotFoundError(
-            f"{path} is missing ({held}): a checkpoint folder holds {CONFIG_FILE}, {WEIGHTS_FILE} and a tokenizer."
+            f"{path} is missing ({held}): a checkpoint folder holds {CONFIG_FILE}, {WEIGHTS_FILE} (or shards and their "
+            "index) and a tokenizer. Copy or download it again."
         )
     return path
+
+
+def read_record(path: Path, meaning: str) -> dict[str, Any]:
+    """The JSON object in `path`; `meaning` says in errors what it is for.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; it says {meaning}.")
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): copy or download it again.") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} holds a {type(record).__name__}, not an object: copy or download it again.")
+    return record
 
 
 @contextmanager

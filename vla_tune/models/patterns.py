@@ -11,7 +11,7 @@ def name_regex(patterns: Sequence[str], *, within: Sequence[str] = ()) -> str:
     A pattern is the end of a dotted name in whole components, and `*` stands for any characters: `q_proj` is every `q_proj`,
     `layers.0.*_proj` those of the first layer. `within` limits the search to some top-level children.
     """
-    root = rf"(?:{_alternatives(within)})\." if within else ""
+    root = rf"(?=(?:{_alternatives(within)})\.)" if within else ""
     return rf"{root}(?:.*\.)?(?:{_alternatives(patterns)})"
 
 

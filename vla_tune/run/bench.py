@@ -6,8 +6,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from vla_tune.bench import Row, Suite, describe_machine, speed_table, write_report
-from vla_tune.bench.table import machine_text
+from vla_tune.bench.machine import describe_machine
+from vla_tune.bench.measure import Row, Suite
+from vla_tune.bench.table import machine_text, speed_table, write_report
 from vla_tune.policy import LocalPolicy
 from vla_tune.run.objects import build, device_of, load_policy
 from vla_tune.training.threads import sensible_threads, set_threads

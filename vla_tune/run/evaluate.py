@@ -1,6 +1,7 @@
 """Evaluation of a policy in the environment that a configuration names."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from vla_tune.evaluation import Cell, EpisodeRecord, evaluate_cell, policy_ident
 from vla_tune.evaluation.report import success_table, write_results
 from vla_tune.evaluation.rollout import NOBODY, MakeEnv
 from vla_tune.evaluation.video import Film
+from vla_tune.heads import AutoregressiveTokenHead
+from vla_tune.heads.decoding import Constrained, Decoder
 from vla_tune.run.folder import RESULTS_FILE
 from vla_tune.run.objects import Trained, build, device_of, load_policy
 
@@ -28,7 +31,7 @@ def evaluate(cfg: DictConfig, trained: Trained, *, policy: str, task: str, folde
     if policy == "wrong_instruction":
         make_env = partial(_misled, make_env)
     records = _records(cfg, trained, make_env, policy=policy, task=task, folder=folder, films=films)
-    return success_row(policy=policy, task=task, records=records)
+    return success_row(policy=policy, task=task, records=records) | _outside_mass(records)
 
 
 def evaluate_run(cfg: DictConfig, output: Path) -> float:
@@ -37,7 +40,8 @@ def evaluate_run(cfg: DictConfig, output: Path) -> float:
     The episodes are kept in the run's own folder. Returns the failure rate.
     """
     folder = Path(cfg.run)
-    trained = load_policy(folder, rows=cfg.evaluation.rows, device=device_of(cfg))
+    loaded = load_policy(folder, rows=cfg.evaluation.rows, device=device_of(cfg))
+    trained = decoding_with(build(cfg.decoding), replace(loaded, policy=replace(loaded.policy, launch=build(cfg.launch))))
     policy = "fine_tuned" if len(trained.folders) > 1 else folder.name
     row = evaluate(cfg, trained, policy=policy, task=cfg.task, folder=folder / CELLS, films=True)
     row |= {"execution": _execution_name(cfg)}
@@ -45,6 +49,23 @@ def evaluate_run(cfg: DictConfig, output: Path) -> float:
         write_results(path, evaluation=[row | {"run": str(cfg.run)}], training={})
     print_rows([row], title=f"{cfg.run} on {cfg.task}")
     return 1.0 - row["success_rate"]
+
+
+def decoding_with(decoder: Decoder, trained: Trained) -> Trained:
+    """The policy with another way to choose its codes.
+
+    Raises:
+        ValueError: its codes are not chosen one after the other.
+    """
+    head = trained.policy.head
+    if isinstance(head, AutoregressiveTokenHead):
+        return replace(trained, policy=replace(trained.policy, head=replace(head, decoder=decoder)))
+    if decoder != Constrained():
+        raise ValueError(
+            f"{type(decoder).__name__} chooses codes one after the other, this policy decodes "
+            f"{trained.policy.contract.decoding!r}: leave decoding at constrained."
+        )
+    return trained
 
 
 def print_rows(rows: Sequence[dict[str, Any]], *, title: str) -> None:
@@ -58,10 +79,11 @@ def _records(
     cfg: DictConfig, trained: Trained, make_env: MakeEnv, *, policy: str, task: str, folder: Path, films: bool
 ) -> list[EpisodeRecord]:
     body = trained.policy.contract.embodiment
+    decoder = repr(getattr(trained.policy.head, "decoder", None))
     arithmetic = {"rows": trained.policy.rows, "precision": trained.policy.contract.precision, "device": device_of(cfg)}
     cell = Cell(
         policy=policy,
-        identity=policy_identity(trained.folders, run=arithmetic),
+        identity=policy_identity(trained.folders, run=arithmetic | {"decoder": decoder}),
         suite=cfg.env.suite,
         task=task,
         environment=str(OmegaConf.to_container(cfg.env.make, resolve=True)),
@@ -74,6 +96,12 @@ def _records(
     return evaluate_cell(
         folder, cell, policy=trained.policy, make_env=make_env, embodiment=body, num_envs=cfg.evaluation.num_envs, watcher=watcher
     )
+
+
+def _outside_mass(records: Sequence[EpisodeRecord]) -> dict[str, float]:
+    """Mean over the episodes in which it was sampled."""
+    masses = [record.outside_mass for record in records if record.outside_mass is not None]
+    return {"outside_mass": sum(masses) / len(masses)} if masses else {}
 
 
 def _misled(make_env: MakeEnv) -> gymnasium.Env:

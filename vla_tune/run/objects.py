@@ -105,7 +105,7 @@ def _load_run(folder: Path, *, rows: int, device: str) -> Trained:
     adapter.attach(model)
     adapter.load(adapter_folder, model, base_hash=checkpoint.content_hash())
     policy = policy_of(model, Contract.load(folder), checkpoint.processor, rows=rows, device=device)
-    return Trained(policy, (Path(checkpoint.folder), adapter_folder))
+    return Trained(policy, (checkpoint.path, adapter_folder))
 
 
 def _check_targets(node: Any) -> None:

@@ -87,15 +87,11 @@ class HFVLA(nn.Module):
 
     def advance(self, ids: Int[Tensor, " B"], decoding: Decoding) -> Decoding:
         """Read one more id per row."""
+        assert decoding.seen is not None
         past = Past(decoding.cache.cache, decoding.cache.positions + 1)
         seen = torch.cat([decoding.seen, decoding.seen.new_ones(len(ids), 1)], dim=1)
-        output = self._whole[1](
-            input_ids=ids[:, None],
-            attention_mask=seen.long(),
-            position_ids=past.positions,
-            past_key_values=past.cache,
-            use_cache=True,
-        )
+        inputs = {"input_ids": ids[:, None], "attention_mask": seen.long(), "position_ids": past.positions}
+        output = self._whole[1](**inputs, past_key_values=past.cache, use_cache=True)
         return Decoding(hidden=output.last_hidden_state[:, -1], cache=past, seen=seen)
 
     def _vision(self, batch: Batch) -> dict[str, Tensor]:

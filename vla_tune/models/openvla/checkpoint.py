@@ -11,10 +11,13 @@ from transformers import PreTrainedTokenizerBase
 
 from vla_tune.models.base import ModelInterface
 from vla_tune.models.files import content_hash
+from vla_tune.models.openvla.hub import checkpoint_folder
 from vla_tune.models.openvla.load import load, load_config, load_tokenizer
 from vla_tune.models.openvla.model import OpenVLA
+from vla_tune.models.openvla.published import published_interface
 from vla_tune.models.openvla.save import write_checkpoint
-from vla_tune.schema import Contract
+from vla_tune.models.openvla.tokenizer_file import copy_tokenizer
+from vla_tune.schema import CONTRACT_FILE, Contract
 
 
 @dataclass(frozen=True)
@@ -22,34 +25,43 @@ class OpenVLACheckpoint:
     """The folder of an OpenVLA model and the form in which its weights are wanted; nothing is read before it is asked for."""
 
     folder: str
+    """A path, or the id of a published model on the hub (`openvla/openvla-7b`)."""
     base: str = "bf16"
     """The weight format (`models.precision.FORMATS`)."""
 
+    @cached_property
+    def path(self) -> Path:
+        """Where the files lie."""
+        return checkpoint_folder(self.folder)
+
     def load(self, *, device: torch.device | str) -> OpenVLA:
         """The model on `device`, in evaluation mode."""
-        return load(self.folder, base=self.base, device=device)
+        return load(self.path, base=self.base, device=device)
 
     @cached_property
     def processor(self) -> PreTrainedTokenizerBase:
         """The text tokenizer."""
-        return load_tokenizer(Path(self.folder))
+        return load_tokenizer(self.path)
 
     @property
     def interface(self) -> ModelInterface:
-        """Images, prompt and vocabulary that the model was trained with."""
-        contract = Contract.load(Path(self.folder))
+        """Images, prompt and vocabulary that the model was trained with: from its contract, or from a published folder's files."""
+        if not (self.path / CONTRACT_FILE).is_file():
+            return published_interface(self.path)
+        contract = Contract.load(self.path)
         return ModelInterface(
             image=contract.image,
             prompt=contract.prompt,
-            vocabulary_size=load_config(Path(self.folder)).vocabulary_size,
+            vocabulary_size=load_config(self.path).vocabulary_size,
             location_codes=contract.location_codes,
         )
 
     def content_hash(self) -> str:
         """Of the weights."""
-        return content_hash(Path(self.folder))
+        return content_hash(self.path)
 
     def write(self, folder: Path, tensors: Mapping[str, Tensor], contract: Contract) -> None:
         """The same architecture with other weights, under their published names, into an existing folder."""
-        config = load_config(Path(self.folder))
+        config = load_config(self.path)
         write_checkpoint(folder, tensors, config=config, tokenizer=self.processor, contract=contract)
+        copy_tokenizer(self.path, folder)

@@ -11,6 +11,7 @@ class OpenVLAConfig(PretrainedConfig):
     Args:
         timm_model_ids: one timm model for each vision tower (two towers are fused on the channel axis).
         image_sizes: the square side in pixels that each tower reads.
+        timm_override_act_layers: per tower, the activation instead of timm's own, or None.
         timm_kwargs: per tower, what overrides timm's architecture; empty for the published sizes.
         text_config: the Llama configuration.
         pad_to_multiple_of: rows of the embedding beyond the tokenizer's vocabulary (the first of them is padding).
@@ -26,6 +27,7 @@ class OpenVLAConfig(PretrainedConfig):
         *,
         timm_model_ids: list[str] | None = None,
         image_sizes: list[int] | None = None,
+        timm_override_act_layers: list[str | None] | None = None,
         timm_kwargs: list[dict[str, Any]] | None = None,
         text_config: dict[str, Any] | None = None,
         pad_to_multiple_of: int = 64,
@@ -36,6 +38,7 @@ class OpenVLAConfig(PretrainedConfig):
     ) -> None:
         self.timm_model_ids = timm_model_ids or []
         self.image_sizes = image_sizes or []
+        self.timm_override_act_layers = timm_override_act_layers or [None for _ in self.timm_model_ids]
         self.timm_kwargs = timm_kwargs or [{} for _ in self.timm_model_ids]
         self.text_config = CONFIG_MAPPING["llama"](**(text_config or {}))
         self.pad_to_multiple_of = pad_to_multiple_of

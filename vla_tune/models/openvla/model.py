@@ -68,8 +68,7 @@ class OpenVLA(PreTrainedModel):
     def hidden_states(self, batch: Batch, context: Float[Tensor, "B P D"]) -> Float[Tensor, "B P_plus_L D"]:
         """Final hidden states of the whole sequence, patches included."""
         inputs, seen = self.sequence(batch, context)
-        parallel = bool(batch.placeholders.any())
-        mask = bidirectional_mask(seen, inputs.dtype) if parallel else seen
+        mask = bidirectional_mask(seen, inputs.dtype) if batch.parallel else seen
         return self.language_model.model(inputs_embeds=inputs, attention_mask=mask, use_cache=False).last_hidden_state
 
     def sequence(
@@ -97,21 +96,22 @@ class OpenVLA(PreTrainedModel):
     def prefill(self, batch: Batch) -> Decoding:
         """Read images, state and `batch.input_ids` once; shorter rows are moved right, so that all end together."""
         assert batch.pixel_values is not None
-        inputs, seen = align_right(*self.sequence(batch, self.context(batch.pixel_values, batch.state)))
+        inputs, seen = self.sequence(batch, self.context(batch.pixel_values, batch.state))
+        if not batch.padded:  # the kernel's own causal mask is faster
+            output = self.language_model.model(inputs_embeds=inputs, use_cache=True)
+            return Decoding(hidden=output.last_hidden_state[:, -1], cache=output.past_key_values, seen=None)
+        inputs, seen = align_right(inputs, seen)
         positions = (seen.cumsum(dim=1) - 1).clamp(min=0)
         output = self.language_model.model(inputs_embeds=inputs, attention_mask=seen, position_ids=positions, use_cache=True)
         return Decoding(hidden=output.last_hidden_state[:, -1], cache=output.past_key_values, seen=seen)
 
     def advance(self, ids: Int[Tensor, " B"], decoding: Decoding) -> Decoding:
         """Read one more id per row."""
-        seen = torch.cat([decoding.seen, decoding.seen.new_ones(len(ids), 1)], dim=1)
-        output = self.language_model.model(
-            input_ids=ids[:, None],
-            attention_mask=seen,
-            position_ids=seen.sum(dim=1, keepdim=True) - 1,
-            past_key_values=decoding.cache,
-            use_cache=True,
-        )
+        more, seen = {"past_key_values": decoding.cache, "use_cache": True}, decoding.seen
+        if seen is not None:
+            seen = torch.cat([seen, seen.new_ones(len(ids), 1)], dim=1)
+            more |= {"attention_mask": seen, "position_ids": seen.sum(dim=1, keepdim=True) - 1}
+        output = self.language_model.model(input_ids=ids[:, None], **more)
         return Decoding(hidden=output.last_hidden_state[:, -1], cache=output.past_key_values, seen=seen)
 
 

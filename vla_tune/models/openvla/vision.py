@@ -5,10 +5,23 @@ from typing import cast
 import timm
 import torch
 from jaxtyping import Float
+from timm.layers import LayerScale as TimmLayerScale
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vla_tune.models.openvla.config import OpenVLAConfig
+
+
+class LayerScale(nn.Module):
+    """x * s, one factor for each channel (CaiT, arXiv 2103.17239, §2.2); checkpoints call it `scale_factor`, timm `gamma`."""
+
+    def __init__(self, scale_factor: Float[Tensor, " D"]) -> None:
+        super().__init__()
+        self.scale_factor = nn.Parameter(scale_factor)
+
+    def forward(self, inputs: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """Scaled channels."""
+        return inputs * self.scale_factor
 
 
 class VisionBackbone(nn.Module):
@@ -20,12 +33,9 @@ class VisionBackbone(nn.Module):
 
     def __init__(self, config: OpenVLAConfig) -> None:
         super().__init__()
-        towers = [
-            timm.create_model(name, pretrained=False, num_classes=0, img_size=size, **kwargs)
-            for name, size, kwargs in zip(config.timm_model_ids, config.image_sizes, config.timm_kwargs, strict=True)
-        ]
-        if len(towers) not in (1, 2):
+        if len(config.timm_model_ids) not in (1, 2):
             raise ValueError(f"timm_model_ids={config.timm_model_ids}: OpenVLA has one vision tower or two.")
+        towers = [_tower(config, index) for index in range(len(config.timm_model_ids))]
         self.featurizer = towers[0]
         if len(towers) == 2:
             self.fused_featurizer = towers[1]
@@ -45,6 +55,22 @@ class VisionBackbone(nn.Module):
         """Features of P patches; C is three channels for each tower."""
         channels = pixels.split(3, dim=1)
         return torch.cat([_features(tower, three) for tower, three in zip(self.towers, channels, strict=True)], dim=-1)
+
+
+def _tower(config: OpenVLAConfig, index: int) -> VisionTransformer:
+    """An architecture of timm under the checkpoint's names."""
+    tower = timm.create_model(
+        config.timm_model_ids[index],
+        pretrained=False,
+        num_classes=0,
+        img_size=config.image_sizes[index],
+        act_layer=config.timm_override_act_layers[index],
+        **config.timm_kwargs[index],
+    )
+    scales = [(name, module) for name, module in tower.named_modules() if isinstance(module, TimmLayerScale)]
+    for name, module in scales:
+        tower.set_submodule(name, LayerScale(module.gamma.detach()))
+    return cast(VisionTransformer, tower)
 
 
 def _features(tower: VisionTransformer, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B P D"]:

@@ -1,0 +1,78 @@
+"""Which modules of a model an adapter changes, and which learn in full beside it."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from torch import nn
+
+from vla_tune.models.patterns import matching_names
+
+
+def target_names(model: nn.Module, targets: Sequence[str], towers: Sequence[str]) -> list[str]:
+    """Names of the linear layers and convolutions that match, in the model's order.
+
+    Raises:
+        ValueError: a pattern or a tower matches nothing, something else matches too, or a layer shares its weights.
+    """
+    modules = dict(model.named_modules())
+    names = matching_names([name for name, module in modules.items() if _is_linear_map(module)], targets, within=towers)
+    others = [name for name in matching_names(list(modules), targets, within=towers) if name not in names]
+    if others:
+        kind = type(modules[others[0]]).__name__
+        raise ValueError(
+            f"targets={list(targets)} also match {others[0]} ({kind}), no linear layer: use narrower patterns, e.g. *_proj."
+        )
+    empty = sorted(set(towers) - {name.split(".")[0] for name in names})
+    if empty:
+        children = ", ".join(name for name, _ in model.named_children())
+        raise ValueError(f"towers={list(towers)}: no target lies in {empty[0]}; the model has {children}. Leave it out.")
+    _refuse_shared(model, names)
+    return names
+
+
+def full_names(model: nn.Module, patterns: Sequence[str], *, beside: Sequence[str] = ()) -> list[str]:
+    """Names of the modules that learn in full, without those inside another of them.
+
+    What a model calls `untrained` is among them without being asked for: frozen, it would say nothing.
+
+    Args:
+        model: what they are sought in.
+        patterns: of module names (`models.patterns`); none is allowed.
+        beside: names of the layers that get a low-rank change.
+
+    Raises:
+        ValueError: a pattern matches nothing, or a layer would learn both ways, or has no weights that can learn.
+    """
+    patterns = [*patterns, *getattr(model, "untrained", ())]
+    if not patterns:
+        return []
+    modules = {name: module for name, module in model.named_modules() if name and ".lora_" not in name}
+    found = matching_names(list(modules), patterns)
+    names = [name for name in found if not any(_inside(name, other) for other in found if other != name)]
+    for name in names:
+        twice = [target for target in beside if _inside(target, name) or _inside(name, target)]
+        if twice:
+            raise ValueError(f"learned_in_full={list(patterns)} match {name}, and {twice[0]} is a target already: choose one.")
+        weights = list(modules[name].parameters())
+        if not weights or not all(weight.is_floating_point() for weight in weights):
+            raise ValueError(f"{name} has no weights, or 4-bit ones, which cannot learn: leave it out of learned_in_full.")
+    return names
+
+
+def _is_linear_map(module: nn.Module) -> bool:
+    """A linear layer, or a convolution of the kind that B A can be added to."""
+    if isinstance(module, nn.Conv2d):
+        return module.groups == 1 and module.dilation == (1, 1) and module.padding_mode == "zeros"
+    return isinstance(module, nn.Linear)
+
+
+def _inside(name: str, other: str) -> bool:
+    return name == other or name.startswith(f"{other}.")
+
+
+def _refuse_shared(model: nn.Module, names: Sequence[str]) -> None:
+    """A change of one layer must be none of another; a merged checkpoint could not say so."""
+    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    shared = [name for name in names if uses[id(model.get_submodule(name).weight)] > 1]
+    if shared:
+        raise ValueError(f"{shared[0]} shares its weights with another module (tied embeddings), so it cannot be a target.")

@@ -1,0 +1,28 @@
+"""A checkpoint's name -> its folder on this machine."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+WANTED = ("*.safetensors", "*.json", "tokenizer.model")
+"""Weights, records and the tokenizer; no code and no pickles."""
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+def checkpoint_folder(name: str) -> Path:
+    """An existing folder as it is; what looks like a hub id (`openvla/openvla-7b`) is downloaded to the hub's cache first.
+
+    Raises:
+        FileNotFoundError: it is no folder, and no hub id or one that cannot be downloaded and is not in the cache.
+    """
+    if Path(name).is_dir() or not _HUB_ID.fullmatch(name):
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(WANTED)))
+    except (OSError, ValueError) as error:  # the hub's errors are OSErrors; ValueErrors where there is no cache to fall back on
+        patterns = " ".join(f"--include '{pattern}'" for pattern in WANTED)
+        raise FileNotFoundError(
+            f"{name} is no folder here, and could not be downloaded from the hub ({type(error).__name__}). Where there is a "
+            f"network, run `hf download {name} {patterns} --local-dir FOLDER`, and give FOLDER instead."
+        ) from error

@@ -1,0 +1,117 @@
+"""What a published OpenVLA checkpoint says about itself, in our terms: it has no contract."""
+
+from pathlib import Path
+from typing import Literal
+
+from vla_tune.data.pipeline import make_contract
+from vla_tune.models.base import ModelInterface
+from vla_tune.models.openvla.config import OpenVLAConfig
+from vla_tune.models.openvla.load import load_config
+from vla_tune.models.openvla.processor_file import image_rule
+from vla_tune.models.openvla.statistics_file import published_statistics, unscaled
+from vla_tune.schema import ColumnStatistics, Contract, Embodiment, Group, Statistics
+from vla_tune.tokens import BinTokenizer, uniform_edges
+
+PURE_PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
+"""Of the models on a plain Llama-2 (openvla-spec)."""
+VICUNA_PROMPT = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
+    "answers to the user's questions. USER: What action should the robot take to {instruction}? ASSISTANT:"
+)
+"""Of the models on Vicuna v1.5 (openvla-v01)."""
+_PROMPTS = {
+    "llama2-7b-pure": PURE_PROMPT,
+    "llama2-13b-pure": PURE_PROMPT,
+    "vicuna-v15-7b": VICUNA_PROMPT,
+    "vicuna-v15-13b": VICUNA_PROMPT,
+}
+
+
+def published_interface(folder: Path) -> ModelInterface:
+    """Images, prompt and vocabulary of a published checkpoint.
+
+    Raises:
+        FileNotFoundError: `config.json` or `preprocessor_config.json` is missing.
+        ValueError: the language model is none whose prompt is known, or the image processor does not fit the model.
+    """
+    config, image = load_config(folder), image_rule(folder)
+    sizes = [[image.height, image.width] for _ in image.means]
+    if [[size, size] for size in config.image_sizes] != sizes:
+        raise ValueError(
+            f"{folder}: the model reads pictures of {config.image_sizes}, its image processor makes {sizes}: take both from "
+            "the same checkpoint."
+        )
+    return ModelInterface(
+        image=image,
+        prompt=prompt_template(config, folder),
+        vocabulary_size=config.vocabulary_size,
+        location_codes=0,
+    )
+
+
+def prompt_template(config: OpenVLAConfig, folder: Path) -> str:
+    """The template that belongs to the language model.
+
+    Raises:
+        ValueError: `llm_backbone_id` is missing or unknown.
+    """
+    name = getattr(config, "llm_backbone_id", None)
+    if name not in _PROMPTS:
+        raise ValueError(
+            f"{folder / 'config.json'} has llm_backbone_id={name!r}, whose prompt is not known; known are {', '.join(_PROMPTS)}. "
+            "Fine-tune from one of these, or write the folder with a contract.json, which says the prompt."
+        )
+    return _PROMPTS[name]
+
+
+def published_contract(
+    folder: Path,
+    *,
+    embodiment: Embodiment,
+    unnorm_key: str,
+    precision: Literal["bf16", "fp32"] = "bf16",
+) -> Contract:
+    """A contract under which a published policy can be run: one action at a time, its codes one after the other.
+
+    The published models read no state, so whatever the embodiment calls its state passes unscaled.
+
+    Args:
+        folder: The checkpoint.
+        embodiment: What the checkpoint does not say: cameras, units and frames.
+        unnorm_key: Whose statistics the actions are scaled by.
+        precision: Of the forward pass.
+
+    Raises:
+        ValueError: the embodiment does not fit the statistics.
+    """
+    base, config = published_interface(folder), load_config(folder)
+    statistics = published_statistics(folder, unnorm_key)
+    _check_mask(embodiment.action, statistics.action, unnorm_key)
+    edges = uniform_edges(config.n_action_bins)
+    return make_contract(
+        embodiment,
+        statistics=Statistics(
+            dataset=statistics.dataset,
+            action=statistics.action,
+            state=unscaled(embodiment.state_dimension),
+            num_transitions=statistics.num_transitions,
+            num_trajectories=statistics.num_trajectories,
+        ),
+        image=base.image,
+        prompt=base.prompt,
+        action_tokens=BinTokenizer(edges, base.vocabulary_size).to_record(),
+        horizon=1,
+        execute_steps=1,
+        location_codes=base.location_codes,
+        decoding="autoregressive",
+        precision=precision,
+    )
+
+
+def _check_mask(groups: tuple[Group, ...], column: ColumnStatistics, key: str) -> None:
+    declared = [group.normalized for group in groups for _ in range(group.dimension)]
+    if declared != list(column.mask):
+        raise ValueError(
+            f"the statistics of {key!r} scale the action dimensions {list(column.mask)}, the embodiment declares {declared}: "
+            "correct `normalized` and the dimensions of its action groups, or choose another unnorm_key."
+        )
