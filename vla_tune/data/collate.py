@@ -12,7 +12,6 @@ from torch import Tensor
 
 from vla_tune.tokens import IGNORED
 
-
 _MAPPINGS = ("vision_inputs", "token_inputs")
 """Fields that hold several tensors by name."""
 

@@ -110,9 +110,9 @@ class ProcessorPrompt:
         text = LAYOUTS[self.rule.layout].text(self.processor, self.template.format(**fields), len(self.roles))
         images = [resized(sample["images"][role], self.rule) for role in self.roles]
         call = cast(Callable[..., Mapping[str, Any]], self.processor)
-        made = call(images=[images], text=[text], return_tensors="pt", images_kwargs=dict(self.rule.image_options))
+        made = call(images=[images], text=[text], return_tensors="np", images_kwargs=dict(self.rule.image_options))
         ignored = ("attention_mask", "labels")
-        return {name: value.numpy() for name, value in made.items() if name not in ignored}
+        return {name: np.asarray(value) for name, value in made.items() if name not in ignored}
 
     def _longer(self, name: str, prompt: Int[np.ndarray, " P"], added: int) -> Int[np.ndarray, " L"]:
         return np.pad(prompt, (0, added), constant_values=LAYOUTS[self.rule.layout].behind.get(name, 0))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
@@ -17,6 +16,7 @@ from vla_tune.models.base import ModelInterface
 from vla_tune.models.files import content_hash
 from vla_tune.models.hf.model import HFVLA
 from vla_tune.models.hf.rows import AppendedRows, ReservedRows, Rows, vocabulary_modules
+from vla_tune.models.hub import checkpoint_folder
 from vla_tune.models.precision import choose_attention, quantize, weight_dtype
 from vla_tune.schema import Contract, ProcessorRule
 from vla_tune.tokens import Processor, text_tokenizer
@@ -24,8 +24,6 @@ from vla_tune.tokens import Processor, text_tokenizer
 NF4_TARGETS = ("language_model.layers.*",)
 """The linear layers of the language model's blocks, as for OpenVLA."""
 PROMPT = "What action should the robot take to {instruction}?"
-_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model")
-"""What is fetched from the hub: weights, configuration, tokenizer and template; nothing that would be unpickled or run."""
 _ROWS = ("action_rows.inputs.weight", "action_rows.outputs.weight")
 
 
@@ -66,9 +64,8 @@ class HFCheckpoint:
 
     @cached_property
     def path(self) -> Path:
-        """Where the files lie; those of a hub id are fetched once into the cache of the hub's library."""
-        local = Path(self.folder)
-        return local if local.is_dir() else Path(snapshot_download(self.folder, allow_patterns=list(_FILES)))
+        """Where the files lie."""
+        return checkpoint_folder(self.folder)
 
     def load(self, *, device: torch.device | str) -> HFVLA:
         """The model on `device`, in evaluation mode.

@@ -3,11 +3,14 @@
 The structure is that of the published checkpoints (towers, special tokens, chat template, unused rows); sizes are shrunk.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -26,6 +29,12 @@ from transformers.models.siglip.image_processing_siglip import SiglipImageProces
 from transformers.models.smolvlm import SmolVLMConfig, SmolVLMProcessor
 from transformers.models.smolvlm.image_processing_smolvlm import SmolVLMImageProcessor
 from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
+
+from vla_tune.data import build_pipeline
+from vla_tune.data.collate import Batch, collate
+from vla_tune.models.hf import AppendedRows, HFCheckpoint
+from vla_tune.schema import BinTokens, Camera, Contract
+from vla_tune.tokens import pad_id, uniform_edges
 
 TEXT_IDS = 400
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
@@ -249,3 +258,100 @@ def write(family: Family, folder: Path) -> None:
                 weight.copy_(torch.randn_like(weight) * weight[0].numel() ** -0.5)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+COUNT = 32
+"""Action codes."""
+SENTENCES = ["lift the red block", "push the green block to the left", "touch the blue block"]
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Family], Path]:
+    """The checkpoint folder of a family, written once."""
+
+    @cache
+    def written(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        write(next(family for family in FAMILIES if family.name == name), folder)
+        return folder
+
+    return lambda family: written(family.name)
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
+def family(request: pytest.FixtureRequest) -> Family:
+    return request.param
+
+
+@pytest.fixture
+def checkpoint_of(folder_of: Callable[[Family], Path]) -> Callable[..., HFCheckpoint]:
+    def made(family: Family, **changes: Any) -> HFCheckpoint:
+        options: dict[str, Any] = {
+            "folder": str(folder_of(family)),
+            "height": family.side,
+            "width": family.side,
+            "layout": family.layout,
+            "image_options": family.image_options,
+            "rows": AppendedRows(count=COUNT),
+            "base": "fp32",
+        }
+        return HFCheckpoint(**options | changes)
+
+    return made
+
+
+@pytest.fixture
+def checkpoint(family: Family, checkpoint_of: Callable[..., HFCheckpoint]) -> HFCheckpoint:
+    return checkpoint_of(family)
+
+
+@pytest.fixture
+def contract_for(tiny_contract: Contract) -> Callable[..., Contract]:
+    """A contract of two cameras, with `COUNT` codes one after the other."""
+
+    def made(checkpoint: HFCheckpoint, **changes: Any) -> Contract:
+        base = checkpoint.interface
+        edges = tuple(tuple(row) for row in uniform_edges(COUNT).tolist())
+        cameras = tuple(Camera(role=role, key=f"observation.images.{role}", height=64, width=64) for role in ("front", "wrist"))
+        options: dict[str, Any] = {
+            "embodiment": replace(tiny_contract.embodiment, cameras=cameras),
+            "image": base.image,
+            "prompt": base.prompt,
+            "horizon": 2,
+            "execute_steps": 2,
+            "action_tokens": BinTokens(kind="bins", vocabulary_size=base.vocabulary_size, edges=edges),
+            "decoding": "autoregressive",
+        }
+        return replace(tiny_contract, **options | changes)
+
+    return made
+
+
+def raw_samples(contract: Contract, sentences: Sequence[str] = SENTENCES, *, seed: int = 0) -> list[dict[str, Any]]:
+    """Demonstrations as a dataset gives them: images, states and chunks at random."""
+    noise = np.random.default_rng(seed)
+    body, column = contract.embodiment, contract.statistics.action
+    return [
+        {camera.key: noise.integers(0, 256, (64, 64, 3), dtype=np.uint8) for camera in body.cameras}
+        | {body.state_key: noise.uniform(0, 0.1, 4).astype(np.float32), "instruction": sentence, "index": np.array([row, 0])}
+        | {"actions": noise.uniform(column.q01, column.q99, (contract.horizon, 4)).astype(np.float32)}
+        | {"action_mask": np.ones((contract.horizon, 4), bool)}
+        for row, sentence in enumerate(sentences)
+    ]
+
+
+@pytest.fixture
+def samples() -> Callable[..., list[dict[str, Any]]]:
+    return raw_samples
+
+
+@pytest.fixture
+def batch_for(contract_for: Callable[..., Contract]) -> Callable[[HFCheckpoint], Batch]:
+    """Three labelled samples of different lengths."""
+
+    def made(checkpoint: HFCheckpoint) -> Batch:
+        contract = contract_for(checkpoint)
+        pipeline = build_pipeline(contract, checkpoint.processor)
+        return collate([pipeline(sample) for sample in raw_samples(contract)], pad_id=pad_id(checkpoint.processor), multiple=16)
+
+    return made
