@@ -278,6 +278,11 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Family], Pa
     return lambda family: written(family.name)
 
 
+@pytest.fixture(scope="session")
+def families() -> dict[str, Family]:
+    return {family.name: family for family in FAMILIES}
+
+
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
 def family(request: pytest.FixtureRequest) -> Family:
     return request.param

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
@@ -75,10 +76,9 @@ class HFCheckpoint:
         """
         network = self._network(weight_dtype(self.base))
         self.rows.prepare(network)
-        end = self.rows.vocabulary_size(self._existing_rows)
         choose_attention(network, device)
         nn.Module.to(network, device if self.base != "nf4" else "cpu")
-        model = HFVLA(network, first_code=end - self.rows.count, num_codes=self.rows.count)
+        model = HFVLA(network, first_code=self._end - self.rows.count, num_codes=self.rows.count)
         if self.base == "nf4":
             quantize(model, targets=NF4_TARGETS, device=device)
             nn.Module.to(network, device)
@@ -104,8 +104,7 @@ class HFCheckpoint:
         Raises:
             ValueError: text uses rows that are meant for codes.
         """
-        end = self.rows.vocabulary_size(self._existing_rows)
-        check_codes(text_tokenizer(self._processor), end - self.rows.count, end, allowed=self.rows.tokens)
+        check_codes(text_tokenizer(self._processor), self._end - self.rows.count, self._end, allowed=self.rows.tokens)
         rule = ProcessorRule(
             kind="processor",
             height=self.height,
@@ -116,7 +115,7 @@ class HFCheckpoint:
             code_tokens=tuple(self.rows.tokens),
             processor_hash=processor_hash(self._processor),
         )
-        return ModelInterface(image=rule, prompt=self.prompt, vocabulary_size=end, location_codes=0)
+        return ModelInterface(image=rule, prompt=self.prompt, vocabulary_size=self._end, location_codes=0)
 
     def content_hash(self) -> str:
         """Of the weights, and of the rows added to them."""
@@ -144,6 +143,11 @@ class HFCheckpoint:
         return AutoConfig.from_pretrained(self.path, local_files_only=True)
 
     @property
+    def _end(self) -> int:
+        """V."""
+        return self.rows.vocabulary_size(self._existing_rows)
+
+    @property
     def _existing_rows(self) -> int:
         return int(self._config.get_text_config().vocab_size)
 
@@ -158,17 +162,18 @@ class HFCheckpoint:
 
     def _empty(self, dtype: torch.dtype) -> PreTrainedModel:
         """The architecture with its codes' rows, without memory for its weights."""
-        with torch.device("meta"):
-            network = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(self.path), dtype=dtype)
-            network.resize_token_embeddings(max(self._existing_rows, self.rows.vocabulary_size(self._existing_rows)))
+        config = AutoConfig.from_pretrained(self.path, local_files_only=True)
+        config.get_text_config().vocab_size = max(self._existing_rows, self._end)
+        with init_empty_weights():
+            network = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+        network.tie_weights()
         return network
 
     def _published(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights under the names of transformers, the rows of the codes put back into their matrices."""
-        end = self.rows.vocabulary_size(self._existing_rows)
         network = self._empty(torch.float32)
         names = {id(parameter): name for name, parameter in network.named_parameters()}
-        model = HFVLA(network, first_code=end - self.rows.count, num_codes=self.rows.count)
+        model = HFVLA(network, first_code=self._end - self.rows.count, num_codes=self.rows.count)
         places = {name: names[id(parameter)] for name, parameter in model.named_parameters() if id(parameter) in names}
         own = {name: tensors.pop(name) for name in _ROWS if name in tensors}
         if missing := sorted(places.keys() ^ tensors.keys()):
@@ -177,5 +182,5 @@ class HFCheckpoint:
         plain = {places[name]: tensor for name, tensor in tensors.items()}
         for matrix, rows in zip(matrices, own.values(), strict=False):
             plain[names[id(matrix)]] = plain[names[id(matrix)]].clone()
-            plain[names[id(matrix)]][end - self.rows.count : end] = rows
+            plain[names[id(matrix)]][self._end - self.rows.count : self._end] = rows
         return plain
