@@ -297,6 +297,7 @@ def checkpoint_of(folder_of: Callable[[Family], Path]) -> Callable[..., HFCheckp
             "width": family.side,
             "layout": family.layout,
             "image_options": family.image_options,
+            "prompt": "What action should the robot take to {instruction}?",
             "rows": AppendedRows(count=COUNT),
             "base": "fp32",
         }

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from vla_tune.data.processor import check_codes, processor_hash
 from vla_tune.models.base import ModelInterface
 from vla_tune.models.files import content_hash
 from vla_tune.models.hf.model import HFVLA
-from vla_tune.models.hf.rows import AppendedRows, ReservedRows, Rows, vocabulary_modules
+from vla_tune.models.hf.rows import ReservedRows, Rows, vocabulary_modules
 from vla_tune.models.hub import checkpoint_folder
 from vla_tune.models.precision import choose_attention, quantize, weight_dtype
 from vla_tune.schema import Contract, ProcessorRule
@@ -24,7 +24,6 @@ from vla_tune.tokens import Processor, text_tokenizer
 
 NF4_TARGETS = ("language_model.layers.*",)
 """The linear layers of the language model's blocks, as for OpenVLA."""
-PROMPT = "What action should the robot take to {instruction}?"
 _ROWS = ("action_rows.inputs.weight", "action_rows.outputs.weight")
 
 
@@ -37,10 +36,14 @@ class HFCheckpoint:
     height: int
     width: int
     """Images are resized to this."""
-    layout: Literal["chat", "prefix"] = "chat"
-    image_options: Mapping[str, bool] = field(default_factory=dict)
-    prompt: str = PROMPT
-    rows: Rows = AppendedRows()  # noqa: RUF009 (frozen)
+    layout: Literal["chat", "prefix"]
+    """How prompt and images are put before the model (`data.processor.LAYOUTS`)."""
+    image_options: Mapping[str, bool]
+    """What its processor is told at every call."""
+    prompt: str
+    """The template around `{instruction}` and, if wanted, `{state}`."""
+    rows: Rows
+    """Where action codes go."""
     base: str = "bf16"
     """The weight format (`models.precision.FORMATS`)."""
 

@@ -42,7 +42,7 @@ class ReservedRows:
 
     size: int
     """V: the codes are the ids from V - `count` to V - 1."""
-    count: int = 256
+    count: int
     tokens: Sequence[str] = ()
 
     def vocabulary_size(self, existing: int) -> int:
@@ -71,7 +71,7 @@ class AppendedRows:
     random low frequency f ~ `frequency` and a phase for each channel, so that neighbouring codes begin alike.
     """
 
-    count: int = 256
+    count: int
     amplitude: float = 0.5
     frequency: float = 5.0
     seed: int = 0
