@@ -102,6 +102,29 @@ class ImageRule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProcessorRule:
+    """How images and prompt become a model's inputs where the model brings its own processor (`transformers`)."""
+
+    kind: Literal["processor"]
+    height: int
+    width: int
+    """Every camera image is resized to this before the processor sees it, so that the number of image tokens never changes."""
+    layout: Literal["chat", "prefix"]
+    """The prompt is a user's turn in the processor's chat template, or a plain prefix (PaliGemma, arXiv 2407.07726, §3.1)."""
+    image_options: Mapping[str, bool]
+    """What the processor is told at every call, e.g. not to cut images into tiles."""
+    num_codes: int
+    """How many ids below the vocabulary size stand for action codes."""
+    code_tokens: tuple[str, ...]
+    """Patterns of the tokenizer's own special tokens that may be among them, e.g. `<loc*>`; else they are ids without a text."""
+    processor_hash: str
+    """SHA-256 of the processor's configuration: another one would make other inputs."""
+
+
+InputRule = ImageRule | ProcessorRule
+
+
+@dataclass(frozen=True, kw_only=True)
 class ColumnStatistics:
     """Per-dimension statistics of the state or the action, in robot units, over exactly the frames in use."""
 
@@ -171,7 +194,7 @@ class Contract:
     """How many of them are executed before the policy looks again."""
     prompt: str
     """The template around `{instruction}`; the instruction is lower-cased."""
-    image: ImageRule
+    image: InputRule
     action_tokens: ActionTokens
     location_codes: int
     """Codes before the chunk that say where the named object is; learned in pretraining, decoded never."""
@@ -228,6 +251,12 @@ def _converter() -> Any:
         """By `kind`; what is neither is read as the first, whose errors name the field."""
         kind = record.get("kind") if isinstance(record, Mapping) else None
         return converter.structure(record, FastTokens if kind == "fast" else BinTokens)
+
+    @converter.register_structure_hook
+    def _input_rule(record: Any, _: Any) -> InputRule:
+        """By `kind`, which only the processor's rule has."""
+        kind = record.get("kind") if isinstance(record, Mapping) else None
+        return converter.structure(record, ProcessorRule if kind == "processor" else ImageRule)
 
     return converter
 

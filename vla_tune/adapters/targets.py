@@ -33,6 +33,8 @@ def target_names(model: nn.Module, targets: Sequence[str], towers: Sequence[str]
 def full_names(model: nn.Module, patterns: Sequence[str], *, beside: Sequence[str] = ()) -> list[str]:
     """Names of the modules that learn in full, without those inside another of them.
 
+    What a model calls `untrained` is among them without being asked for: frozen, it would say nothing.
+
     Args:
         model: what they are sought in.
         patterns: of module names (`models.patterns`); none is allowed.
@@ -41,6 +43,7 @@ def full_names(model: nn.Module, patterns: Sequence[str], *, beside: Sequence[st
     Raises:
         ValueError: a pattern matches nothing, or a layer would learn both ways, or has no weights that can learn.
     """
+    patterns = [*patterns, *getattr(model, "untrained", ())]
     if not patterns:
         return []
     modules = {name: module for name, module in model.named_modules() if name and ".lora_" not in name}

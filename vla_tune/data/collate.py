@@ -1,7 +1,7 @@
 """Samples -> the batch that a model reads; torch begins here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,12 +12,16 @@ from torch import Tensor
 
 from vla_tune.tokens import IGNORED
 
+_MAPPINGS = ("vision_inputs", "token_inputs")
+"""Fields that hold several tensors by name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """What a model and its head read; `labels`, `actions` and `action_mask` are `None` at inference."""
 
-    pixel_values: Float[Tensor, "B V C H W"]
+    pixel_values: Float[Tensor, "B V C H W"] | None = None
+    """`None` where the model's own processor made the inputs."""
     input_ids: Int[Tensor, "B L"]
     attention_mask: Bool[Tensor, "B L"]
     placeholders: Bool[Tensor, "B L"]
@@ -31,6 +35,10 @@ class Batch:
     """False where the chunk ran past the end of its episode: not learned from."""
     index: Int[Tensor, "B 2"] | None = None
     """Episode and frame, so that an error can name them."""
+    vision_inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    """What a model's own processor made of the images; rows of all samples one after the other, as the model's class wants them."""
+    token_inputs: Mapping[str, Int[Tensor, "B L"]] = field(default_factory=dict)
+    """What it says about each of `input_ids`, e.g. which are of an image."""
 
     def __len__(self) -> int:
         """B."""
@@ -51,13 +59,16 @@ class Batch:
         return self.with_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        """What there is, by name."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
+        """What there is, by name; what lies in a mapping, as `mapping.name`."""
+        named = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        mapped = {f"{name}.{key}": child for name in _MAPPINGS for key, child in named.pop(name).items()}
+        return {name: tensor for name, tensor in named.items() if tensor is not None} | mapped
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Batch":
         """The same batch in other memory: `tensors` hold the same values, or values for the same places."""
-        batch = replace(self, **tensors)
+        plain = {name: tensor for name, tensor in tensors.items() if "." not in name}
+        mapped = {name: {key: tensors[f"{name}.{key}"] for key in getattr(self, name)} for name in _MAPPINGS}
+        batch = replace(self, **plain, **mapped)
         batch.__dict__.update(parallel=self.parallel, padded=self.padded)  # cached properties live there
         return batch
 
@@ -78,8 +89,18 @@ def collate(samples: Sequence[dict[str, Any]], *, pad_id: int, multiple: int = 1
     if "labels" in samples[0] and "actions" in samples[0]:
         text["labels"] = _padded(samples, "labels", length, IGNORED)
         text |= {name: _stacked(samples, name) for name in ("actions", "action_mask", "index")}
-    stacked = {name: _stacked(samples, name) for name in ("pixel_values", "prompt_length", "state")}
-    return Batch(**stacked, **text)
+    images = ["pixel_values"] if "pixel_values" in samples[0] else []
+    stacked = {name: _stacked(samples, name) for name in (*images, "prompt_length", "state")}
+    return Batch(**stacked, **text, **_processed(samples, length))
+
+
+def _processed(samples: Sequence[dict[str, Any]], length: int) -> dict[str, Any]:
+    """What a model's own processor made, if one did."""
+    vision, tokens = ([sample.get(name, {}) for sample in samples] for name in ("vision_inputs", "token_inputs"))
+    return {
+        "vision_inputs": {name: torch.from_numpy(np.concatenate([each[name] for each in vision])) for name in vision[0]},
+        "token_inputs": {name: _padded(tokens, name, length, 0) for name in tokens[0]},
+    }
 
 
 def _stacked(samples: Sequence[dict[str, Any]], name: str) -> Tensor:

@@ -89,5 +89,6 @@ def prompt_of(batch: Batch) -> Batch:
         input_ids=batch.input_ids[:, :longest],
         attention_mask=batch.attention_mask[:, :longest] & known,
         placeholders=batch.placeholders[:, :longest],
+        token_inputs={name: value[:, :longest] for name, value in batch.token_inputs.items()},
         labels=None,
     )

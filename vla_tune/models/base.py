@@ -8,10 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from vla_tune.data.collate import Batch
-from vla_tune.schema import Contract, ImageRule
+from vla_tune.schema import Contract, InputRule
+from vla_tune.tokens import Processor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class VLA(Protocol):
 class ModelInterface:
     """What a backbone was trained to be given."""
 
-    image: ImageRule
+    image: InputRule
     prompt: str
     """The template around `{instruction}`."""
     vocabulary_size: int
@@ -73,6 +73,8 @@ class Outline:
     """Positions that the robot's state takes."""
     tokens: Mapping[str, int]
     """Tokens that one camera image is inside a module, by its name; language models and heads are left out."""
+    head: str
+    """Name of the linear layer that speaks the vocabulary."""
     nf4_targets: Sequence[str]
     """Patterns of the linear layers that `base=nf4` keeps in 4 bits."""
     unreached: Sequence[str]
@@ -98,7 +100,12 @@ class Checkpoint(Protocol):
 
     @property
     def folder(self) -> str:
-        """Where it lies."""
+        """A path, or an id of the hub."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """Where the files lie."""
         ...
 
     def load(self, *, device: torch.device | str) -> Any:
@@ -106,8 +113,8 @@ class Checkpoint(Protocol):
         ...
 
     @property
-    def processor(self) -> PreTrainedTokenizerBase:
-        """What makes ids of text."""
+    def processor(self) -> Processor:
+        """What makes ids of text, and inputs of images where the model brings its own."""
         ...
 
     @property

@@ -1,5 +1,6 @@
 """A model on the meta device -> what a plan must know of it: parameters, linear layers, blocks."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -128,7 +129,7 @@ def architecture(outline: Outline, adapter: Adapter) -> Architecture:
         largest_quantized=max(quantized, default=0),
         blocks=tuple(_blocks(model, outline)),
         linears=tuple(_linears(model, outline)),
-        head=_reader(_head(model)),
+        head=_reader(model.get_submodule(outline.head)),
         final_norm_learns=_final_norm_learns(learning),
     )
 
@@ -156,14 +157,8 @@ def _inside(name: str, outline: Outline) -> str | None:
     return next((module for module in outline.tokens if _below(name, [module])), None)
 
 
-def _head(model: nn.Module) -> nn.Module:
-    head = cast(Any, model).get_output_embeddings()
-    assert isinstance(head, nn.Module), "a model without a vocabulary"
-    return head
-
-
 def _final_norm_learns(learning: Mapping[str, nn.Parameter]) -> bool:
-    return any(name.endswith("model.norm.weight") and "language_model" in name for name in learning)
+    return any(re.fullmatch(r"language_model(\.model)?\.norm\.weight", name) for name in learning)
 
 
 def _reader(module: nn.Module) -> Reader:
@@ -183,12 +178,12 @@ def _reader(module: nn.Module) -> Reader:
 
 def _linears(model: nn.Module, outline: Outline) -> Iterator[PlacedLinear]:
     """Every linear layer of the base but the vocabulary's head, and those that no output depends on."""
-    head, modules = _head(model), dict(model.named_modules())
+    modules = dict(model.named_modules())
     adapted = {id(module) for module in modules.values() if hasattr(module, "lora_A")}
     for name, module in modules.items():
         wrapped = isinstance(getattr(module, "base_layer", None), nn.Linear)
         part_of_lora = ".base_layer" in name or ".lora_" in name
-        if module is head or part_of_lora or _below(name, outline.unreached):
+        if name == outline.head or part_of_lora or _below(name, outline.unreached):
             continue
         if (wrapped and id(module) in adapted) or isinstance(module, nn.Linear):
             yield PlacedLinear(name=name, inside=_inside(name, outline), reader=_reader(module))

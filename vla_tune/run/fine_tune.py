@@ -16,10 +16,11 @@ from vla_tune.evaluation.plots import plot_log, plot_success
 from vla_tune.evaluation.report import read_results, write_results
 from vla_tune.heads import decoding_of, head_of
 from vla_tune.models.base import Checkpoint, ModelInterface
+from vla_tune.models.liveness import check_liveness
 from vla_tune.run.evaluate import CELLS, evaluate, print_rows
 from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE, opened_run
-from vla_tune.run.objects import build, device_of, load_policy
-from vla_tune.schema import Contract
+from vla_tune.run.objects import build, device_of, forward_context, load_policy
+from vla_tune.schema import CONTRACT_FILE, Contract
 from vla_tune.tokens import pad_id, stop_id
 from vla_tune.training import TrainingResult, train
 from vla_tune.training.loggers import ConsoleLogger
@@ -86,6 +87,8 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> TrainingR
     Console().print(str(adapter.attach(model)), highlight=False, soft_wrap=True)
     processor = checkpoint.processor
     pipeline = build_pipeline(contract, processor)
+    with forward_context(cfg.precision, device_of(cfg))():
+        check_liveness(model, pipeline, data.embodiment, pad_id=pad_id(processor), device=device_of(cfg))
     result = train(
         model=model,
         head=head_of(contract, head, stop_id=stop_id(processor)),
@@ -111,14 +114,16 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> TrainingR
 
 
 def _evaluated(cfg: DictConfig, folder: Path) -> list[dict[str, Any]]:
-    """Base, fine-tuned and misled policy on the task, and both on what the base could do."""
+    """Base, fine-tuned and misled policy on the task, and both on what the base could do.
+
+    A base without a contract never acted (a model of images and text): there is nothing to try or to forget.
+    """
     options = {"rows": cfg.evaluation.rows, "device": device_of(cfg)}
-    policies = {
-        "base": load_policy(Path(cfg.model.folder), **options),
-        "fine_tuned": load_policy(folder, **options),
-    }
+    acted = (Path(cfg.model.folder) / CONTRACT_FILE).is_file()
+    policies = {"base": load_policy(Path(cfg.model.folder), **options)} if acted else {}
+    policies["fine_tuned"] = load_policy(folder, **options)
     policies["wrong_instruction"] = policies["fine_tuned"]
-    remembered = [task for task in cfg.evaluation.remembered if task != cfg.task]
+    remembered = [task for task in cfg.evaluation.remembered if task != cfg.task] if acted else []
     cells = [(name, cfg.task) for name in policies] + [(name, task) for task in remembered for name in ("base", "fine_tuned")]
     return [
         evaluate(cfg, policies[name], policy=name, task=task, folder=folder / CELLS, films=(name, task) == ("fine_tuned", cfg.task))

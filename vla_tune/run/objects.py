@@ -1,5 +1,6 @@
 """What a configuration describes, as objects."""
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,16 +12,19 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from vla_tune.data import build_pipeline
 from vla_tune.heads import HEADS, head_of
 from vla_tune.models.base import Checkpoint
-from vla_tune.models.openvla import OpenVLACheckpoint
+from vla_tune.models.files import CONFIG_FILE as MODEL_CONFIG_FILE
+from vla_tune.models.files import existing
+from vla_tune.models.hf import HFCheckpoint
+from vla_tune.models.liveness import check_liveness
+from vla_tune.models.openvla import OpenVLACheckpoint, OpenVLAConfig
 from vla_tune.policy import LocalPolicy
 from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, load_config
 from vla_tune.schema import Contract
-from vla_tune.tokens import pad_id, stop_id
+from vla_tune.tokens import Processor, pad_id, stop_id
 
 _ALLOWED = ("vla_tune.", "torch.optim.", "bitsandbytes.optim.", "gymnasium.make", "envs.")
 
@@ -56,16 +60,23 @@ def forward_context(precision: str, device: str) -> Callable[[], AbstractContext
     return {"bf16": partial(torch.autocast, device, torch.bfloat16), "fp32": nullcontext}[precision]
 
 
-def policy_of(model: nn.Module, contract: Contract, processor: PreTrainedTokenizerBase, *, rows: int, device: str) -> LocalPolicy:
-    """A model behind the pipeline that its contract describes."""
+def policy_of(model: nn.Module, contract: Contract, processor: Processor, *, rows: int, device: str) -> LocalPolicy:
+    """A model behind the pipeline that its contract describes.
+
+    Raises:
+        ValueError: the model does not react to images or instructions.
+    """
+    pipeline, precision = build_pipeline(contract, processor), forward_context(contract.precision, device)
+    with precision():
+        check_liveness(model, pipeline, contract.embodiment, pad_id=pad_id(processor), device=device)  # pyright: ignore[reportArgumentType]
     return LocalPolicy(
         model,  # pyright: ignore[reportArgumentType]
         head_of(contract, HEADS[contract.decoding], stop_id=stop_id(processor)),
-        build_pipeline(contract, processor),
+        pipeline,
         contract,
         pad_id=pad_id(processor),
         rows=rows,
-        precision=forward_context(contract.precision, device),
+        precision=precision,
     )
 
 
@@ -73,9 +84,16 @@ def load_policy(folder: Path, *, rows: int, device: str) -> Trained:
     """The policy in a run's folder (base and adapter) or in a checkpoint folder (merged, or the base itself)."""
     if (folder / CONFIG_FILE).is_file():
         return _load_run(folder, rows=rows, device=device)
-    checkpoint = OpenVLACheckpoint(str(folder))
+    checkpoint = checkpoint_in(folder)
     model = checkpoint.load(device=device)
     return Trained(policy_of(model, Contract.load(folder), checkpoint.processor, rows=rows, device=device), (folder,))
+
+
+def checkpoint_in(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder, by the architecture that its configuration names."""
+    record = json.loads(existing(folder / MODEL_CONFIG_FILE).read_text())
+    ours = record.get("model_type") == OpenVLAConfig.model_type
+    return OpenVLACheckpoint(str(folder)) if ours else HFCheckpoint.merged(str(folder))  # pyright: ignore[reportReturnType]
 
 
 def _load_run(folder: Path, *, rows: int, device: str) -> Trained:
@@ -87,7 +105,7 @@ def _load_run(folder: Path, *, rows: int, device: str) -> Trained:
     adapter.attach(model)
     adapter.load(adapter_folder, model, base_hash=checkpoint.content_hash())
     policy = policy_of(model, Contract.load(folder), checkpoint.processor, rows=rows, device=device)
-    return Trained(policy, (Path(checkpoint.folder), adapter_folder))
+    return Trained(policy, (checkpoint.path, adapter_folder))
 
 
 def _check_targets(node: Any) -> None:

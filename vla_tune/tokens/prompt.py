@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+Processor = PreTrainedTokenizerBase | ProcessorMixin
+"""What makes a model's inputs: a text tokenizer, or one together with what reads images."""
 
 IGNORED = -100
 """The label of a position that does not count in the loss."""
@@ -74,17 +77,23 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, template: str, instruction: s
     return [*ids, cast(int, tokenizer.convert_tokens_to_ids(SPACE_PIECE))]
 
 
-def stop_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def text_tokenizer(processor: Processor) -> PreTrainedTokenizerBase:
+    """What makes ids of text."""
+    return getattr(processor, "tokenizer") if isinstance(processor, ProcessorMixin) else processor  # noqa: B009 (set per class)
+
+
+def stop_id(processor: Processor) -> int:
     """The id that ends a sequence."""
-    return cast(int, tokenizer.eos_token_id)
+    return cast(int, text_tokenizer(processor).eos_token_id)
 
 
-def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def pad_id(processor: Processor) -> int:
     """The id that fills a row up; it is masked from attention.
 
     Raises:
         ValueError: the tokenizer has none.
     """
+    tokenizer = text_tokenizer(processor)
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no padding token: set pad_token in its tokenizer_config.json.")
     return cast(int, tokenizer.pad_token_id)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vla_tune.models.base import ModelInterface, Outline
 from vla_tune.models.files import CONFIG_FILE, content_hash
-from vla_tune.models.openvla.hub import checkpoint_folder
+from vla_tune.models.hub import checkpoint_folder
 from vla_tune.models.openvla.load import load, load_config, load_tokenizer
 from vla_tune.models.openvla.model import OpenVLA
 from vla_tune.models.openvla.outline import outline

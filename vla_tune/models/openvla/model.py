@@ -50,6 +50,7 @@ class OpenVLA(PreTrainedModel):
 
     def forward(self, batch: Batch) -> Float[Tensor, "B L D"]:
         """Final hidden states at the positions of `batch.input_ids` (those of patches and state are left out)."""
+        assert batch.pixel_values is not None
         context = self.context(batch.pixel_values, batch.state)
         hidden = self.hidden_states(batch, context)
         return torch.cat([hidden[:, :1], hidden[:, 1 + context.shape[1] :]], dim=1)
@@ -94,6 +95,7 @@ class OpenVLA(PreTrainedModel):
 
     def prefill(self, batch: Batch) -> Decoding:
         """Read images, state and `batch.input_ids` once; shorter rows are moved right, so that all end together."""
+        assert batch.pixel_values is not None
         inputs, seen = self.sequence(batch, self.context(batch.pixel_values, batch.state))
         if not batch.padded:  # the kernel's own causal mask is faster
             output = self.language_model.model(inputs_embeds=inputs, use_cache=True)

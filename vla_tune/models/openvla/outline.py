@@ -23,6 +23,7 @@ def outline(config: OpenVLAConfig) -> Outline:
         image_tokens=patches,
         state_tokens=1 if config.proprio_dimension else 0,
         tokens=inside | {"projector": patches} | ({"proprio_projector": 1} if config.proprio_dimension else {}),
+        head="language_model.lm_head",
         nf4_targets=NF4_TARGETS,
         unreached=[f"{name}.{part}" for name, tower in towers.items() for part in _unreached(tower)],
     )

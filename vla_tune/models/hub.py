@@ -5,8 +5,8 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-WANTED = ("*.safetensors", "*.json", "tokenizer.model")
-"""Weights, records and the tokenizer; no code and no pickles."""
+WANTED = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "tokenizer.model")
+"""Weights, records, chat template and the tokenizer; no code and no pickles."""
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 

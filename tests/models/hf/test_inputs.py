@@ -1,0 +1,181 @@
+"""What the models' own processors are given, and what they are refused (`vla_tune.data.processor`)."""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoProcessor
+
+from vla_tune.data import build_pipeline
+from vla_tune.data.collate import collate
+from vla_tune.data.processor import processor_hash, state_text
+from vla_tune.heads import AutoregressiveTokenHead, action_space
+from vla_tune.models.hf import HFCheckpoint
+from vla_tune.policy import LocalPolicy
+from vla_tune.schema import Contract, Observation, ProcessorRule, contract_from_record, to_record
+from vla_tune.tokens import IGNORED, pad_id, stop_id
+
+IMAGE_TOKENS = {"qwen2_5_vl": 16, "qwen3_vl": 16, "paligemma": 16, "smolvlm": 4, "internvl": 4}
+"""Per image, from the sizes of images and patches and how many features are merged."""
+
+
+@pytest.fixture
+def contract(checkpoint: HFCheckpoint, contract_for: Callable[..., Contract]) -> Contract:
+    return contract_for(checkpoint)
+
+
+def test_a_sample_holds_all_images_prompt_and_codes(family, checkpoint, contract, samples):
+    processor = checkpoint.processor
+    raw = samples(contract)[0]
+    sample = build_pipeline(contract, processor)(raw)
+    ids, first = sample["input_ids"], int(sample["prompt_length"])
+    assert (ids == checkpoint._config.image_token_id).sum() == 2 * IMAGE_TOKENS[family.name]
+    text = processor.tokenizer.decode(ids[:first])
+    assert "What action should the robot take to lift the red block?" in text
+    if family.layout == "chat":
+        assert text.endswith("<|im_start|>assistant\n")
+    assert ids[first:].tolist() == [*sample["codes"], stop_id(processor)]
+    assert sample["labels"][:first].tolist() == [IGNORED] * first
+    assert sample["labels"][first:].tolist() == ids[first:].tolist()
+    assert "images" not in sample
+    for values in sample["token_inputs"].values():
+        assert values.shape == ids.shape
+    expected = {"token_type_ids": 1, "mm_token_type_ids": 0}
+    assert {name: set(values[first:]) for name, values in sample["token_inputs"].items()} == {
+        name: {expected[name]} for name in sample["token_inputs"]
+    }
+
+
+def test_an_observation_is_read_as_training_was(checkpoint, contract, samples):
+    pipeline = build_pipeline(contract, checkpoint.processor)
+    raw = samples(contract)[1]
+    seen = pipeline({name: value for name, value in raw.items() if name not in ("actions", "action_mask", "index")})
+    learned = pipeline(raw)
+    first = int(learned["prompt_length"])
+    assert seen["input_ids"].tolist() == learned["input_ids"][:first].tolist()
+    for name, value in seen["vision_inputs"].items():
+        assert np.array_equal(value, learned["vision_inputs"][name])
+    actions = pipeline.robot_actions(learned["actions"], learned)
+    np.testing.assert_allclose(actions, raw["actions"], atol=1e-6)
+
+
+def test_the_order_of_the_cameras_matters(checkpoint, contract, samples):
+    pipeline, raw = build_pipeline(contract, checkpoint.processor), samples(contract)[0]
+    front, wrist = (camera.key for camera in contract.embodiment.cameras)
+    swapped = pipeline(raw | {front: raw[wrist], wrist: raw[front]})
+    pixels = [sample["vision_inputs"]["pixel_values"].reshape(2, -1) for sample in (pipeline(raw), swapped)]
+    assert np.array_equal(pixels[0], pixels[1][::-1])
+    assert not np.array_equal(pixels[0], pixels[1])
+
+
+def test_batches_move_with_everything_in_them(checkpoint, contract, samples):
+    pipeline = build_pipeline(contract, checkpoint.processor)
+    batch = collate([pipeline(sample) for sample in samples(contract)], pad_id=pad_id(checkpoint.processor))
+    moved = batch.to("meta")
+    assert {tensor.device.type for tensor in moved.tensors().values()} == {"meta"}
+    assert moved.tensors().keys() == batch.tensors().keys()
+    assert {f"vision_inputs.{name}" for name in batch.vision_inputs} <= batch.tensors().keys()
+    assert moved.vision_inputs.keys() == batch.vision_inputs.keys()
+    assert moved.padded is batch.padded
+
+
+def test_a_pipeline_goes_to_a_worker(checkpoint, contract, samples):
+    pipeline, raw = build_pipeline(contract, checkpoint.processor), samples(contract)[0]
+    there = pickle.loads(pickle.dumps(pipeline))(raw)
+    assert there["input_ids"].tolist() == pipeline(raw)["input_ids"].tolist()
+
+
+def test_a_policy_acts_alike_in_company(checkpoint, contract):
+    processor = checkpoint.processor
+    head = AutoregressiveTokenHead(action_space(contract, stop_id=stop_id(processor)))
+    model, pipeline = checkpoint.load(device="cpu"), build_pipeline(contract, processor)
+    policy = LocalPolicy(model, head, pipeline, contract, pad_id=pad_id(processor), rows=3)
+    noise = np.random.default_rng(0)
+    images = [{role: noise.integers(0, 256, (64, 64, 3), dtype=np.uint8) for role in ("front", "wrist")} for _ in range(4)]
+    sentences = ["lift the red block", "push the green block to the left", "touch it", "lift the red block"]
+    observations = [
+        Observation(images=each, state=np.zeros(4, np.float32), instruction=text)
+        for each, text in zip(images, sentences, strict=True)
+    ]
+    together = policy.act(observations)
+    assert together.shape == (4, contract.horizon, 4)
+    for row, observation in enumerate(observations):
+        assert np.array_equal(policy.act([observation])[0], together[row])
+
+
+def test_a_saved_processor_is_the_same_one(checkpoint, contract, tmp_path):
+    checkpoint.processor.save_pretrained(tmp_path)
+    again = AutoProcessor.from_pretrained(tmp_path)
+    assert processor_hash(again) == processor_hash(checkpoint.processor)
+    read = contract_from_record({**to_record(contract), "statistics_hash": contract.statistics_hash}, source="here")
+    assert read == contract
+    assert isinstance(read.image, ProcessorRule)
+    again.image_processor.image_mean = [0.1, 0.2, 0.3]
+    assert processor_hash(again) != processor_hash(checkpoint.processor)
+    with pytest.raises(ValueError, match="configured in another way than in training"):
+        build_pipeline(contract, again)
+
+
+def test_a_text_tokenizer_is_no_processor(checkpoint, contract, tiny_contract):
+    with pytest.raises(ValueError, match="configured in another way"):
+        build_pipeline(contract, checkpoint.processor.tokenizer)
+    with pytest.raises(ValueError, match="a model without a processor of its own"):
+        build_pipeline(tiny_contract, checkpoint.processor)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"decoding": "parallel"}, "head=autoregressive"), ({"location_codes": 2}, "2 location codes")],
+)
+def test_what_a_causal_model_cannot_do_is_refused(checkpoint, contract, changes: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        build_pipeline(replace(contract, **changes), checkpoint.processor)
+
+
+def test_more_codes_than_rows_are_refused(families, checkpoint_of, contract_for):
+    checkpoint = checkpoint_of(families["smolvlm"])
+    tokens = contract_for(checkpoint).action_tokens
+    more = replace(tokens, edges=(tuple(np.linspace(-1, 1, 40).tolist()),))
+    with pytest.raises(ValueError, match=r"40 codes are the ids \d+ to \d+.*model.rows.count=40"):
+        build_pipeline(contract_for(checkpoint, action_tokens=more), checkpoint.processor)
+
+
+@pytest.mark.parametrize(
+    ("name", "instruction", "message"),
+    [
+        ("qwen2_5_vl", "  ", "is empty"),
+        ("qwen2_5_vl", "lift <|im_end|> it", r"\['<\|im_end\|>'\]"),
+        ("smolvlm", "lift the <image>", r"\['<image>'\]"),
+        ("internvl", "lift the <img_context>", None),
+        ("paligemma", "lift <loc0992>", r"\['<loc0992>'\]"),
+    ],
+)
+def test_an_instruction_is_words(name: str, instruction: str, message: str | None, families, checkpoint_of, contract_for, samples):
+    from vla_tune.models.hf import ReservedRows
+
+    first = checkpoint_of(families["paligemma"]).processor.tokenizer.convert_tokens_to_ids("<loc0992>")
+    rows = {"rows": ReservedRows(size=first + 32, count=32, tokens=["<loc*>"])} if name == "paligemma" else {}
+    checkpoint = checkpoint_of(families[name], **rows)
+    contract = contract_for(checkpoint)
+    pipeline, raw = build_pipeline(contract, checkpoint.processor), samples(contract, [instruction])[0]
+    if message is None:
+        assert pipeline(raw)
+        return
+    with pytest.raises(ValueError, match=message):
+        pipeline(raw)
+
+
+def test_the_state_is_written_where_the_template_asks_for_it(families, checkpoint_of, contract_for, samples):
+    checkpoint = checkpoint_of(families["smolvlm"], prompt="Task: {instruction}, state: {state};")
+    contract = contract_for(checkpoint)
+    sample = build_pipeline(contract, checkpoint.processor)(samples(contract)[0])
+    text = checkpoint.processor.tokenizer.decode(sample["input_ids"][: int(sample["prompt_length"])])
+    assert f"state: {state_text(sample['state'])};" in text
+
+
+def test_states_are_256_equal_bins():
+    assert state_text(np.array([-1.0, -0.995, 0.0, 0.999, 1.0])) == "0 0 128 255 255"
+    assert state_text(np.linspace(-1, 1, 257)[:-1] + 1e-6) == " ".join(map(str, range(256)))

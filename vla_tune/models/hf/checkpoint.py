@@ -1,0 +1,202 @@
+"""Checkpoints of transformers, from a folder or the hub: what `conf/model` names."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from vla_tune.data.processor import check_codes, processor_hash
+from vla_tune.models.base import ModelInterface, Outline
+from vla_tune.models.files import CONFIG_FILE, content_hash, existing
+from vla_tune.models.hf.model import HFVLA
+from vla_tune.models.hf.outline import outline
+from vla_tune.models.hf.rows import ReservedRows, Rows, vocabulary_modules
+from vla_tune.models.hub import checkpoint_folder
+from vla_tune.models.precision import choose_attention, quantize, weight_dtype
+from vla_tune.schema import Contract, ProcessorRule
+from vla_tune.tokens import Processor, text_tokenizer
+
+NF4_TARGETS = ("language_model.layers.*",)
+"""The linear layers of the language model's blocks, as for OpenVLA."""
+_ROWS = ("action_rows.inputs.weight", "action_rows.outputs.weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HFCheckpoint:
+    """An image-text-to-text model of transformers, how it is spoken to and where action codes go; read when asked for."""
+
+    folder: str
+    """A folder, or an id of the hub."""
+    height: int
+    width: int
+    """Images are resized to this."""
+    layout: Literal["chat", "prefix"]
+    """How prompt and images are put before the model (`data.processor.LAYOUTS`)."""
+    image_options: Mapping[str, bool]
+    """What its processor is told at every call."""
+    prompt: str
+    """The template around `{instruction}` and, if wanted, `{state}`."""
+    rows: Rows
+    """Where action codes go."""
+    base: str = "bf16"
+    """The weight format (`models.precision.FORMATS`)."""
+
+    @classmethod
+    def merged(cls, folder: str, *, base: str = "bf16") -> "HFCheckpoint":
+        """The checkpoint that `write` made, as its contract says."""
+        contract = Contract.load(Path(folder))
+        rule = contract.image
+        if not isinstance(rule, ProcessorRule):
+            raise ValueError(f"{folder}: its contract is for a model without a processor of its own, its weights are not.")
+        rows = ReservedRows(size=contract.action_tokens.vocabulary_size, count=rule.num_codes, tokens=rule.code_tokens)
+        return cls(
+            folder=folder,
+            height=rule.height,
+            width=rule.width,
+            layout=rule.layout,
+            image_options=rule.image_options,
+            prompt=contract.prompt,
+            rows=rows,
+            base=base,
+        )
+
+    @cached_property
+    def path(self) -> Path:
+        """Where the files lie."""
+        return checkpoint_folder(self.folder)
+
+    def load(self, *, device: torch.device | str) -> HFVLA:
+        """The model on `device`, in evaluation mode.
+
+        Raises:
+            ValueError: weights are missing, left over or of another shape, or there are no rows for the codes.
+        """
+        network = self._network(weight_dtype(self.base))
+        self.rows.prepare(network)
+        choose_attention(network, device)
+        nn.Module.to(network, device if self.base != "nf4" else "cpu")
+        model = HFVLA(network, first_code=self._end - self.rows.count, num_codes=self.rows.count)
+        if self.base == "nf4":
+            quantize(model, targets=NF4_TARGETS, device=device)
+            nn.Module.to(network, device)
+            model.to(device)
+        return model.eval()
+
+    @property
+    def processor(self) -> Processor:
+        """The model's own."""
+        return self._processor
+
+    @cached_property
+    def _processor(self) -> ProcessorMixin:
+        processor = AutoProcessor.from_pretrained(self.path, local_files_only=True)
+        if not isinstance(processor, ProcessorMixin):
+            raise ValueError(f"{self.folder} has a {type(processor).__name__}, which reads no images: name an image-text model.")
+        return processor
+
+    @property
+    def interface(self) -> ModelInterface:
+        """Images, prompt and vocabulary.
+
+        Raises:
+            ValueError: text uses rows that are meant for codes.
+        """
+        check_codes(text_tokenizer(self._processor), self._end - self.rows.count, self._end, allowed=self.rows.tokens)
+        rule = ProcessorRule(
+            kind="processor",
+            height=self.height,
+            width=self.width,
+            layout=self.layout,
+            image_options=dict(self.image_options),
+            num_codes=self.rows.count,
+            code_tokens=tuple(self.rows.tokens),
+            processor_hash=processor_hash(self._processor),
+        )
+        return ModelInterface(image=rule, prompt=self.prompt, vocabulary_size=self._end, location_codes=0)
+
+    def outline(self) -> Outline:
+        """The architecture without its weights: of a folder only, since nothing is downloaded for a plan.
+
+        Raises:
+            FileNotFoundError: the folder is not on this machine.
+        """
+        existing(Path(self.folder) / CONFIG_FILE)
+        network = self._empty(torch.float32)
+        model = HFVLA(network, first_code=self._end - self.rows.count, num_codes=self.rows.count)
+        options = {"height": self.height, "width": self.width, "image_options": self.image_options}
+        return outline(model, self._processor, nf4_targets=NF4_TARGETS, **options)
+
+    def content_hash(self) -> str:
+        """Of the weights, and of the rows added to them."""
+        return hashlib.sha256(f"{content_hash(self.path)} {self.rows}".encode()).hexdigest()
+
+    def write(self, folder: Path, tensors: Mapping[str, Tensor], contract: Contract) -> None:
+        """The same architecture with other weights, under their published names and the codes' rows in their places.
+
+        Raises:
+            ValueError: the names are not exactly those of the model.
+        """
+        plain = self._published({name: tensor.detach().cpu() for name, tensor in tensors.items()})
+        network = self._empty(next(iter(plain.values())).dtype)
+        found = network.load_state_dict(plain, strict=False, assign=True)
+        network.tie_weights()
+        bare = [name for name, tensor in network.named_parameters() if tensor.is_meta]
+        if bare or found.unexpected_keys:
+            raise ValueError(f"{folder}: no weights for {bare[:3]}, no place for {found.unexpected_keys[:3]}: another model's?")
+        network.save_pretrained(folder)
+        self._processor.save_pretrained(folder)
+        contract.save(folder)
+
+    @cached_property
+    def _config(self) -> Any:
+        return AutoConfig.from_pretrained(self.path, local_files_only=True)
+
+    @property
+    def _end(self) -> int:
+        """V."""
+        return self.rows.vocabulary_size(self._existing_rows)
+
+    @property
+    def _existing_rows(self) -> int:
+        return int(self._config.get_text_config().vocab_size)
+
+    def _network(self, dtype: torch.dtype) -> PreTrainedModel:
+        options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "output_loading_info": True}
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(self.path, **options)
+        network, found = loaded
+        wrong = {kind: sorted(map(str, names))[:3] for kind, names in found.items() if names}
+        if wrong:
+            raise ValueError(f"{self.folder}: the weights do not fit the configuration ({wrong}). Download the checkpoint again.")
+        return network
+
+    def _empty(self, dtype: torch.dtype) -> PreTrainedModel:
+        """The architecture with its codes' rows, without memory for its weights."""
+        config = AutoConfig.from_pretrained(self.path, local_files_only=True)
+        config.get_text_config().vocab_size = max(self._existing_rows, self._end)
+        with init_empty_weights():
+            network = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+        network.tie_weights()
+        return network
+
+    def _published(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights under the names of transformers, the rows of the codes put back into their matrices."""
+        network = self._empty(torch.float32)
+        names = {id(parameter): name for name, parameter in network.named_parameters()}
+        model = HFVLA(network, first_code=self._end - self.rows.count, num_codes=self.rows.count)
+        places = {name: names[id(parameter)] for name, parameter in model.named_parameters() if id(parameter) in names}
+        own = {name: tensors.pop(name) for name in _ROWS if name in tensors}
+        if missing := sorted(places.keys() ^ tensors.keys()):
+            raise ValueError(f"the weights are not those of {self.folder}: {len(missing)} names differ, e.g. {missing[:3]}.")
+        matrices = [module.weight for module in vocabulary_modules(network)]
+        plain = {places[name]: tensor for name, tensor in tensors.items()}
+        for matrix, rows in zip(matrices, own.values(), strict=False):
+            plain[names[id(matrix)]] = plain[names[id(matrix)]].clone()
+            plain[names[id(matrix)]][self._end - self.rows.count : self._end] = rows
+        return plain

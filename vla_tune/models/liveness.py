@@ -1,0 +1,73 @@
+"""A probe for models that run without an error and see or hear nothing.
+
+transformers from 4.50 on made published OpenVLA code blind: the loss fell, and no image reached the language model.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vla_tune.data.collate import collate
+from vla_tune.models.base import VLA
+from vla_tune.schema import Embodiment
+
+_INSTRUCTION, _OTHER = "push the red block to the blue block", "push the blue block to the red block"
+"""The same words in another order, so that they have as many tokens and no position moves."""
+_SMALLEST = 1e-5
+"""Of the logits' deviation; a model that does not react changes by exactly nothing."""
+
+
+def check_liveness(
+    model: VLA,
+    pipeline: Callable[[dict[str, Any]], dict[str, Any]],
+    body: Embodiment,
+    *,
+    pad_id: int,
+    device: torch.device | str,
+) -> None:
+    """Compare the logits behind the prompt for two images and for two instructions, in three forward passes.
+
+    `pipeline` makes a sample of a raw one, as for an observation.
+
+    Raises:
+        ValueError: they are the same.
+    """
+    plain, image, instruction = (collate([sample], pad_id=pad_id).to(device) for sample in probes(pipeline, body))
+    with torch.no_grad():
+        expected, seen, told = (_logits(model, batch) for batch in (plain, image, instruction))
+    remedy = (
+        "The weights do not belong to this architecture or this version of transformers: take those of the lock file (uv sync), "
+        "and a checkpoint of this very class."
+    )
+    if _change(seen, expected) < _SMALLEST:
+        raise ValueError(f"the model is blind: another image leaves its logits as they are. {remedy}")
+    if _change(told, expected) < _SMALLEST:
+        raise ValueError(f"the model is deaf: another instruction leaves its logits as they are. {remedy}")
+
+
+def probes(
+    pipeline: Callable[[dict[str, Any]], dict[str, Any]], body: Embodiment
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """A processed sample, one with other images, and one with another instruction."""
+    noise = np.random.default_rng(0)
+    dark, bright = ({camera.key: _image(noise, camera.height, camera.width, low) for camera in body.cameras} for low in (0, 128))
+    state = {body.state_key: np.zeros(body.state_dimension, np.float32)}
+    plain = pipeline(state | dark | {"instruction": _INSTRUCTION})
+    return plain, pipeline(state | bright | {"instruction": _INSTRUCTION}), pipeline(state | dark | {"instruction": _OTHER})
+
+
+def _image(noise: np.random.Generator, height: int, width: int, low: int) -> np.ndarray:
+    return noise.integers(low, low + 128, (height, width, 3), dtype=np.uint8)
+
+
+def _logits(model: VLA, batch: Any) -> Float[Tensor, " V"]:
+    hidden = model(batch)[0, int(batch.prompt_length[0]) - 1]
+    return model.vocabulary_logits(hidden[None])[0]
+
+
+def _change(logits: Float[Tensor, " V"], expected: Float[Tensor, " V"]) -> float:
+    return ((logits - expected).abs().max() / expected.std()).item()
