@@ -82,6 +82,8 @@ class Architecture:
     head: Reader
     """The vocabulary."""
     final_norm_learns: bool
+    uncounted: tuple[str, ...]
+    """Children of the model whose linear layers learn in blocks of a kind that is not known here: their activations are missing."""
 
     @property
     def total(self) -> int:
@@ -114,6 +116,7 @@ def architecture(outline: Outline, adapter: Adapter) -> Architecture:
     kept = {name: parameter for name, parameter in own.items() if name.removesuffix(".weight") not in in_4bit}
     quantized = [sizes[f"{name}.weight"] for name in in_4bit]
     learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    blocks, readers = tuple(_blocks(model, outline)), tuple(_linears(model, outline))
     return Architecture(
         outline=outline,
         base=adapter.base,
@@ -127,10 +130,11 @@ def architecture(outline: Outline, adapter: Adapter) -> Architecture:
         reached=tuple(parameter for name, parameter in learning.items() if not _below(name, outline.unreached)),
         quantized=sum(quantized),
         largest_quantized=max(quantized, default=0),
-        blocks=tuple(_blocks(model, outline)),
-        linears=tuple(_linears(model, outline)),
+        blocks=blocks,
+        linears=readers,
         head=_reader(model.get_submodule(outline.head)),
         final_norm_learns=_final_norm_learns(learning),
+        uncounted=_uncounted(blocks, readers),
     )
 
 
@@ -143,6 +147,12 @@ def _split(model: nn.Module, base_names: set[str]) -> tuple[dict[str, nn.Paramet
         (own if before in base_names else added)[before] = parameter
     assert own.keys() == base_names, "an adapter took parameters of the base away"
     return own, added
+
+
+def _uncounted(blocks: Sequence[PlacedBlock], linears: Sequence[PlacedLinear]) -> tuple[str, ...]:
+    known = [block.name for block in blocks]
+    missed = [linear.name for linear in linears if linear.reader.changes and not _below(linear.name, known)]
+    return tuple(dict.fromkeys(name.split(".")[0] for name in missed if not name.startswith("action_rows")))
 
 
 def _count(parameters: Mapping[str, nn.Parameter], *, below: str) -> int:

@@ -145,6 +145,7 @@ def record_of(plan: Plan) -> dict[str, Any]:
         "trainable_percent": plan.percent,
         "parameters": {tower.name: tower.parameters for tower in plan.towers},
         "bytes": asdict(plan.bytes_) | {"static": plan.bytes_.static},
+        "uncounted": list(plan.model.uncounted),
         "fits": plan.fits,
         "gpu": plan.device.name,
         "gpu_bytes": plan.device.usable_bytes,

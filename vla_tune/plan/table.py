@@ -15,7 +15,7 @@ def print_plan(plan: Plan, advice: Sequence[Change], *, title: str, console: Con
     out = console or Console()
     out.print(title, highlight=False, soft_wrap=True)
     out.print(Group(_parameters(plan), _memory(plan)), highlight=False)
-    for line in [verdict(plan), *_time(plan), *_full(plan), *advice_lines(plan, advice)]:
+    for line in [verdict(plan), *_missing(plan), *_time(plan), *_full(plan), *advice_lines(plan, advice)]:
         out.print(line, highlight=False, soft_wrap=True)
 
 
@@ -74,6 +74,10 @@ def _memory(plan: Plan) -> Table:
 def _load(plan: Plan) -> str:
     kept = ", checkpointing" if plan.load.checkpointing else ""
     return f"batch {plan.load.batch_size} x {plan.load.length} tokens{kept}"
+
+
+def _missing(plan: Plan) -> list[str]:
+    return [f"The activations of {name} are not counted: its blocks are of an unknown kind." for name in plan.model.uncounted]
 
 
 def _time_text(seconds: float) -> str:

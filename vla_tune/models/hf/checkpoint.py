@@ -130,8 +130,15 @@ class HFCheckpoint:
         existing(Path(self.folder) / CONFIG_FILE)
         network = self._empty(torch.float32)
         model = HFVLA(network, first_code=self._end - self.rows.count, num_codes=self.rows.count)
-        options = {"height": self.height, "width": self.width, "image_options": self.image_options}
-        return outline(model, self._processor, nf4_targets=NF4_TARGETS, **options)
+        return outline(
+            model,
+            self._processor,
+            height=self.height,
+            width=self.width,
+            layout=self.layout,
+            image_options=self.image_options,
+            nf4_targets=NF4_TARGETS,
+        )
 
     def content_hash(self) -> str:
         """Of the weights, and of the rows added to them."""

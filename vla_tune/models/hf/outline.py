@@ -1,10 +1,13 @@
 """A model of transformers without its weights, for planning."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
+from jaxtyping import UInt8
 from transformers import ProcessorMixin
 
+from vla_tune.data.processor import LAYOUTS
 from vla_tune.models.base import Outline
 from vla_tune.models.hf.model import HFVLA
 
@@ -17,6 +20,7 @@ def outline(
     *,
     height: int,
     width: int,
+    layout: str,
     image_options: Mapping[str, bool],
     nf4_targets: Sequence[str],
 ) -> Outline:
@@ -24,8 +28,8 @@ def outline(
 
     A vision tower sees every patch; what stands between it and the language model is taken to see what that will see.
     """
-    counted: Any = cast(Any, processor)._get_num_multimodal_tokens(image_sizes=[[height, width]], **image_options)
-    tokens = int(counted["num_image_tokens"][0])
+    one, two = (_length(processor, layout, np.zeros((height, width, 3), np.uint8), count, image_options) for count in (1, 2))
+    tokens = two - one
     parts = [name for name, _ in model.named_children() if name not in _NO_IMAGE]
     patches = _patches(model, height, width)
     return Outline(
@@ -37,6 +41,16 @@ def outline(
         nf4_targets=nf4_targets,
         unreached=[],
     )
+
+
+def _length(
+    processor: ProcessorMixin, layout: str, image: UInt8[np.ndarray, "H W 3"], count: int, image_options: Mapping[str, bool]
+) -> int:
+    """Ids of a prompt with `count` images: what stands around an image is as much its own as its patches."""
+    text = LAYOUTS[layout].text(processor, "go", count)
+    call = cast(Callable[..., Mapping[str, Any]], processor)
+    made = call(images=[[image] * count], text=[text], return_tensors="np", images_kwargs=dict(image_options))
+    return len(made["input_ids"][0])
 
 
 def _patches(model: HFVLA, height: int, width: int) -> int:
