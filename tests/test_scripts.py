@@ -65,3 +65,21 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path: Path, override: str)
     assert line.startswith("error: ")
     assert not list(tmp_path.rglob("*.yaml"))
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_plan_imports_little_and_takes_no_weights(tmp_path: Path) -> None:
+    """Its promise is 15 seconds, of which torch, transformers and peft take ten or more to import."""
+    words = ["model=openvla_7b", "adapter=qlora_r16", "gpu=rtx3060", "json=plan.json"]
+    program = (
+        "import runpy, sys; sys.argv = sys.argv[1:]\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally:\n    print('loaded', [name for name in LARGE if sys.modules.get(name)])"
+    ).replace("LARGE", str(["lerobot", "gymnasium", "mujoco", "matplotlib", "wandb", "datasets"]))
+    command = [sys.executable, "-c", program, str(ROOT / "scripts" / "plan.py"), *words]
+    planned = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert planned.returncode == 0, planned.stderr
+    assert "loaded []" in planned.stdout
+    record = json.loads((tmp_path / "plan.json").read_text())
+    assert record["total_parameters"] == 7_541_237_184 + 31_588_352
+    assert not record["fits"]
+    assert record["advice"]

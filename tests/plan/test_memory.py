@@ -92,7 +92,7 @@ def test_sharding(middle, lora: Lora):
     assert ddp.static == one.static
     assert ddp.working == one.working + one.gradients
     assert fsdp.static == pytest.approx(one.static / 4, abs=4)
-    assert fsdp.activations == one.activations
+    assert fsdp.activations < one.activations  # float32 weights are cast to bfloat16 where they lie
     assert fsdp.working > one.working
     with pytest.raises(ValueError, match="sharding='zero' is unknown: choose one of ddp, fsdp"):
         spread("zero", 2)

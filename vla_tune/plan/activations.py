@@ -81,7 +81,7 @@ class Reader:
 def kept_input(readers: Sequence[Reader], of: Numerics, *, kept_anyway: bool = False) -> int:
     """Bytes per token of the input that `readers` share, and of what their LoRA keeps behind it."""
     plain = [reader for reader in readers if reader.plain]
-    width = max(readers[0].inputs, 0)
+    width = readers[0].inputs
     copies = (0 if kept_anyway else min(1, len(plain))) if of.shared else len(plain)
     dropped = sum(reader.dropout and reader.rank > 0 for reader in readers)
     size = of.compute if all(reader.rank == 0 for reader in plain) else of.adapter

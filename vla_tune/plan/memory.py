@@ -104,7 +104,7 @@ def training_bytes(model: Architecture, states: StateBytes, load: Load, of: Nume
             states.host,
         )
     )
-    activations = activation_bytes(model, load, of)
+    activations = activation_bytes(model, load, of, divided=over.divided)
     working = backward_bytes(model, load, of) + over.gathered * _largest_block(model) + over.buckets * gradients
     carried = gradients if load.gradient_accumulation > 1 else 0
     moments = (carried + activations + working, gradients + working, gradients + over.buckets * gradients + step)
@@ -126,8 +126,11 @@ def _largest_block(model: Architecture) -> int:
     return max(block.parameters for block in model.blocks) * model.weight_bytes // total
 
 
-def activation_bytes(model: Architecture, load: Load, of: Numerics) -> int:
-    """What the forward pass keeps until the backward pass: blocks, the last norm, the vocabulary, and casts of weights."""
+def activation_bytes(model: Architecture, load: Load, of: Numerics, *, divided: int = 1) -> int:
+    """What the forward pass keeps until the backward pass: blocks, the last norm, the vocabulary, and casts of weights.
+
+    Weights that are `divided` over devices are cast where they lie.
+    """
     flowing = flowing_blocks(model)
     if not flowing and not model.head.changes:
         return 0
@@ -135,7 +138,7 @@ def activation_bytes(model: Architecture, load: Load, of: Numerics) -> int:
     norm = rms_norm(model.head.inputs, of, learns=model.final_norm_learns) * load.tokens(model, None)
     labels = load.batch_size * load.labels
     vocabulary = labels * (4 * model.head.outputs + of.compute * model.head.inputs * model.head.changes)
-    return blocks + norm + vocabulary + cast_bytes(model, flowing, load, of)
+    return blocks + norm + vocabulary + cast_bytes(model, flowing, load, of) // divided
 
 
 def flowing_blocks(model: Architecture) -> list[tuple[PlacedBlock, bool]]:
