@@ -7,7 +7,7 @@ from transformers import PretrainedConfig
 
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.statistics_file import statistics_record
-from vla_tune.schema import Contract
+from vla_tune.schema import Contract, ImageRule
 
 _RENAMED = ("dtype", "rope_parameters", "transformers_version", "_name_or_path")
 """Fields of today's transformers that have other names in 4.40, or say where a file came from."""
@@ -27,6 +27,7 @@ def config_record(config: OpenVLAConfig, contract: Contract, dtype: torch.dtype)
         del given["timm_kwargs"]
     if not config.proprio_dimension:
         del given["proprio_dimension"]
+    assert isinstance(contract.image, ImageRule), "OpenVLA has OpenVLA's image rule"
     return {
         "llm_max_length": 2048,
         "output_projector_states": False,

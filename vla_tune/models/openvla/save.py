@@ -19,7 +19,7 @@ from vla_tune.models.openvla.processor_file import PROCESSOR_FILE, processor_rec
 from vla_tune.models.openvla.statistics_file import STATISTICS_FILE, statistics_record
 from vla_tune.models.openvla.tokenizer_file import save_tokenizer
 from vla_tune.models.precision import plain_weights
-from vla_tune.schema import Contract
+from vla_tune.schema import Contract, ImageRule
 
 GENERATION_FILE = "generation_config.json"
 SHARD_BYTES = 7_000_000_000
@@ -66,6 +66,7 @@ def write_checkpoint(
     integers = [name for name, tensor in tensors.items() if not tensor.is_floating_point()]
     if integers:
         raise ValueError(f"{integers[:3]} are no floating-point weights: a checkpoint is written dequantised, never in 4 bits.")
+    assert isinstance(contract.image, ImageRule), "OpenVLA has OpenVLA's image rule"
     records = {
         CONFIG_FILE: config_record(written, contract, next(iter(tensors.values())).dtype),
         GENERATION_FILE: generation_record(written),

@@ -5,7 +5,7 @@ from typing import cast
 import timm
 import torch
 from jaxtyping import Float
-from timm.layers import LayerScale as TimmLayerScale
+from timm.layers.layer_scale import LayerScale as TimmLayerScale
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
