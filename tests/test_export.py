@@ -14,10 +14,11 @@ from vla_tune.adapters.lora import update
 from vla_tune.data import build_pipeline
 from vla_tune.export import ParityError, ParityReport, Tolerance, merge, parity
 from vla_tune.models.files import content_hash
+from vla_tune.models.nf4 import plain_weights, quantize
 from vla_tune.models.openvla import OpenVLA, OpenVLACheckpoint
-from vla_tune.models.openvla.load import empty_model, load
+from vla_tune.models.openvla.load import OPENVLA_NF4, empty_model, load
 from vla_tune.models.openvla.save import save_checkpoint
-from vla_tune.models.precision import choose_attention, plain_weights, quantize
+from vla_tune.models.precision import choose_attention
 from vla_tune.policy import LocalPolicy, Policy
 from vla_tune.schema import Contract, Observation
 
@@ -144,7 +145,7 @@ def wrong_merges(run: Run) -> dict[str, OpenVLA]:
     onto_original, into_4_bits = empty_model(run.model.config), empty_model(run.model.config)
     onto_original.load_state_dict({name: weight.bfloat16() for name, weight in original.items()}, assign=True)
     into_4_bits.load_state_dict(run.adapter.merge(run.model, dtype=torch.bfloat16), assign=True)
-    quantize(into_4_bits)
+    quantize(into_4_bits, OPENVLA_NF4)
     for model in (onto_original, into_4_bits):
         choose_attention(model.eval(), "cpu")
     return {"onto the original": onto_original, "into 4 bits": into_4_bits}

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from vla_tune.adapters import Adapter, Lora, training_context
 from vla_tune.adapters.lora import check_learned, update
+from vla_tune.models.nf4 import dequantized, plain_weights
 from vla_tune.models.openvla import OpenVLA
 from vla_tune.models.openvla.load import empty_model
-from vla_tune.models.precision import choose_attention, dequantized, num_parameters, plain_weights
+from vla_tune.models.precision import choose_attention, num_parameters
 
 TARGETS = ("q_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
 FORMATS = ("fp32", "bf16", "nf4")
@@ -117,7 +118,12 @@ def test_what_does_not_fit_the_model_is_refused_and_changes_nothing(load_base, c
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"rank": 0}, "rank=0"), ({"alpha": 0}, "alpha=0"), ({"dropout": 1.0}, "dropout=1.0"), ({"base": "fp16"}, "Use bf16 or fp32")],
+    [
+        ({"rank": 0}, "rank=0"),
+        ({"alpha": 0}, "alpha=0"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"base": "int8"}, "choose one of fp32, bf16"),
+    ],
 )
 def test_impossible_numbers_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from vla_tune.adapters import Adapter, Lora, PublishedLora
-from vla_tune.models.precision import quantize
+from vla_tune.models.nf4 import NF4, quantize
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -105,7 +105,7 @@ def test_a_4_bit_head_cannot_be_compared(folder, tiny_model, tmp_path):
     save_file(plain, folder / WEIGHTS, metadata={"format": "pt"})
     edit_config(folder, r=2, lora_alpha=2, target_modules=["lm_head"])
     other = type(tiny_model)(tiny_model.config).to(torch.bfloat16)
-    quantize(other, targets=["lm_head"])
+    quantize(other, NF4(targets=["lm_head"]))
     with pytest.raises(ValueError, match="whose layer is 4-bit"):
         published(folder, "nf4").attach(other)
 

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from vla_tune.models.files import content_hash, new_folder
+from vla_tune.models.nf4 import num_quantized, plain_weights, quantize
 from vla_tune.models.openvla import OpenVLA
 from vla_tune.models.openvla import save as saving
-from vla_tune.models.openvla.load import load, load_config, load_tokenizer
+from vla_tune.models.openvla.load import OPENVLA_NF4, load, load_config, load_tokenizer
 from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.models.openvla.tiny import tiny_config
-from vla_tune.models.precision import num_quantized, plain_weights, quantize
 from vla_tune.schema import Contract
 
 
@@ -77,13 +77,13 @@ def test_weights_come_in_the_requested_format(folder, tiny_batch):
 
 def test_nf4_quantises_the_bfloat16_weights(folder):
     loaded, expected = load(folder, base="nf4"), load(folder, base="bf16")
-    assert num_quantized(loaded) == quantize(expected) == 28
+    assert num_quantized(loaded) == quantize(expected, OPENVLA_NF4) == 28
     weights = dict(plain_weights(expected))
     assert all(torch.equal(weight, weights[name]) for name, weight in plain_weights(loaded))
 
 
-def test_fp16_is_refused_before_anything_is_read(tmp_path):
-    with pytest.raises(ValueError, match="Use bf16 or fp32"):
+def test_fp16_on_a_cpu_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match="use bf16 or fp32"):
         load(tmp_path / "nowhere", base="fp16")
 
 

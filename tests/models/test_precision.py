@@ -1,17 +1,14 @@
-import bitsandbytes.nn.modules
 import pytest
 import torch
-from bitsandbytes.functional import has_avx512bf16
 from torch import nn
 
+from vla_tune.models.nf4 import NF4, quantize
+from vla_tune.models.openvla.load import OPENVLA_NF4
 from vla_tune.models.precision import (
-    Linear4bit,
+    cast,
+    check_format,
     choose_attention,
-    dequantized,
     num_parameters,
-    num_quantized,
-    plain_weights,
-    quantize,
     report_text,
     weight_dtype,
     weight_format,
@@ -40,25 +37,19 @@ def two() -> Two:
     return Two()
 
 
-def evaluate(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    model.eval()
-    with torch.no_grad():
-        return model(inputs)
-
-
-def input_gradient(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    inputs = inputs.clone().requires_grad_()
-    model.train()
-    model(inputs).square().sum().backward()
-    assert inputs.grad is not None
-    return inputs.grad
-
-
-def test_fp16_and_unknown_formats_are_refused_with_the_alternative():
-    with pytest.raises(ValueError, match=r"fp16 is refused: a CPU .* Use bf16 or fp32"):
-        weight_dtype("fp16")
-    with pytest.raises(ValueError, match="choose one of fp32, bf16, nf4"):
+def test_a_format_that_the_device_cannot_compute_in_is_refused_with_the_alternative():
+    with pytest.raises(ValueError, match=r"fp16 is refused on a CPU.* use bf16 or fp32"):
+        check_format("fp16", "cpu")
+    check_format("fp16", "cuda")
+    with pytest.raises(ValueError, match="choose one of fp32, bf16, fp16, nf4"):
         weight_dtype("int8")
+
+
+def test_every_weight_takes_the_format_and_every_buffer_keeps_its_own(two):
+    two.register_buffer("table", torch.zeros(2))
+    cast(two, "fp16", "cpu")
+    assert weight_format(two) == "fp16"
+    assert two.get_buffer("table").dtype == torch.float32
 
 
 def test_format_is_read_off_the_weights(two):
@@ -67,78 +58,8 @@ def test_format_is_read_off_the_weights(two):
     with pytest.raises(ValueError, match=r"torch\.bfloat16.*torch\.float32"):
         weight_format(two)
     assert weight_format(two.to(torch.bfloat16)) == "bf16"
-    quantize(two, targets=["first"])
+    quantize(two, NF4(targets=["first"]))
     assert weight_format(two) == "nf4"
-
-
-def test_only_the_blocks_of_the_language_model_are_4_bit(tiny_model):
-    assert quantize(tiny_model) == 28  # seven in each of four blocks
-    quantized = [name for name, module in tiny_model.named_modules() if isinstance(module, Linear4bit)]
-    assert len(quantized) == num_quantized(tiny_model) == 28
-    assert all(name.startswith("language_model.model.layers.") for name in quantized)
-    assert {dict(tiny_model.named_parameters())[f"{name}.weight"].dtype for name in quantized} == {torch.uint8}
-
-
-def test_targets_are_the_whole_list_and_must_match(two, tiny_model):
-    assert quantize(two, targets=["second"]) == 1
-    assert not isinstance(two.first, Linear4bit)
-    for targets in (["self_attn"], ["projector.fc9"], []):
-        with pytest.raises(ValueError, match="no"):
-            quantize(tiny_model, targets=targets)
-    assert num_quantized(tiny_model) == 0
-
-
-def test_dequantised_weights_are_those_that_the_layer_multiplies_with(two):
-    original = two.first.weight.detach().clone()
-    quantize(two, targets=["first"])
-    weights = dequantized(two.first.weight)
-    assert weights.dtype == torch.bfloat16
-    identity = torch.eye(128, dtype=torch.bfloat16)
-    assert torch.equal(two.first(identity).T, weights)
-    error = (weights.float() - original).norm() / original.norm()
-    assert 0.05 < error < 0.15  # NF4 of a bell curve: 0.09
-
-
-def test_quantising_float32_and_its_bfloat16_rounding_gives_the_same_bits(two):
-    other = Two()
-    other.load_state_dict({name: weight.bfloat16().float() for name, weight in two.state_dict().items()})
-    for model in (two, other):
-        quantize(model, targets=["*"])
-    own, others = two.state_dict(), other.state_dict()
-    assert own.keys() == others.keys()
-    assert all(torch.equal(own[name], others[name]) for name in own)
-
-
-@pytest.mark.parametrize("cpu_has_avx512_bf16", [False, True])
-def test_no_evaluation_pass_ever_repacks_the_weights(two, monkeypatch, cpu_has_avx512_bf16):
-    monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: cpu_has_avx512_bf16)
-    quantize(two, targets=["*"])
-    inputs = torch.randn(3, 128)
-    state = {name: tensor.clone() for name, tensor in two.state_dict().items()}
-    weights = {name: weight.clone() for name, weight in plain_weights(two)}
-    gradient = input_gradient(two, inputs)
-
-    evaluate(two, inputs)
-
-    assert not any(getattr(layer.weight.quant_state, "packing_format_for_cpu", False) for layer in (two.first, two.second))
-    assert all(torch.equal(tensor, state[name]) for name, tensor in two.state_dict().items())
-    assert all(torch.equal(weight, weights[name]) for name, weight in plain_weights(two))
-    assert gradient.any()
-    assert torch.equal(input_gradient(two, inputs), gradient)
-
-
-@pytest.mark.skipif(not has_avx512bf16(), reason="the trap needs a CPU with avx512_bf16")
-def test_the_trap_is_real(two):
-    """If this fails, bitsandbytes has repaired the path, and `_quantized` need not switch it off any more."""
-    quantize(two, targets=["*"])
-    two.first.support_avx512bf16_for_cpu = two.second.support_avx512bf16_for_cpu = True
-    inputs = torch.randn(3, 128)
-    assert input_gradient(two, inputs).any()
-    evaluate(two, inputs)
-    with pytest.raises((RuntimeError, AssertionError)):  # no graph at all: every layer was repacked
-        assert input_gradient(two, inputs).any()
-    with pytest.raises(AssertionError, match="repacked"):
-        dequantized(two.first.weight)
 
 
 def test_attention_is_eager_on_a_cpu_and_fused_elsewhere(tiny_model, tiny_batch):
@@ -155,9 +76,18 @@ def test_attention_is_eager_on_a_cpu_and_fused_elsewhere(tiny_model, tiny_batch)
     torch.testing.assert_close(tiny_model(tiny_batch), fused)
 
 
+def test_attention_is_what_is_asked_for_or_refused(tiny_model):
+    assert choose_attention(tiny_model, "cpu", "sdpa") == "sdpa"
+    assert tiny_model.language_model.model.config._attn_implementation == "sdpa"
+    with pytest.raises(ValueError, match=r"attention='flash': choose one of auto, sdpa, eager, flash_attention_2"):
+        choose_attention(tiny_model, "cpu", "flash")
+    with pytest.raises(ValueError, match=r"needs a GPU and the package flash-attn"):
+        choose_attention(tiny_model, "cpu", "flash_attention_2")
+
+
 def test_report_counts_parameters_and_bytes_of_each_tower(tiny_model):
     total = sum(parameter.numel() for parameter in tiny_model.parameters())
-    quantize(tiny_model)
+    quantize(tiny_model, OPENVLA_NF4)
     towers = {tower.name: tower for tower in weight_report(tiny_model)}
     language = towers["language_model"]
     assert num_parameters(tiny_model) == total
@@ -169,6 +99,6 @@ def test_report_counts_parameters_and_bytes_of_each_tower(tiny_model):
     expected = language.formats["nf4"] * BITS / 8 + language.formats["float32"] * 4 + code_tables
     assert language.bytes_ == pytest.approx(expected, rel=1e-3)
     text = report_text(tuple(towers.values()))
-    assert "language_model: 1,992,384 parameters" in text
+    assert "language_model: 39 modules (28 in 4 bits), 1,992,384 parameters" in text
     assert "1,769,472 in nf4" in text
     assert f"total: {total:,} parameters" in text

@@ -12,9 +12,11 @@ from vla_tune.data.collate import Batch
 from vla_tune.heads.base import HeadLoss
 from vla_tune.heads.loss import WholeVocabulary, before, labelled
 from vla_tune.models.base import Outline
+from vla_tune.models.nf4 import quantize
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
+from vla_tune.models.openvla.load import OPENVLA_NF4
 from vla_tune.models.openvla.outline import outline
-from vla_tune.models.precision import choose_attention, quantize, weight_dtype
+from vla_tune.models.precision import choose_attention, weight_dtype
 from vla_tune.plan import Load
 from vla_tune.training.update import Objective
 
@@ -70,7 +72,7 @@ class Middle:
         torch.manual_seed(0)
         model = OpenVLA(self.config).to(weight_dtype(adapter.base))
         if adapter.base == "nf4":
-            quantize(model, device=device)
+            quantize(model, OPENVLA_NF4, device=device)
         choose_attention(model, device)
         nn.Module.to(model, device)
         adapter.attach(model)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from vla_tune.models.precision import quantize, weight_report
+from vla_tune.models.nf4 import NF4, quantize
+from vla_tune.models.precision import weight_report
 from vla_tune.plan.arithmetic import (
     FP32_ADAM,
     HALF_PRECISION,
@@ -71,6 +72,6 @@ def test_double_quantisation_saves_three_gigabytes_of_65b():
 @pytest.mark.parametrize("shape", [(64, 64), (96, 72), (256, 1088)])
 def test_nf4_bytes_are_what_bitsandbytes_allocates(shape: tuple[int, int]):
     model = torch.nn.ModuleDict({"part": torch.nn.ModuleDict({"linear": torch.nn.Linear(*shape, bias=False)})})
-    quantize(model, targets=["linear"])
+    quantize(model, NF4(targets=["linear"]))
     (tower,) = weight_report(model)
     assert nf4_bytes(shape[0] * shape[1]) == tower.bytes_

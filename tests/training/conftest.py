@@ -14,8 +14,10 @@ from torch import nn
 
 from vla_tune.adapters import Full, Lora
 from vla_tune.heads import ParallelTokenHead
+from vla_tune.models.nf4 import quantize
 from vla_tune.models.openvla import OpenVLA
-from vla_tune.models.precision import choose_attention, quantize
+from vla_tune.models.openvla.load import OPENVLA_NF4
+from vla_tune.models.precision import choose_attention
 from vla_tune.schema import Contract
 from vla_tune.tokens import ParallelPrompt
 from vla_tune.training import TrainingResult, train
@@ -65,7 +67,7 @@ def _qlora(model: OpenVLA) -> nn.Module:
     torch.manual_seed(1)
     model = model.to(torch.bfloat16)
     choose_attention(model, "cpu")
-    quantize(model)
+    quantize(model, OPENVLA_NF4)
     Lora(rank=4, alpha=8, targets=TARGETS, dropout=0.1, base="nf4").attach(model)
     return model
 

@@ -8,7 +8,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from vla_tune.models.precision import num_parameters, num_quantized, weight_format
+from vla_tune.models.nf4 import num_quantized
+from vla_tune.models.precision import num_parameters, weight_format
 
 
 @dataclass(frozen=True)

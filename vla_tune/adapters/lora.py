@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from vla_tune.adapters.base import AdapterReport, check_base, check_dtype, report
 from vla_tune.adapters.files import read_tensors, write_tensors
 from vla_tune.adapters.targets import full_names, target_names
+from vla_tune.models.nf4 import plain_weights
 from vla_tune.models.patterns import name_regex
-from vla_tune.models.precision import plain_weights, weight_dtype
+from vla_tune.models.precision import weight_dtype
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

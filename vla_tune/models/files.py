@@ -32,13 +32,22 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 def places(folder: Path) -> dict[str, safe_open]:
     """The open file of each tensor, in one file or in the shards that the index names."""
-    index = folder / INDEX_FILE
-    names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {WEIGHTS_FILE}
     opened: dict[str, safe_open] = {}
-    for name in sorted(names):
-        handle = _opened(existing(folder / name))
+    for path in weight_files(folder):
+        handle = _opened(path)
         opened |= dict.fromkeys(handle.keys(), handle)
     return opened
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The one file of weights in `folder`, or the shards that the index names.
+
+    Raises:
+        FileNotFoundError: one is missing.
+    """
+    index = folder / INDEX_FILE
+    names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {WEIGHTS_FILE}
+    return [existing(folder / name) for name in sorted(names)]
 
 
 def content_hash(folder: Path) -> str:

@@ -99,7 +99,7 @@ class Architecture:
 def architecture(outline: Outline, adapter: Adapter) -> Architecture:
     """Attach `adapter` to the outline's model, in place, and describe the result.
 
-    NF4 weights cannot lie on the meta device: the base is bfloat16 there, and the bytes of what `models.precision.quantize` would
+    NF4 weights cannot lie on the meta device: the base is bfloat16 there, and the bytes of what `models.nf4.quantize` would
     take are counted by their formula.
     """
     model = outline.model

@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
+from vla_tune.adapters import Adapter
 from vla_tune.data import build_pipeline, make_contract
 from vla_tune.data.normalize import NormalizeActions, Scale
 from vla_tune.data.sources import Data
@@ -17,6 +18,8 @@ from vla_tune.evaluation.report import read_results, write_results
 from vla_tune.heads import decoding_of, head_of
 from vla_tune.models.base import Checkpoint, ModelInterface
 from vla_tune.models.liveness import check_liveness
+from vla_tune.models.precision import report_text, weight_report
+from vla_tune.models.recomputation import recompute_activations
 from vla_tune.run.evaluate import CELLS, evaluate, print_rows
 from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE, opened_run
 from vla_tune.run.objects import build, device_of, forward_context, load_policy
@@ -78,13 +81,12 @@ def contract_of(cfg: DictConfig, data: Data, base: ModelInterface, *, decoding: 
 
 def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> TrainingResult:
     checkpoint: Checkpoint = build(cfg.model)
-    data: Data = build(cfg.data)
+    adapter, data = build(cfg.adapter), build(cfg.data)
     head = build(cfg.head)
     contract = contract_of(cfg, data, checkpoint.interface, decoding=decoding_of(head))
     contract.save(folder)
     torch.manual_seed(cfg.seed)
-    model, adapter = checkpoint.load(device=device_of(cfg)), build(cfg.adapter)
-    Console().print(str(adapter.attach(model)), highlight=False, soft_wrap=True)
+    model = _adapted(cfg, checkpoint, adapter)
     processor = checkpoint.processor
     pipeline = build_pipeline(contract, processor)
     with forward_context(cfg.precision, device_of(cfg))():
@@ -111,6 +113,16 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> TrainingR
     )
     adapter.save(folder / ADAPTER_FOLDER, model, base_hash=checkpoint.content_hash())
     return result
+
+
+def _adapted(cfg: DictConfig, checkpoint: Checkpoint, adapter: Adapter) -> Any:
+    """The model with its adapter; what lies in memory and what learns is printed."""
+    model, console = checkpoint.load(device=device_of(cfg)), Console()
+    console.print(report_text(weight_report(model)), highlight=False, soft_wrap=True)
+    console.print(str(adapter.attach(model)), highlight=False, soft_wrap=True)
+    if cfg.checkpointing:
+        recompute_activations(model)
+    return model
 
 
 def _evaluated(cfg: DictConfig, folder: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,8 @@ from vla_tune.heads import AutoregressiveTokenHead, action_space
 from vla_tune.heads.autoregressive import prompt_of
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.hf import HFVLA, AppendedRows, HFCheckpoint, ReservedRows
-from vla_tune.models.precision import num_quantized, weight_report
+from vla_tune.models.nf4 import num_quantized
+from vla_tune.models.precision import weight_report
 from vla_tune.schema import Contract
 from vla_tune.tokens import stop_id
 

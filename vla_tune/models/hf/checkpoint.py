@@ -14,16 +14,18 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from vla_tune.data.processor import check_codes, processor_hash
 from vla_tune.models.base import ModelInterface, Outline
-from vla_tune.models.files import CONFIG_FILE, content_hash, existing
+from vla_tune.models.files import CONFIG_FILE, existing
+from vla_tune.models.hashes import quantized_copy, remembered_hash
 from vla_tune.models.hf.model import HFVLA
 from vla_tune.models.hf.outline import outline
 from vla_tune.models.hf.rows import ReservedRows, Rows, vocabulary_modules
 from vla_tune.models.hub import checkpoint_folder
-from vla_tune.models.precision import choose_attention, quantize, weight_dtype
+from vla_tune.models.nf4 import NF4, quantize
+from vla_tune.models.precision import cast, check_format, choose_attention, weight_dtype
 from vla_tune.schema import Contract, ProcessorRule
 from vla_tune.tokens import Processor, text_tokenizer
 
-NF4_TARGETS = ("language_model.layers.*",)
+HF_NF4 = NF4(targets=("language_model.layers.*",))
 """The linear layers of the language model's blocks, as for OpenVLA."""
 _ROWS = ("action_rows.inputs.weight", "action_rows.outputs.weight")
 
@@ -47,6 +49,12 @@ class HFCheckpoint:
     """Where action codes go."""
     base: str = "bf16"
     """The weight format (`models.precision.FORMATS`)."""
+    nf4: NF4 = HF_NF4
+    """What `base="nf4"` means."""
+    attention: str = "auto"
+    """The attention kernel (`models.precision.ATTENTIONS`)."""
+    cache: str | None = None
+    """A folder for 4-bit copies and hashes of large checkpoints; without it they are made each time."""
 
     @classmethod
     def merged(cls, folder: str, *, base: str = "bf16") -> "HFCheckpoint":
@@ -78,15 +86,15 @@ class HFCheckpoint:
         Raises:
             ValueError: weights are missing, left over or of another shape, or there are no rows for the codes.
         """
-        network = self._network(weight_dtype(self.base))
+        check_format(self.base, device)
+        network = self._network("auto" if self.base == "nf4" else weight_dtype(self.base))
         self.rows.prepare(network)
-        choose_attention(network, device)
-        nn.Module.to(network, device if self.base != "nf4" else "cpu")
+        choose_attention(network, device, self.attention)
         model = HFVLA(network, first_code=self._end - self.rows.count, num_codes=self.rows.count)
         if self.base == "nf4":
-            quantize(model, targets=NF4_TARGETS, device=device)
-            nn.Module.to(network, device)
-            model.to(device)
+            quantize(model, self.nf4, copy=quantized_copy(self.path, self.nf4, self._cache), device=device)
+        cast(model, self.base, device)
+        nn.Module.to(network, device)
         return model.eval()
 
     @property
@@ -137,12 +145,12 @@ class HFCheckpoint:
             width=self.width,
             layout=self.layout,
             image_options=self.image_options,
-            nf4_targets=NF4_TARGETS,
+            nf4_targets=self.nf4.targets,
         )
 
     def content_hash(self) -> str:
         """Of the weights, and of the rows added to them."""
-        return hashlib.sha256(f"{content_hash(self.path)} {self.rows}".encode()).hexdigest()
+        return hashlib.sha256(f"{remembered_hash(self.path, self._cache)} {self.rows}".encode()).hexdigest()
 
     def write(self, folder: Path, tensors: Mapping[str, Tensor], contract: Contract) -> None:
         """The same architecture with other weights, under their published names and the codes' rows in their places.
@@ -161,6 +169,10 @@ class HFCheckpoint:
         self._processor.save_pretrained(folder)
         contract.save(folder)
 
+    @property
+    def _cache(self) -> Path | None:
+        return Path(self.cache).expanduser() if self.cache is not None else None
+
     @cached_property
     def _config(self) -> Any:
         return AutoConfig.from_pretrained(self.path, local_files_only=True)
@@ -174,7 +186,7 @@ class HFCheckpoint:
     def _existing_rows(self) -> int:
         return int(self._config.get_text_config().vocab_size)
 
-    def _network(self, dtype: torch.dtype) -> PreTrainedModel:
+    def _network(self, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
         options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "output_loading_info": True}
         loaded: Any = AutoModelForImageTextToText.from_pretrained(self.path, **options)
         network, found = loaded

@@ -10,9 +10,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vla_tune.models.base import ModelInterface, Outline
-from vla_tune.models.files import CONFIG_FILE, content_hash
+from vla_tune.models.files import CONFIG_FILE
+from vla_tune.models.hashes import remembered_hash
 from vla_tune.models.hub import checkpoint_folder
-from vla_tune.models.openvla.load import load, load_config, load_tokenizer
+from vla_tune.models.nf4 import NF4
+from vla_tune.models.openvla.load import OPENVLA_NF4, load, load_config, load_tokenizer
 from vla_tune.models.openvla.model import OpenVLA
 from vla_tune.models.openvla.outline import outline
 from vla_tune.models.openvla.published import published_interface
@@ -31,6 +33,12 @@ class OpenVLACheckpoint:
     """The weight format (`models.precision.FORMATS`)."""
     architecture: str | None = None
     """A folder with the same configuration, for `outline` where `folder` is not on this machine."""
+    nf4: NF4 = OPENVLA_NF4
+    """What `base="nf4"` means."""
+    attention: str = "auto"
+    """The attention kernel (`models.precision.ATTENTIONS`)."""
+    cache: str | None = None
+    """A folder for 4-bit copies and hashes of large checkpoints; without it they are made each time."""
 
     @cached_property
     def path(self) -> Path:
@@ -39,7 +47,7 @@ class OpenVLACheckpoint:
 
     def load(self, *, device: torch.device | str) -> OpenVLA:
         """The model on `device`, in evaluation mode."""
-        return load(self.path, base=self.base, device=device)
+        return load(self.path, base=self.base, nf4=self.nf4, cache=self._cache, attention=self.attention, device=device)
 
     @cached_property
     def processor(self) -> PreTrainedTokenizerBase:
@@ -68,14 +76,18 @@ class OpenVLACheckpoint:
                 f"no {CONFIG_FILE} in {' or '.join(map(str, places))}: name a checkpoint folder on this machine as model.folder, "
                 "or a folder with the same configuration as model.architecture."
             )
-        return outline(load_config(known))
+        return outline(load_config(known), nf4=self.nf4)
 
     def content_hash(self) -> str:
         """Of the weights."""
-        return content_hash(self.path)
+        return remembered_hash(self.path, self._cache)
 
     def write(self, folder: Path, tensors: Mapping[str, Tensor], contract: Contract) -> None:
         """The same architecture with other weights, under their published names, into an existing folder."""
         config = load_config(self.path)
         write_checkpoint(folder, tensors, config=config, tokenizer=self.processor, contract=contract)
         copy_tokenizer(self.path, folder)
+
+    @property
+    def _cache(self) -> Path | None:
+        return Path(self.cache).expanduser() if self.cache is not None else None

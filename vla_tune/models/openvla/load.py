@@ -6,33 +6,57 @@ from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from vla_tune.models.files import CONFIG_FILE, existing, read_tensors
+from vla_tune.models.hashes import quantized_copy
+from vla_tune.models.nf4 import NF4, quantize
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.model import OpenVLA
-from vla_tune.models.precision import choose_attention, quantize, weight_dtype
+from vla_tune.models.precision import cast, check_format, choose_attention
+
+OPENVLA_NF4 = NF4(targets=("language_model.model.layers.*",))
+"""The linear layers of the language model's blocks. Vision towers, projectors, embeddings and `lm_head` stay as they are: they are
+a seventh of the model's weights, and SigLIP's widths are no multiples of 64, which the kernels need."""
 
 
-def load(folder: str | Path, *, base: str = "bf16", device: torch.device | str = "cpu") -> OpenVLA:
-    """The model in `folder`, its weights in the format `base` (fp32, bf16 or nf4), in evaluation mode.
+def load(
+    folder: str | Path,
+    *,
+    base: str = "bf16",
+    nf4: NF4 = OPENVLA_NF4,
+    cache: Path | None = None,
+    attention: str = "auto",
+    device: torch.device | str = "cpu",
+) -> OpenVLA:
+    """The model in `folder`, its weights in the format `base`, in evaluation mode.
 
-    Weights on a CPU stay mapped to the file where their format is that of the file.
+    Weights are mapped to the files and brought into their final form one after the other; on a CPU those stay mapped whose format
+    is that of the file.
+
+    Args:
+        folder: A checkpoint.
+        base: One of `models.precision.FORMATS`.
+        nf4: What `base=nf4` means.
+        cache: Where 4-bit copies of the weights are kept; without it they are made each time.
+        attention: One of `models.precision.ATTENTIONS`.
+        device: Where the model goes.
 
     Raises:
         FileNotFoundError: a file of the checkpoint is missing.
-        ValueError: the format is unknown, or the weights do not fit the configuration exactly.
+        ValueError: a format is unknown or unfit for the device, or the weights do not fit the configuration exactly.
     """
-    folder, dtype = Path(folder), weight_dtype(base)
+    folder = Path(folder)
+    check_format(base, device)
     model = empty_model(load_config(folder))
     tensors = dict(read_tensors(folder))
     check_weights(tensors, model, folder)
-    model.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
+    model.load_state_dict(tensors, assign=True)
     if base == "nf4":
-        quantize(model, device=device)
-    choose_attention(model, device)
-    nn.Module.to(model, device)
+        quantize(model, nf4, copy=quantized_copy(folder, nf4, cache), device=device)
+    cast(model, base, device)
+    choose_attention(model, device, attention)
     return model.eval()
 
 

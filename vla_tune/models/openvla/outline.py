@@ -6,13 +6,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from vla_tune.models.base import Outline
+from vla_tune.models.nf4 import NF4
 from vla_tune.models.openvla.config import OpenVLAConfig
-from vla_tune.models.openvla.load import empty_model
+from vla_tune.models.openvla.load import OPENVLA_NF4, empty_model
 from vla_tune.models.openvla.model import OpenVLA
-from vla_tune.models.precision import NF4_TARGETS
 
 
-def outline(config: OpenVLAConfig) -> Outline:
+def outline(config: OpenVLAConfig, *, nf4: NF4 = OPENVLA_NF4) -> Outline:
     """What a plan must know of the model that `config` describes."""
     model = empty_model(config)
     towers = _towers(model)
@@ -24,7 +24,7 @@ def outline(config: OpenVLAConfig) -> Outline:
         state_tokens=1 if config.proprio_dimension else 0,
         tokens=inside | {"projector": patches} | ({"proprio_projector": 1} if config.proprio_dimension else {}),
         head="language_model.lm_head",
-        nf4_targets=NF4_TARGETS,
+        nf4_targets=nf4.targets,
         unreached=[f"{name}.{part}" for name, tower in towers.items() for part in _unreached(tower)],
     )
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from vla_tune.models.files import CONFIG_FILE, INDEX_FILE, new_folder
+from vla_tune.models.nf4 import plain_weights
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.config_file import config_record, generation_record
 from vla_tune.models.openvla.load import check_weights, empty_model
@@ -18,7 +19,6 @@ from vla_tune.models.openvla.model import OpenVLA
 from vla_tune.models.openvla.processor_file import PROCESSOR_FILE, processor_record
 from vla_tune.models.openvla.statistics_file import STATISTICS_FILE, statistics_record
 from vla_tune.models.openvla.tokenizer_file import save_tokenizer
-from vla_tune.models.precision import plain_weights
 from vla_tune.schema import Contract, ImageRule
 
 GENERATION_FILE = "generation_config.json"

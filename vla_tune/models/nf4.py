@@ -1,0 +1,119 @@
+"""Linear layers in 4 bits."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn.modules import Linear4bit, Params4bit
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vla_tune.models.nf4_blocks import BLOCK, Blocks, nf4_blocks
+from vla_tune.models.nf4_file import map_blocks, write_blocks
+from vla_tune.models.patterns import matching_names
+
+STORAGES = {"uint8": torch.uint8, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NF4:
+    """What `base=nf4` means: NF4 with double quantisation in blocks of 64, computing in bfloat16 (QLoRA, arXiv 2305.14314, §3).
+
+    Raises:
+        ValueError: the storage is unknown.
+    """
+
+    targets: Sequence[str]
+    """Patterns of the linear layers (`models.patterns`). This is the whole list: nothing else is quantised, nothing skipped."""
+    storage: str = "uint8"
+    """The dtype that the bytes are called; FSDP shards only weights of one dtype, so there it is that of the other weights."""
+
+    def __post_init__(self) -> None:
+        if self.storage not in STORAGES:
+            raise ValueError(f"nf4.storage={self.storage!r}: choose one of {', '.join(STORAGES)}.")
+
+
+def quantize(model: nn.Module, nf4: NF4, *, copy: Path | None = None, device: torch.device | str = "cpu") -> int:
+    """Replace the matching linear layers by NF4 ones on `device`, in place and one after the other; returns how many.
+
+    Weights are rounded to bfloat16 first, so that the result does not depend on the format they came in, and are quantised on the
+    CPU, so that it does not depend on the machine.
+
+    Args:
+        model: Its weights may be mapped to files; they are read as they are needed.
+        nf4: Which layers, and how.
+        copy: A file for the 4-bit weights: mapped if it exists, else written. Its name must tell these weights from others.
+        device: Where the 4-bit weights go.
+
+    Raises:
+        ValueError: a pattern matches no linear layer, a layer does not fill blocks of 64 or holds NaN, or the copy is damaged.
+    """
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    chosen = {name: linears[name] for name in matching_names(list(linears), nf4.targets)}
+    for name, blocks in _made(chosen) if copy is None else _mapped(chosen, copy):
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, _layer(chosen.pop(name), blocks, nf4, torch.device(device)))
+    return sum(isinstance(module, Linear4bit) for module in model.modules())
+
+
+def _made(linears: Mapping[str, nn.Linear]) -> Iterator[tuple[str, Blocks]]:
+    for name in list(linears):
+        try:
+            yield name, nf4_blocks(linears[name].weight.data.cpu().to(torch.bfloat16))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+
+def _mapped(linears: Mapping[str, nn.Linear], copy: Path) -> Iterator[tuple[str, Blocks]]:
+    shapes = {name: linear.weight.shape for name, linear in linears.items()}
+    if not copy.is_file():
+        write_blocks(copy, shapes, _made(linears))
+    return map_blocks(copy, shapes)
+
+
+def _layer(linear: nn.Linear, blocks: Blocks, nf4: NF4, device: torch.device) -> Linear4bit:
+    options = {"compress_statistics": True, "quant_type": "nf4", "quant_storage": STORAGES[nf4.storage]}
+    bias = linear.bias is not None
+    layer = Linear4bit(linear.in_features, linear.out_features, bias, compute_dtype=torch.bfloat16, device="meta", **options)
+    # The first evaluation forward on a CPU with avx512_bf16 would repack the weights for good: no gradient passes them
+    # afterwards, and what is saved or merged from them is wrong (bitsandbytes 0.50.2, `Linear4bit.forward`).
+    assert hasattr(layer, "support_avx512bf16_for_cpu"), "bitsandbytes renamed the switch of its CPU repacking"
+    layer.support_avx512bf16_for_cpu = False
+    layer.quant_state = blocks.state(linear.weight.shape)  # pyright: ignore[reportAttributeAccessIssue]
+    codes = blocks.codes.reshape(-1).view(STORAGES[nf4.storage]).reshape(-1, 1)
+    make: Any = Params4bit
+    weight = make(codes, quant_state=layer.quant_state, blocksize=BLOCK, module=layer, bnb_quantized=True, **options)
+    layer.weight = weight.to(device)
+    if bias:
+        layer.bias = nn.Parameter(linear.bias.data.to(device, torch.bfloat16), requires_grad=False)
+    return layer.train(linear.training)
+
+
+def dequantized(weight: nn.Parameter) -> Float[Tensor, "out in"]:
+    """The bfloat16 weights that a 4-bit layer multiplies with, bit for bit."""
+    state = weight.quant_state  # pyright: ignore[reportAttributeAccessIssue]
+    assert not getattr(state, "packing_format_for_cpu", False), "bitsandbytes repacked this layer, which `quantize` prevents"
+    return dequantize_4bit(weight.data, state)
+
+
+def plain_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter by name, 4-bit ones dequantised."""
+    for name, parameter in model.named_parameters():
+        yield name, dequantized(parameter) if isinstance(parameter, Params4bit) else parameter.detach()
+
+
+def num_quantized(model: nn.Module) -> int:
+    """How many 4-bit layers there are."""
+    return sum(isinstance(module, Linear4bit) for module in model.modules())
+
+
+def quantized_size(weight: nn.Parameter) -> tuple[int, int]:
+    """Weights in a 4-bit parameter, and the bytes of them and their statistics."""
+    state = weight.quant_state  # pyright: ignore[reportAttributeAccessIssue]
+    assert state is not None, "a 4-bit weight without its statistics"
+    held = [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
+    return math.prod(state.shape), weight.nbytes + sum(tensor.nbytes for tensor in held)
