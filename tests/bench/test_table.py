@@ -40,6 +40,12 @@ def test_the_widest_rows_fit_a_terminal():
     assert "…" not in printed([row(work="steps without images", unit="episodes", **wide)])
 
 
+def test_memory_is_shown_where_it_was_measured():
+    text = printed([row(work="load", peak_bytes=3.4e9, model_bytes=5.47e9), row()])
+    assert "3.40 of 5.47 GB" in text
+    assert "GB" not in printed([row()])
+
+
 def test_a_report_is_whole_or_absent(tmp_path: Path):
     path = tmp_path / "new" / "train.json"
     with pytest.raises(ValueError, match="not JSON compliant"):

@@ -57,7 +57,7 @@ class Together:
 
 
 @dataclass(frozen=True)
-class _Rates:
+class Rates:
     """One repetition of one work."""
 
     amount: int
@@ -65,10 +65,12 @@ class _Rates:
 
     @property
     def per_second(self) -> float:
+        """By the wall's clock."""
         return self.amount / self.seconds.wall
 
     @property
     def per_cpu_second(self) -> float:
+        """By the processor's."""
         return self.amount / self.seconds.cpu
 
 
@@ -96,15 +98,19 @@ def measure(suite: str, works: Sequence[Work], *, repetitions: int, clocks: Call
     for work in works:
         work.do(work.prepare())
     rounds = [[_timed(work, clocks) for work in works] for _ in range(repetitions)]
-    columns = [list(column) for column in zip(*rounds, strict=True)]
-    firsts = [next(index for index, other in enumerate(works) if other.unit == work.unit) for work in works]
+    return rows_of(suite, [(work.name, work.unit) for work in works], [list(column) for column in zip(*rounds, strict=True)])
+
+
+def rows_of(suite: str, works: Sequence[tuple[str, str]], columns: Sequence[Sequence[Rates]]) -> list[Row]:
+    """The rows that `measure` returns: of the name and unit of each work, and its repetitions."""
+    firsts = [next(index for index, (_, other) in enumerate(works) if other == unit) for _, unit in works]
     return [
-        {"suite": suite, "work": work.name, "unit": work.unit, **_summary(column, columns[first]), "baseline": works[first].name}
-        for work, column, first in zip(works, columns, firsts, strict=True)
+        {"suite": suite, "work": name, "unit": unit, **_summary(column, columns[first]), "baseline": works[first][0]}
+        for (name, unit), column, first in zip(works, columns, firsts, strict=True)
     ]
 
 
-def _timed(work: Work, clocks: Callable[[], Reading]) -> _Rates:
+def _timed(work: Work, clocks: Callable[[], Reading]) -> Rates:
     prepared = work.prepare()
     start = clocks()
     amount = work.do(prepared)
@@ -112,10 +118,10 @@ def _timed(work: Work, clocks: Callable[[], Reading]) -> _Rates:
     seconds = Reading(end.wall - start.wall, end.cpu - start.cpu)
     if min(seconds) <= 0 or amount < 1:
         raise ValueError(f"{work.name!r} did {amount} {work.unit} in {seconds.cpu} CPU s: too little to measure, ask for more.")
-    return _Rates(amount, seconds)
+    return Rates(amount, seconds)
 
 
-def _summary(repetitions: Sequence[_Rates], baseline: Sequence[_Rates]) -> Row:
+def _summary(repetitions: Sequence[Rates], baseline: Sequence[Rates]) -> Row:
     row: Row = {
         "amount": repetitions[-1].amount,
         "repetitions": len(repetitions),

@@ -21,10 +21,13 @@ def speed_table(rows: Sequence[Row], *, title: str) -> Table:
         table.add_column(name, no_wrap=True)
     for name in ("per second", "per CPU s", "CPU ratio"):
         table.add_column(name, justify="right", no_wrap=True)
+    memory = any("peak_bytes" in row for row in rows)
+    if memory:
+        table.add_column("peak, of the result", justify="right", no_wrap=True)
     for _, group in groupby(rows, key=itemgetter("suite")):
         for row in group:
             rates = [_spread(row, name) for name in ("per_second", "per_cpu_second", "ratio_per_cpu_second")]
-            table.add_row(row["work"], row["unit"], *rates)
+            table.add_row(row["work"], row["unit"], *rates, *([_peak(row)] if memory else []))
         table.add_section()
     return table
 
@@ -55,6 +58,10 @@ def write_report(path: Path, record: Mapping[str, Any]) -> None:
 def _spread(row: Row, name: str) -> str:
     half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
     return f"{_number(row[name])} ±{100 * half / row[name]:.0f}%"
+
+
+def _peak(row: Row) -> str:
+    return f"{row['peak_bytes'] / 1e9:.2f} of {row['model_bytes'] / 1e9:.2f} GB" if "peak_bytes" in row else ""
 
 
 def _number(value: float) -> str:

@@ -109,11 +109,13 @@ def _table() -> UInt8[Tensor, " entries"]:
     octaves = torch.exp2(torch.arange(8).float() - _OCTAVES)
     octaves[0] = 0.0
     weights = (octaves[:, None] * fractions).reshape(-1)
-    blocks = torch.zeros(128, 2, 1024, BLOCK)
-    blocks[..., 0], blocks[..., 1] = torch.stack([weights, -weights]), fractions[:, None, None]
-    blocks[..., 0].clamp_(-blocks[..., 1], blocks[..., 1])  # no weight is above the largest: those entries are never asked for
+    both = torch.cat([weights, -weights]).reshape(-1, BLOCK // 2)
+    largest = fractions[:, None, None].expand(-1, *both.shape)  # half of each block, so that it is the largest
+    asked = both.expand_as(largest).clamp(-largest, largest)  # no weight is larger: those entries are never asked for
+    blocks = torch.cat([asked, largest], dim=-1)
     codes, _ = torch.ops.bitsandbytes.quantize_4bit.default(blocks, BLOCK, "nf4", torch.uint8)
-    return codes.reshape(-1, BLOCK // 2)[:, 0] >> 4
+    pairs = codes.reshape(-1, BLOCK // 2)[:, : BLOCK // 4]
+    return torch.stack([pairs >> 4, pairs & 15], dim=-1).reshape(-1)
 
 
 @cache
