@@ -109,8 +109,8 @@ class FastTokenizer:
             low, high = (int(end) + self.record.min_token for end in (self._symbols.min(), self._symbols.max()))
             raise ValueError(
                 f"the chunk has DCT coefficients {values[:5]}, which this FAST tokenizer has no symbol for (it knows "
-                f"{len(self._symbols)} between {low} and {high}): fit it on data that hold such chunks (scripts/tokenizer.py), with the "
-                "run's own statistics; tokens=fast_1024 covers every chunk in [-1, 1]."
+                f"{len(self._symbols)} between {low} and {high}): fit it on data that hold such chunks "
+                "(scripts/tokenizer.py), with the run's own statistics; tokens=fast_1024 covers every chunk in [-1, 1]."
             )
         return symbols
 

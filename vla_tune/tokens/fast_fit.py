@@ -23,8 +23,8 @@ _SURROGATES = 0xD800
 def fit_fast(num_codes: int, scale: float, *, vocabulary_size: int, actions: TrainingActions) -> FastTokenizer:
     """A tokenizer for the training chunks that also knows every other chunk in [-1, 1].
 
-    The alphabet reaches from the smallest to the largest coefficient of the data, and at least to +-scale * sqrt(T), which no
-    chunk in [-1, 1] exceeds (Cauchy-Schwarz: a row of the orthonormal DCT has norm 1). Merges cross the boundaries that the
+    Its alphabet reaches to +-scale * sqrt(T) * m, where m is 1 or the largest absolute value of the data: no chunk of values up
+    to m has a larger coefficient (Cauchy-Schwarz; a row of the orthonormal DCT has norm 1). Merges cross the boundaries that the
     original inherits from GPT-2, between digits, letters and spaces, which mean nothing in a text of coefficients.
 
     Args:
@@ -37,11 +37,10 @@ def fit_fast(num_codes: int, scale: float, *, vocabulary_size: int, actions: Tra
         ValueError: the alphabet alone needs more codes.
     """
     coefficients = quantised(actions.chunks, scale)
-    bound = math.ceil(scale * math.sqrt(coefficients.shape[1]))
-    low, high = min(int(coefficients.min()), -bound), max(int(coefficients.max()), bound)
-    used = {byte for symbol in _alphabet(low, high) for byte in symbol.encode()}
-    bpe = _train(coefficients - low, num_codes, alphabet=[byte_letters()[byte] for byte in sorted(used)], use_regex=False)
-    return _tokenizer(coefficients, bpe, scale=scale, min_token=low, vocabulary_size=vocabulary_size)
+    bound = math.ceil(scale * math.sqrt(coefficients.shape[1]) * max(1.0, float(np.abs(actions.chunks).max())))
+    used = {byte for symbol in _alphabet(-bound, bound) for byte in symbol.encode()}
+    bpe = _train(coefficients + bound, num_codes, alphabet=[byte_letters()[byte] for byte in sorted(used)], use_regex=False)
+    return _tokenizer(coefficients, bpe, scale=scale, min_token=-bound, vocabulary_size=vocabulary_size)
 
 
 def fit_fast_original(num_codes: int, scale: float, *, vocabulary_size: int, actions: TrainingActions) -> FastTokenizer:
