@@ -14,7 +14,7 @@ from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.run.evaluate import evaluate_run
 from vla_tune.run.fine_tune import fine_tune
 from vla_tune.run.merge import merge_run
-from vla_tune.schema import Contract
+from vla_tune.schema import Contract, FastTokens
 from vla_tune.training import TrainingInterrupted, loop
 from vla_tune.training.loop import CHECKPOINTS
 
@@ -95,6 +95,32 @@ def test_demonstrations_become_a_merged_policy(tmp_path: Path, training: list[st
         evaluate_run(configuration("eval", f"run={policy}", *evaluation), tmp_path / "evaluation")
         (row,) = json.loads((tmp_path / "evaluation" / "results.json").read_text())["evaluation"]
         assert row["episodes"] == 2
+
+
+def test_codes_of_varying_number_are_learned_and_acted_on(tmp_path: Path, training: list[str]) -> None:
+    run = tmp_path / "run"
+    cfg = configuration(
+        "train", *training, "adapter=lora_r16", "head=autoregressive", "tokens=fast_256", "evaluation.remembered=[]"
+    )
+    fine_tune(cfg, run, resume_command="again")
+    tokens = Contract.load(run).action_tokens
+    assert isinstance(tokens, FastTokens)
+    assert (tokens.horizon, tokens.action_dimension) == (4, 4)
+    rows = json.loads((run / "results.json").read_text())["evaluation"]
+    assert [row["policy"] for row in rows] == ["base", "fine_tuned", "wrong_instruction"]
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 <= last["validation/token_accuracy"] <= 1
+    assert last["validation/action_error"] > 0
+
+
+def test_what_a_head_cannot_learn_is_refused_before_anything_is_written(tmp_path: Path, training: list[str]) -> None:
+    for overrides, message in (
+        (["tokens=fast_256"], "codes of varying number cannot be predicted in parallel: choose head=autoregressive"),
+        (["tokens=uniform_256", "tokens.num_bins=400", "head=autoregressive"], "has ids that are action codes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fine_tune(configuration("train", *training, *overrides), tmp_path / "run", resume_command="again")
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_run_with_another_configuration_is_refused(tmp_path: Path, training: list[str], monkeypatch) -> None:

@@ -41,6 +41,22 @@ def test_train_evaluate_merge_and_evaluate_again(tmp_path: Path) -> None:
     assert (table.parent / "success.png").is_file()
 
 
+def test_a_tokenizer_is_fitted_examined_and_trained_with(tmp_path: Path) -> None:
+    few = ["data.sources.0.episodes=4", "tokens=fast_256"]
+    fitted = run("tokenizer", *few, "to=tokenizer.json", folder=tmp_path)
+    assert fitted.returncode == 0, fitted.stderr
+    assert "codes per chunk against 16 bins" in fitted.stdout
+    file = ["tokens=fast_file", "tokens.file=tokenizer.json"]
+    examined = run("tokens", few[0], *file, "json=tokens.json", folder=tmp_path)
+    assert examined.returncode == 0, examined.stderr
+    assert json.loads((tmp_path / "tokens.json").read_text())["warnings"] == []
+    short = ["training.steps=2", "schedule.warmup_steps=1", "evaluation.remembered=[]", *FEW]
+    trained = run("train", few[0], *file, "head=autoregressive", *short, folder=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    (contract,) = tmp_path.glob("runs/*/contract.json")
+    assert json.loads(contract.read_text())["action_tokens"]["kind"] == "fast"
+
+
 def test_pretrain(tmp_path: Path) -> None:
     few = ["grounding.steps=2", "play.frames=40", "play.held_out=10", "training.steps=2", "schedule.warmup_steps=1"]
     made = run("pretrain", *few, "tasks=[touch]", "unseen=[]", *FEW, folder=tmp_path)

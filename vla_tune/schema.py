@@ -288,6 +288,11 @@ def statistics_from_record(record: Mapping[str, Any], *, source: str) -> Statist
     return _structure(dict(record), Statistics, source)
 
 
+def fast_tokens_from_record(record: Mapping[str, Any], *, source: str) -> FastTokens:
+    """A FAST tokenizer read from a file of its own."""
+    return _structure(dict(record), FastTokens, source)
+
+
 def to_record(value: Any) -> Any:
     """A record of this module as plain JSON data."""
     return _converter().unstructure(value)

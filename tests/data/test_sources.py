@@ -50,7 +50,8 @@ def test_held_out_episodes_are_learned_from_nowhere(body: Embodiment, image_fold
     assert sorted([*training.episodes, *data.validation.episodes]) == [0, 1, 2, 3]
     assert len(data.validation.episodes) == 1
     own = np.concatenate([[frame[body.action_key] for frame in recorded[episode]] for episode in training.episodes])
-    assert (data.actions == own).all()
+    assert data.instructions == ("lift the red block", "touch the blue block")
+    assert len(data.actions.chunks) == len(training)
     assert data.statistics.action.mean == pytest.approx(own.mean(axis=0), abs=1e-6)
     assert (data.statistics.num_trajectories, data.statistics.num_transitions) == (3, len(own))
     assert data.embodiment == body
@@ -77,7 +78,7 @@ def test_two_sources_are_mixed_in_their_shares(body: Embodiment, image_folder: P
     assert origins.count(1) == round(len(first) / 3)
     assert data.validation.root == image_folder, "of the first source"
     assert data.statistics.dataset == "pictures+videos"
-    assert data.statistics.num_transitions == len(first) + len(second) == len(data.actions)
+    assert data.statistics.num_transitions == len(first) + len(second) == len(data.actions.chunks)
 
 
 def test_mistakes_are_named(body: Embodiment, image_folder: Path):

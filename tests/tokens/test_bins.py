@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,23 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "action_tokenizer.npz")
 VOCABULARIES = (32000, 800, 50257)
 SAMPLE = np.random.default_rng(0).normal(0, 0.3, (2000, 3))
 """Actions that are dense around zero."""
+
+
+@dataclass(frozen=True)
+class Actions:
+    """Single actions as training data."""
+
+    chunks: np.ndarray
+    counted: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Actions":
+        return cls(values[:, None], np.ones(values[:, None].shape, bool))
+
+
 TOKENIZERS = {
     "uniform": BinTokenizer(uniform_edges(256), 32000),
-    "quantile": quantile_bins(64, vocabulary_size=512, actions=SAMPLE),
+    "quantile": quantile_bins(64, vocabulary_size=512, actions=Actions.of(SAMPLE)),
 }
 
 actions = arrays(np.float64, st.tuples(st.integers(1, 6), st.just(3)), elements=st.floats(-1, 1))
@@ -105,8 +120,8 @@ def test_codes_are_time_major():
 
 
 def test_quantile_bins_are_the_same_class_with_other_edges():
-    uniform = uniform_bins(64, vocabulary_size=512, actions=SAMPLE)
-    quantile = quantile_bins(64, vocabulary_size=512, actions=SAMPLE)
+    uniform = uniform_bins(64, vocabulary_size=512, actions=Actions.of(SAMPLE))
+    quantile = quantile_bins(64, vocabulary_size=512, actions=Actions.of(SAMPLE))
     assert type(uniform) is type(quantile) is BinTokenizer
     assert uniform.edges.shape == (1, 64)
     assert quantile.edges.shape == (3, 64)
@@ -120,6 +135,22 @@ def test_quantile_bins_are_the_same_class_with_other_edges():
         for name, t in {"uniform": uniform, "quantile": quantile}.items()
     }
     assert error["quantile"] < 0.7 * error["uniform"]
+
+
+def test_quantiles_are_those_of_what_counts():
+    chunks = np.stack([SAMPLE, np.full_like(SAMPLE, 0.9)], axis=1)
+    counted = np.stack([np.ones(SAMPLE.shape, bool), np.zeros(SAMPLE.shape, bool)], axis=1)
+    assert (quantile_bins(64, vocabulary_size=512, actions=Actions(chunks, counted)).edges == TOKENIZERS["quantile"].edges).all()
+
+
+@given(values=arrays(np.float64, 200, elements=st.sampled_from([-1.0, -0.25, 0.0, 0.1, 1.0])))
+def test_values_that_occur_often_come_back_as_they_are(values: np.ndarray):
+    """A gripper of 0 and 1 would else be decoded as 0.5 and 1."""
+    column = values[:, None]
+    tokenizer = quantile_bins(256, vocabulary_size=512, actions=Actions.of(column))
+    often = np.isin(values, [value for value in values if (values == value).mean() > 0.05])
+    decoded = tokenizer.decode(tokenizer.encode(column), action_dimension=1)
+    assert np.abs(decoded - column)[often] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

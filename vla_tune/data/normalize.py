@@ -29,9 +29,13 @@ class Scale:
 
     def forward(self, values: Float[np.ndarray, "*N D"]) -> Float32[np.ndarray, "*N D"]:
         """Values in robot units -> [-1, 1] where scaled."""
+        return np.where(self._mask, np.clip(self.unclipped(values), -1, 1), values).astype(np.float32)
+
+    def unclipped(self, values: Float[np.ndarray, "*N D"]) -> Float64[np.ndarray, "*N D"]:
+        """`forward` before values outside [-1, 1] are clipped."""
         low, high = self._bounds
-        scaled = np.clip(2 * (values - low) / (high - low + _EPSILON) - 1, -1, 1)
-        return np.where(self._mask, np.where(low == high, 0.0, scaled), values).astype(np.float32)
+        scaled = 2 * (values - low) / (high - low + _EPSILON) - 1
+        return np.where(self._mask, np.where(low == high, 0.0, scaled), values).astype(np.float64)
 
     def inverse(self, values: Float[np.ndarray, "*N D"]) -> Float32[np.ndarray, "*N D"]:
         """Back to robot units."""

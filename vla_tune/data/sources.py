@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Float32
-
+from vla_tune.data.actions import NormalizedActions
 from vla_tune.data.chunks import Chunks
 from vla_tune.data.dataset import Demonstrations
 from vla_tune.data.mixture import Mixture, Samples
@@ -57,8 +55,14 @@ class Data:
     """Held-out episodes of the first source."""
     statistics: Statistics
     """Over the training episodes of all sources, and nothing else."""
-    actions: Float32[np.ndarray, "N A"]
-    """Of the training episodes: what quantile bins are fitted to."""
+    actions: NormalizedActions
+    """Of the training episodes: what action tokenizers are fitted to."""
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """All that the training and validation episodes say, once each."""
+        parts = (*self.actions.parts, self.validation)
+        return tuple(sorted({part.frames.tasks[task] for part in parts for task in set(part.frames.task[part.rows].tolist())}))
 
 
 def load_demonstrations(
@@ -78,10 +82,11 @@ def load_demonstrations(
     body = embodiment_from_record(embodiment)
     halves = [source.open(body, chunks).split(held_out, seed=seed) for source in sources]
     training = [first for first, _ in halves]
+    statistics = dataset_statistics(*training)
     return Data(
         embodiment=body,
         training=training[0] if len(training) == 1 else Mixture(training, weights),
         validation=halves[0][1],
-        statistics=dataset_statistics(*training),
-        actions=np.concatenate([part.chunks.values(part.frames, part.rows) for part in training]),
+        statistics=statistics,
+        actions=NormalizedActions(training, statistics),
     )

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from vla_tune.data.collate import Batch
 from vla_tune.heads.base import ActionSpace
 from vla_tune.models.base import VLA
+from vla_tune.tokens import ActionTokenizer
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,11 @@ class FullVocabulary:
             return logits.argmax(dim=-1), outside_mass(logits, rows)
 
         decoded = _decode(model, prompt, space, choose)
-        for number, codes in enumerate(decoded.ids.tolist()):
-            if space.stop_id in codes:
+        for number, row in enumerate(decoded.ids.tolist()):
+            codes = _before(space.stop_id, row)
+            if len(codes) < len(row) and len(_following(codes, space)):
                 raise ValueError(
-                    f"row {number}: the model ended the sequence after {codes.index(space.stop_id)} of {len(codes)} codes. It was "
+                    f"row {number}: the model ended the sequence after {len(codes)} of {len(row)} codes. It was "
                     "not trained for so many actions, or has another prompt than in training; decoding=constrained forbids it."
                 )
         return decoded
@@ -119,14 +123,31 @@ def _decode(model: VLA, prompt: Batch, space: ActionSpace, choose: _Choose) -> D
 
 def _allowed(chosen: list[Int[Tensor, " B"]], space: ActionSpace, prompt: Batch) -> Bool[Tensor, "B N"] | None:
     """Which codes may follow in each row; None where all may, so that nothing need be read back from the device."""
-    tokenizer = space.tokenizer
-    if tokenizer.free:
+    if space.tokenizer.free:
         return None
     so_far = torch.stack(chosen, dim=1).tolist() if chosen else [[] for _ in range(len(prompt))]
-    size = {"horizon": space.horizon, "action_dimension": space.action_dimension}
-    follow = [[] if space.stop_id in codes else tokenizer.allowed_next(codes, **size) for codes in so_far]
-    ids = space.rows(prompt.input_ids.device)
-    return torch.stack([torch.isin(ids, torch.as_tensor(row, dtype=ids.dtype, device=ids.device)) for row in follow])
+    allowed, place = np.zeros((len(so_far), len(space.tokenizer.allowed_ids)), dtype=bool), _places(space.tokenizer)
+    for row, codes in enumerate(so_far):
+        if space.stop_id not in codes:
+            allowed[row, place[_following(codes, space)]] = True
+    return torch.from_numpy(allowed).to(prompt.input_ids.device)
+
+
+def _following(codes: list[int], space: ActionSpace) -> Int[np.ndarray, " n"]:
+    return space.tokenizer.allowed_next(codes, horizon=space.horizon, action_dimension=space.action_dimension)
+
+
+def _before(stop_id: int, codes: list[int]) -> list[int]:
+    return codes[: codes.index(stop_id)] if stop_id in codes else codes
+
+
+@lru_cache(maxsize=16)
+def _places(tokenizer: ActionTokenizer) -> Int[np.ndarray, " ids"]:
+    """Id -> its position among the allowed ids."""
+    ids = tokenizer.allowed_ids
+    places = np.full(ids.max() + 1, -1)
+    places[ids] = np.arange(len(ids))
+    return places
 
 
 def _best(logits: Float[Tensor, "B N"], rows: Int[Tensor, " N"], allowed: Bool[Tensor, "B N"] | None) -> Int[Tensor, " B"]:

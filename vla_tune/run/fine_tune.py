@@ -10,7 +10,6 @@ from rich.console import Console
 
 from vla_tune.adapters import Adapter
 from vla_tune.data import build_pipeline, make_contract
-from vla_tune.data.normalize import NormalizeActions, Scale
 from vla_tune.data.sources import Data
 from vla_tune.data.transformed import Transformed
 from vla_tune.evaluation.plots import plot_log, plot_success
@@ -24,7 +23,7 @@ from vla_tune.run.evaluate import CELLS, evaluate, print_rows
 from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE, opened_run
 from vla_tune.run.objects import build, device_of, forward_context, load_policy
 from vla_tune.schema import CONTRACT_FILE, Contract
-from vla_tune.tokens import pad_id, stop_id
+from vla_tune.tokens import check_collisions, pad_id, stop_id
 from vla_tune.training import TrainingResult, train
 from vla_tune.training.loggers import ConsoleLogger
 from vla_tune.training.metrics import Validation
@@ -62,9 +61,7 @@ def report(folder: Path) -> float:
 
 def contract_of(cfg: DictConfig, data: Data, base: ModelInterface, *, decoding: str) -> Contract:
     """The contract of a run: the robot and its statistics from the data, images and prompt from the base."""
-    scale = NormalizeActions(Scale(data.statistics.action))
-    normalized = scale({"actions": data.actions})["actions"]
-    tokenizer = build(cfg.tokens)(vocabulary_size=base.vocabulary_size, actions=normalized)
+    tokenizer = build(cfg.tokens)(vocabulary_size=base.vocabulary_size, actions=data.actions)
     return make_contract(
         data.embodiment,
         statistics=data.statistics,
@@ -82,18 +79,19 @@ def contract_of(cfg: DictConfig, data: Data, base: ModelInterface, *, decoding: 
 def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> TrainingResult:
     checkpoint: Checkpoint = build(cfg.model)
     adapter, data = build(cfg.adapter), build(cfg.data)
-    head = build(cfg.head)
-    contract = contract_of(cfg, data, checkpoint.interface, decoding=decoding_of(head))
+    contract = contract_of(cfg, data, checkpoint.interface, decoding=decoding_of(build(cfg.head)))
+    processor = checkpoint.processor
+    head = head_of(contract, build(cfg.head), stop_id=stop_id(processor))
+    check_collisions(contract, data.instructions, processor)
     contract.save(folder)
     torch.manual_seed(cfg.seed)
     model = _adapted(cfg, checkpoint, adapter)
-    processor = checkpoint.processor
     pipeline = build_pipeline(contract, processor)
     with forward_context(cfg.precision, device_of(cfg))():
         check_liveness(model, pipeline, data.embodiment, pad_id=pad_id(processor), device=device_of(cfg))
     result = train(
         model=model,
-        head=head_of(contract, head, stop_id=stop_id(processor)),
+        head=head,
         samples=Transformed(data.training, pipeline),
         validation=Validation(
             Transformed(data.validation, pipeline),

@@ -35,7 +35,7 @@ from vla_tune.run.evaluate import CELLS, evaluate, print_rows
 from vla_tune.run.folder import METRICS_FILE, open_run
 from vla_tune.run.objects import build, load_policy
 from vla_tune.schema import Contract, Embodiment, ImageRule, embodiment_from_record
-from vla_tune.tokens import pad_id, stop_id, uniform_bins
+from vla_tune.tokens import BinTokenizer, pad_id, stop_id, uniform_edges
 from vla_tune.training import TrainingResult, train
 from vla_tune.training.grounding import GroundingBatch, GroundingMetrics, ground, grounding_batch
 from vla_tune.training.loggers import ConsoleLogger, JsonlLogger
@@ -82,7 +82,7 @@ def contract_of(cfg: DictConfig, body: Embodiment, frames: FramesInMemory) -> Co
         statistics=frames.statistics("counterfactual_play"),
         image=rule,
         prompt=PROMPT,
-        action_tokens=uniform_bins(256, vocabulary_size=VOCABULARY_SIZE, actions=frames.actions[0]).to_record(),
+        action_tokens=BinTokenizer(uniform_edges(256), VOCABULARY_SIZE).to_record(),
         horizon=cfg.horizon,
         execute_steps=cfg.horizon,
         location_codes=2,

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from vla_tune.schema import ActionTokens, BinTokens
 from vla_tune.tokens.bins import BinTokenizer
+from vla_tune.tokens.fast import FastTokenizer
 
 
 @runtime_checkable
@@ -47,5 +48,4 @@ class ActionTokenizer(Protocol):
 
 def action_tokenizer(tokens: ActionTokens) -> ActionTokenizer:
     """The tokenizer that a contract describes."""
-    assert isinstance(tokens, BinTokens)
-    return BinTokenizer.from_record(tokens)
+    return BinTokenizer.from_record(tokens) if isinstance(tokens, BinTokens) else FastTokenizer.from_record(tokens)

@@ -7,6 +7,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vla_tune.schema import BinTokens
+from vla_tune.tokens.actions import TrainingActions
+
+_ATOM = 1e-6
+"""Width of the interval of a value that is shared by several quantiles, in normalised units."""
 
 
 def uniform_edges(num_bins: int) -> Float[np.ndarray, "1 E"]:
@@ -18,22 +22,29 @@ def uniform_edges(num_bins: int) -> Float[np.ndarray, "1 E"]:
 
 
 def quantile_edges(actions: Float[np.ndarray, "N A"], num_bins: int) -> Float[np.ndarray, "A E"]:
-    """Edges that put equally many of the normalised `actions` in each interval of a dimension."""
+    """Edges that put equally many of the normalised `actions` in each interval of a dimension.
+
+    A value that several quantiles share (a gripper's 0 and 1, a joint at its limit) gets a narrow interval of its own: else it
+    would be decoded as the middle between itself and the next value.
+    """
     if not np.isfinite(actions).all():
         raise ValueError("actions hold NaN or infinity: quantile edges need finite values; run the dataset check first.")
     edges = np.quantile(np.clip(actions, -1.0, 1.0), np.linspace(0.0, 1.0, num_bins), axis=0).T
     edges[:, 0], edges[:, -1] = -1.0, 1.0
+    for row in edges:
+        ends = np.flatnonzero((row[1:-1] == row[:-2]) & (row[1:-1] < row[2:])) + 1
+        row[ends] = np.minimum(row[ends] + _ATOM, (row[ends] + row[ends + 1]) / 2)
     return edges
 
 
-def uniform_bins(num_bins: int, *, vocabulary_size: int, actions: Float[np.ndarray, "N A"]) -> "BinTokenizer":
-    """OpenVLA's tokenizer; `actions`, the normalised training actions, do not matter to it."""
+def uniform_bins(num_bins: int, *, vocabulary_size: int, actions: TrainingActions) -> "BinTokenizer":
+    """OpenVLA's tokenizer; `actions` do not matter to it."""
     return BinTokenizer(uniform_edges(num_bins), vocabulary_size)
 
 
-def quantile_bins(num_bins: int, *, vocabulary_size: int, actions: Float[np.ndarray, "N A"]) -> "BinTokenizer":
-    """Finer where the normalised training `actions` are dense."""
-    return BinTokenizer(quantile_edges(actions, num_bins), vocabulary_size)
+def quantile_bins(num_bins: int, *, vocabulary_size: int, actions: TrainingActions) -> "BinTokenizer":
+    """Finer where the training `actions` are dense; what lies beyond an episode's end does not count."""
+    return BinTokenizer(quantile_edges(actions.chunks[actions.counted.all(axis=2)], num_bins), vocabulary_size)
 
 
 @dataclass(frozen=True, eq=False)
