@@ -15,9 +15,22 @@ _WARM_UPS = 3
 """Passes before the capture: libraries choose their kernels and reserve memory in the first ones."""
 
 
-def eager(function: Pass) -> Pass:
+def eager(function: Pass, model: object) -> Pass:
     """Kernel by kernel, as torch does."""
+    del model
     return function
+
+
+def graphed(function: Pass, model: object) -> Pass:
+    """As a CUDA graph (`Graphed`).
+
+    Raises:
+        ValueError: `model`, which the function runs, reads values back from the device on its way.
+    """
+    reason = getattr(model, "reads_back", None)
+    if reason is not None:
+        raise ValueError(f"launch=graphs: {type(model).__name__} cannot be a CUDA graph: {reason}. Use launch=eager.")
+    return Graphed(function)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vla_tune.data.collate import Batch
 from vla_tune.models.base import Decoding
+from vla_tune.models.cache import roomy_cache
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.projector import FusedProjector, ProprioProjector, SingleProjector
 from vla_tune.models.openvla.vision import VisionBackbone
@@ -97,12 +98,13 @@ class OpenVLA(PreTrainedModel):
         """Read images, state and `batch.input_ids` once; shorter rows are moved right, so that all end together."""
         assert batch.pixel_values is not None
         inputs, seen = self.sequence(batch, self.context(batch.pixel_values, batch.state))
+        more = {"past_key_values": roomy_cache(self.config.text_config.num_hidden_layers), "use_cache": True}
         if not batch.padded:  # the kernel's own causal mask is faster
-            output = self.language_model.model(inputs_embeds=inputs, use_cache=True)
+            output = self.language_model.model(inputs_embeds=inputs, **more)
             return Decoding(hidden=output.last_hidden_state[:, -1], cache=output.past_key_values, seen=None)
         inputs, seen = align_right(inputs, seen)
         positions = (seen.cumsum(dim=1) - 1).clamp(min=0)
-        output = self.language_model.model(inputs_embeds=inputs, attention_mask=seen, position_ids=positions, use_cache=True)
+        output = self.language_model.model(inputs_embeds=inputs, attention_mask=seen, position_ids=positions, **more)
         return Decoding(hidden=output.last_hidden_state[:, -1], cache=output.past_key_values, seen=seen)
 
     def advance(self, ids: Int[Tensor, " B"], decoding: Decoding) -> Decoding:
