@@ -4,6 +4,8 @@ Sequence: `[BOS] [patches of every view] [state] [rest of the prompt]`. Batches 
 (arXiv 2502.19645, §4): their embeddings are zeroed, every position sees every other, and the state at position p - 1 predicts p.
 """
 
+from typing import cast
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -48,6 +50,21 @@ class OpenVLA(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         """The vocabulary head."""
         return self.language_model.lm_head
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Every block of the language model and of the vision towers."""
+        towers = [block for tower in self.vision_backbone.towers for block in cast(nn.Sequential, tower.blocks)]
+        return [*self.language_model.model.layers, *towers]
+
+    @property
+    def pointwise(self) -> list[nn.Module]:
+        """Norms and MLPs of the language model: what acting gains by compiling.
+
+        A whole block writes into the cache of its own number, and would be compiled once for every layer.
+        """
+        parts = ("input_layernorm", "post_attention_layernorm", "mlp")
+        return [layer.get_submodule(part) for layer in self.language_model.model.layers for part in parts]
 
     def forward(self, batch: Batch) -> Float[Tensor, "B L D"]:
         """Final hidden states at the positions of `batch.input_ids` (those of patches and state are left out)."""
