@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
-from typing import Any
 
 import torch
 
@@ -99,29 +98,38 @@ def _raise(error: Exception) -> Row:
 
 
 def _outcome(cell: Cell, *, limit: float) -> Row:
+    alarm = _Alarm()
     try:
-        with _within(limit):
+        with alarm.after(limit):
             return {"status": MEASURED, "reason": None} | cell.measure()
     except torch.OutOfMemoryError as error:
-        return {"status": OUT_OF_MEMORY, "reason": str(error).split("\n")[0]}
-    except TooSlowError as error:
-        return {"status": TOO_SLOW, "reason": str(error)}
+        return {"status": OUT_OF_MEMORY, "reason": _first_line(error)}
     except Exception as error:  # a benchmark on a lent machine goes on; the exit code says that something failed
+        if alarm.rang:  # compilers wrap what is raised inside them
+            return {"status": TOO_SLOW, "reason": f"not done after {limit:.0f} s"}
         traceback.print_exc()
-        return {"status": FAILED, "reason": f"{type(error).__name__}: {error}"}
+        return {"status": FAILED, "reason": f"{type(error).__name__}: {_first_line(error)}"}
 
 
-@contextmanager
-def _within(seconds: float) -> Iterator[None]:
-    """Raise `TooSlowError` inside when the time is over: between two steps of Python, so kernels that run are waited for."""
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
 
-    def stop(_: int, __: FrameType | None) -> Any:
-        raise TooSlowError(f"not done after {seconds:.0f} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+class _Alarm:
+    """Raises `TooSlowError` when a time is over: between two steps of Python, so kernels that run are waited for."""
+
+    rang = False
+
+    @contextmanager
+    def after(self, seconds: float) -> Iterator[None]:
+        before = signal.signal(signal.SIGALRM, self._ring)
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    def _ring(self, _: int, __: FrameType | None) -> None:
+        self.rang = True
+        raise TooSlowError
