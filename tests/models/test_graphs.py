@@ -38,6 +38,7 @@ def test_a_model_without_parts_is_not_compiled():
         compiled_graphs(lambda batch: batch.input_ids, object())
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch._dynamo, about itself
 def test_pointwise_parts_are_compiled_in_place(tiny_model, tiny_head, monkeypatch: pytest.MonkeyPatch):
     names = list(tiny_model.state_dict())
     compiled_graphs(partial(tiny_head.raw, tiny_model), tiny_model)
@@ -48,7 +49,7 @@ def test_pointwise_parts_are_compiled_in_place(tiny_model, tiny_head, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore")  # of torch._dynamo, about itself
 def test_one_compilation_serves_all_blocks(tiny_model, tiny_head, tiny_batch: Batch):
     expected = [parameter.grad for parameter in learned(tiny_model, tiny_head, tiny_batch)]
     counter = CompileCounterWithBackend("aot_eager")
@@ -62,7 +63,7 @@ def test_one_compilation_serves_all_blocks(tiny_model, tiny_head, tiny_batch: Ba
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore")  # of torch._dynamo, about itself
 def test_one_compilation_serves_all_layers_that_decode(tiny_model, single, tiny_batch: Batch):
     prompt, model = prompt_of(tiny_batch), tiny_model.eval()
     counter = CompileCounterWithBackend("aot_eager")

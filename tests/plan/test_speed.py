@@ -18,9 +18,15 @@ def counted(middle, adapter: Lora) -> int:
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("towers", [("language_model",), ("vision_backbone", "projector", "language_model")])
-def test_a_step_is_what_torch_counts(middle, towers: tuple[str, ...]):
-    adapter = Lora(rank=16, alpha=32, targets=("*",), towers=towers, base="bf16")
+@pytest.mark.parametrize(
+    ("towers", "targets"),
+    [
+        (("language_model",), ("*_proj",)),
+        (("vision_backbone", "projector", "language_model"), ("*_proj", "qkv", "proj", "fc1", "fc2", "fc3", "lm_head")),
+    ],
+)
+def test_a_step_is_what_torch_counts(middle, towers: tuple[str, ...], targets: tuple[str, ...]):
+    adapter = Lora(rank=16, alpha=32, targets=targets, towers=towers)
     planned = step_flops(architecture(middle.outline(), adapter), LOAD)
     # The attention of the vision towers is left out by the planner: 1 to 2 % here.
     assert planned == pytest.approx(counted(middle, adapter), rel=0.03)
@@ -41,7 +47,7 @@ def test_each_further_code_reads_the_language_model_again(middle, base: str):
     assert three is not None
     real = middle.weights(base).language_model
     read = sum(size(parameter) for name, parameter in real.named_parameters() if "embed_tokens" not in name)
-    assert 1e9 * (three - one) / 2 == pytest.approx(read, rel=1e-3)
+    assert 1e9 * (three - one) / 2 == pytest.approx(read, rel=5e-3)
     assert 1e9 * one == pytest.approx(model.weight_bytes)
 
 
