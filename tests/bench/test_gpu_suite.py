@@ -1,6 +1,8 @@
 """The suite for a GPU, end to end at a tiny size on a CPU."""
 
 import json
+import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +14,11 @@ from vla_tune.bench import gpu_training
 from vla_tune.bench.command import ADAPTERS, DEFAULTS, main, suite_of
 from vla_tune.bench.gpu_suite import GPUSuite
 from vla_tune.bench.gpu_table import summary
-from vla_tune.models.openvla import OpenVLAConfig
 from vla_tune.run.bench import bench
 from vla_tune.run.objects import build
 
 PARTS = {"device": 1, "acting": 8, "training": 6}
 TRAINED = ("samples_per_second", "step_seconds", "flops_per_second", "share_of_matmul", "planned_bytes", "step_flops")
-
-
-@pytest.fixture(scope="module")
-def architecture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("architecture")
-    tower, text = {"depth": 3, "num_heads": 2, "embed_dim": 64}, {"hidden_size": 64, "intermediate_size": 128}
-    config = OpenVLAConfig(
-        timm_model_ids=["vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"],
-        image_sizes=[28, 28],
-        timm_kwargs=[tower, tower],
-        text_config=text
-        | {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 576, "pad_token_id": 512},
-    )
-    (folder / "config.json").write_text(json.dumps(config.to_dict(), default=str))
-    return folder
 
 
 @pytest.fixture
@@ -110,7 +96,7 @@ def test_what_is_left_when_the_time_is_over_is_named(words: list[str], capsys: p
     assert main([*words, "total_seconds=6", "bases=bf16", "adapters=lora_r16"]) == 0
     printed = capsys.readouterr().out
     assert "training: lora_r16, batch 2, eager" in printed
-    assert "SKIPPED (planned: 0.0 GB): 6 s of 6 s are left, and this takes about 15 s" in printed
+    assert re.search(r"SKIPPED \(planned: 0.0 GB\): \d s of 6 s are left, and this takes about 15 s", printed)
 
 
 def test_rows_so_far_outlive_an_interruption(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -137,10 +123,19 @@ def configured(*overrides: str) -> Any:
         return compose("bench", overrides=["suite=gpu_7b", "device=cpu", *overrides])
 
 
+def tuples(adapters: Any) -> dict[str, dict[str, Any]]:
+    """YAML has lists where Python may have tuples."""
+    fields = {name: asdict(adapter) for name, adapter in adapters.items()}
+    return {
+        name: {key: tuple(value) if isinstance(value, list) else value for key, value in each.items()}
+        for name, each in fields.items()
+    }
+
+
 def test_the_command_s_defaults_are_the_configuration_s():
     suite, command = build(configured("to=gpu_7b.json").suite), suite_of(["device=cpu"])
     assert isinstance(suite, GPUSuite)
-    assert suite.adapters == command.adapters
+    assert tuples(suite.adapters) == tuples(command.adapters)
     assert suite.optimizer.keywords == command.optimizer.keywords  # pyright: ignore[reportFunctionMemberAccess]
     assert all(getattr(suite, name) == getattr(command, name) for name in DEFAULTS if name != "adapters")
 
@@ -182,11 +177,3 @@ def test_help_lists_every_key(capsys: pytest.CaptureFixture[str]):
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
     assert all(f"  {name}=" in printed for name in DEFAULTS)
-
-
-@pytest.mark.gpu
-def test_peaks_are_those_of_the_planner(architecture: Path, tmp_path: Path, words: list[str]):
-    rows = suite_of([*words, "device=cuda", "batches=8", "bases="]).rows()
-    trained = [row for row in rows if row["part"] == "training"]
-    assert [row["status"] for row in trained] == ["measured"] * 3
-    assert all(row["peak_bytes"] > 0 for row in trained)

@@ -87,8 +87,8 @@ def acting_cells(act: Act, *, launches: Sequence[str], device: Device, timing: T
     for launch in launches:
         for decoding in (AutoregressiveTokenHead.decoding, ParallelTokenHead.decoding):
             yield _cell(act, models, decoding=decoding, launch=launch, device=device, timing=timing)
+    torch._dynamo.reset()  # what was compiled may keep the model
     models.forget()
-    torch._dynamo.reset()
 
 
 def _cell(act: Act, models: Kept, *, decoding: str, launch: str, device: Device, timing: Timing) -> Cell:

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.optim import Optimizer
+from torch.utils.checkpoint import checkpoint
 
 from vla_tune.adapters import Adapter, training_context
 from vla_tune.bench.budget import OUT_OF_MEMORY, Cell, Cells
@@ -129,8 +130,8 @@ def training_cells(
             yield cell(batch_size, variant="checkpointed")
     for batch_size in compiled:
         yield cell(batch_size, variant="compiled")
+    torch._dynamo.reset()  # what was compiled may keep the model
     models.forget()
-    torch._dynamo.reset()
 
 
 def _cell(name: str, step: Step, models: Kept, batch_size: int, *, variant: str, device: Device, timing: Timing) -> Cell:
@@ -188,11 +189,14 @@ def _variant(model: OpenVLA, variant: str) -> Iterator[None]:
     if variant != "checkpointed":
         yield
         return
-    model.language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    layers = model.language_model.model.layers
+    for layer in layers:  # as transformers does it, whose method has two names
+        layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, partial(checkpoint, use_reentrant=False)
     try:
         yield
     finally:
-        model.language_model.gradient_checkpointing_disable()
+        for layer in layers:
+            layer.gradient_checkpointing = False
 
 
 def _times(take: Callable[[], float], seconds: float) -> Iterator[float]:
