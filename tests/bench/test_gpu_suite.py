@@ -157,7 +157,6 @@ def test_the_script_runs_it_too(architecture: Path, tmp_path: Path, capsys: pyte
         ("batches=one", "'batches=one': a value like '1,8,16,24' is expected"),
         ("adapters=lora_r17", "adapters=lora_r17: 'lora_r17' is unknown, choose of openvla_all_linear_r32"),
         ("launches=graph", "'graph' is unknown, choose of eager, graphs, compiled_graphs"),
-        ("launches=graphs,eager", "keep the order eager, graphs, compiled_graphs"),
     ],
 )
 def test_a_mistake_in_the_words_is_one_line(word: str, message: str, capsys: pytest.CaptureFixture[str]):

@@ -41,7 +41,7 @@ DEFAULTS: dict[str, Any] = {
     "matmul_size": 8192,
     "copy_bytes": 4_000_000_000,
     "seconds_per_cell": 3.0,
-    "cell_limit_seconds": 120.0,
+    "cell_limit_seconds": 150.0,
     "total_seconds": 480.0,
     "output": "gpu_7b.json",
     "device": "cuda",

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from vla_tune.adapters import Adapter
 from vla_tune.bench.budget import MEASURED, Budget, Cell, Cells, guarded, rows_of
-from vla_tune.bench.gpu_acting import LAUNCHES, Act, acting_cells
+from vla_tune.bench.gpu_acting import COMPILED_GRAPHS, LAUNCHES, Act, acting_cells
 from vla_tune.bench.gpu_table import line, summary
 from vla_tune.bench.gpu_training import Step, Timing, training_cells
 from vla_tune.bench.machine import describe_machine
@@ -27,8 +27,8 @@ from vla_tune.plan import Device, device_here
 class GPUSuite:
     """Cells of one machine, each a row, whatever happens in it: measured, out of memory, skipped or too slow for the time.
 
-    Weights are random, made on the device and in their format. First the device's own rates, then acting, then training. The rows
-    so far are written after every cell, so that an interrupted suite keeps them.
+    Weights are random, made on the device. First the device's own rates, then acting and training, then both compiled. The rows so
+    far are written after every cell, so that an interrupted suite keeps them.
     """
 
     architecture: str
@@ -42,7 +42,7 @@ class GPUSuite:
     bases: Sequence[str]
     """Formats of the weights that act."""
     launches: Sequence[str]
-    """How acting is launched: eager, graphs, compiled_graphs, in this order."""
+    """How acting is launched: eager, graphs, compiled_graphs."""
     prompt_length: int
     """Ids of the prompt."""
     horizon: int
@@ -65,8 +65,6 @@ class GPUSuite:
         unknown = [launch for launch in self.launches if launch not in LAUNCHES]
         if unknown:
             raise ValueError(f"launches={list(self.launches)}: {unknown[0]!r} is unknown, choose of {', '.join(LAUNCHES)}.")
-        if list(self.launches) != [launch for launch in LAUNCHES if launch in self.launches]:
-            raise ValueError(f"launches={list(self.launches)}: keep the order {', '.join(LAUNCHES)}; what is compiled stays so.")
         if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device={self.device}: there is no GPU here. Use device=cpu with a small architecture.")
 
@@ -92,12 +90,20 @@ class GPUSuite:
             print("The device's rates are not known: nothing else can be measured.", file=sys.stderr)
             return
         device = self._device(rates)
+        for compiled in (False, True):  # compiling takes longest: where the time is short, all else is measured before
+            yield from self._acting(device, compiled=compiled)
+            yield from self._training(device, compiled=compiled)
+
+    def _acting(self, device: Device, *, compiled: bool) -> Cells:
+        launches = [launch for launch in self.launches if (launch == COMPILED_GRAPHS) == compiled]
         for base in self.bases:
-            cells = acting_cells(self._act(base), launches=self.launches, device=device, timing=self._timing)
+            cells = acting_cells(self._act(base), launches=launches, device=device, timing=self._timing)
             yield from guarded({"part": "acting", "work": base}, cells)
+
+    def _training(self, device: Device, *, compiled: bool) -> Cells:
+        batches, variant = (self.compiled_batches, "compiled") if compiled else (self.batches, "eager")
         for name, adapter in self.adapters.items():
-            sizes = {"batches": self.batches, "compiled": self.compiled_batches}
-            cells = training_cells(name, self._step(adapter), **sizes, device=device, timing=self._timing)
+            cells = training_cells(name, self._step(adapter), batches=batches, variant=variant, device=device, timing=self._timing)
             yield from guarded({"part": "training", "work": name}, cells)
 
     def _rates(self) -> Row:

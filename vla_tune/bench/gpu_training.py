@@ -114,22 +114,18 @@ class Timing:
     """Of measuring."""
     preparing: float = 15.0
     """Seconds until a model of 7B is on the device."""
-    compiling: float = 75.0
-    """Until its blocks are compiled for one shape."""
+    compiling: float = 90.0
+    """Until its blocks are compiled for one shape; half of it for what is pointwise."""
 
 
-def training_cells(
-    name: str, step: Step, *, batches: Sequence[int], compiled: Sequence[int], device: Device, timing: Timing
-) -> Cells:
-    """A row for each batch size, with checkpointing too where it does not fit, and compiled for those of `compiled`."""
+def training_cells(name: str, step: Step, *, batches: Sequence[int], variant: str, device: Device, timing: Timing) -> Cells:
+    """A row for each batch size, eager or compiled; one with checkpointing too where the batch does not fit."""
     models = Kept(step.model)
     cell = partial(_cell, name, step, models, device=device, timing=timing)
     for batch_size in batches:
-        row = yield cell(batch_size, variant="eager")
+        row = yield cell(batch_size, variant=variant)
         if row["status"] == OUT_OF_MEMORY:
             yield cell(batch_size, variant="checkpointed")
-    for batch_size in compiled:
-        yield cell(batch_size, variant="compiled")
     torch._dynamo.reset()  # what was compiled may keep the model
     models.forget()
 
