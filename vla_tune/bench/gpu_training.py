@@ -119,12 +119,12 @@ class Timing:
 
 
 def training_cells(name: str, step: Step, *, batches: Sequence[int], variant: str, device: Device, timing: Timing) -> Cells:
-    """A row for each batch size, eager or compiled; one with checkpointing too where the batch does not fit."""
+    """A row for each batch size, eager or compiled; where an eager one does not fit, one with checkpointing too."""
     models = Kept(step.model)
     cell = partial(_cell, name, step, models, device=device, timing=timing)
     for batch_size in batches:
         row = yield cell(batch_size, variant=variant)
-        if row["status"] == OUT_OF_MEMORY:
+        if row["status"] == OUT_OF_MEMORY and variant == "eager":
             yield cell(batch_size, variant="checkpointed")
     torch._dynamo.reset()  # what was compiled may keep the model
     models.forget()
