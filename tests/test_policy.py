@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from vla_tune.data import build_pipeline
+from vla_tune.models.graphs import eager, graphed
 from vla_tune.policy import TEXT_BUCKET, LocalPolicy, Policy, RecordedPolicy, WatchedPolicy
 from vla_tune.schema import Contract, Observation
 
@@ -51,6 +52,13 @@ def observation(seed: int, instruction: str = "lift the red block") -> Observati
 def crowd(count: int) -> list[Observation]:
     sentences = ["touch the blue block", LONG, "where is the yellow block"]
     return [observation(100 + index, sentences[index % 3]) for index in range(count)]
+
+
+def test_a_launch_that_the_model_cannot_have_is_refused_at_once(policy):
+    policy.model.reads_back = "it counts its images"
+    assert replace(policy, launch=eager) is not None
+    with pytest.raises(ValueError, match="launch=graphs: OpenVLA cannot be a CUDA graph: it counts its images"):
+        replace(policy, launch=graphed)
 
 
 def test_it_is_a_policy_in_robot_units(policy, tiny_contract):

@@ -54,7 +54,7 @@ class LocalPolicy:
     observations beyond `rows`, or in another bucket, go through another pass.
 
     Raises:
-        ValueError: `rows` is not positive.
+        ValueError: `rows` is not positive, or the model cannot be launched in this way.
     """
 
     model: VLA
@@ -64,14 +64,16 @@ class LocalPolicy:
     pad_id: int = field(kw_only=True)
     rows: int = field(default=8, kw_only=True)
     """Observations in one forward pass: 1 for a robot, about as many as environments for an evaluation."""
-    launch: Callable[[Pass], Pass] = field(default=eager, kw_only=True)
-    """How a forward pass is launched: `eager`, or `Graphed` on a GPU that waits for its launches."""
+    launch: Callable[[Pass, VLA], Pass] = field(default=eager, kw_only=True)
+    """How a forward pass of the model is launched: `eager`, or `graphed` on a GPU that waits for its launches."""
     precision: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext, kw_only=True)
     """Opens the context of a forward pass: the autocast of training."""
 
     def __post_init__(self) -> None:
         if self.rows < 1:
             raise ValueError(f"rows={self.rows}: a forward pass needs at least 1.")
+        if isinstance(self.head, FixedHead):
+            _ = self._raw  # a launch that the model cannot have is refused now, not at the first observation
 
     def act(self, observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
         """The next T actions for each observation, in robot units.
@@ -108,7 +110,7 @@ class LocalPolicy:
     @cached_property
     def _raw(self) -> Pass:
         assert isinstance(self.head, FixedHead)
-        return self.launch(partial(self.head.raw, self.model))
+        return self.launch(partial(self.head.raw, self.model), self.model)
 
     def _in_passes(self, read: Callable[[Batch], np.ndarray], samples: list[dict[str, Any]]) -> list[Any]:
         """One result of `read` for each sample."""

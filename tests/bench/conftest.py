@@ -1,10 +1,12 @@
-"""A random tiny checkpoint in production's precision."""
+"""A random tiny checkpoint in production's precision, and an architecture like that of 7B."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from vla_tune.models.openvla import OpenVLAConfig
 from vla_tune.models.openvla.save import save_checkpoint
 
 
@@ -12,4 +14,20 @@ from vla_tune.models.openvla.save import save_checkpoint
 def checkpoint(tmp_path: Path, tiny_model, tiny_tokenizer, tiny_contract) -> Path:
     folder = tmp_path / "base"
     save_checkpoint(folder, tiny_model, tiny_tokenizer, replace(tiny_contract, precision="bf16"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def architecture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both towers of OpenVLA, narrow and shallow: OpenVLA's list of LoRA targets names layers of each."""
+    folder = tmp_path_factory.mktemp("architecture")
+    tower = {"depth": 3, "num_heads": 2, "embed_dim": 64}
+    text = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = OpenVLAConfig(
+        timm_model_ids=["vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"],
+        image_sizes=[28, 28],
+        timm_kwargs=[tower, tower],
+        text_config=text | {"num_key_value_heads": 2, "vocab_size": 576, "pad_token_id": 512},
+    )
+    (folder / "config.json").write_text(json.dumps(config.to_dict(), default=str))
     return folder

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from vla_tune.bench.machine import describe_machine
-from vla_tune.bench.table import machine_text, speed_table, write_report
+from vla_tune.bench.report_file import write_report
+from vla_tune.bench.table import machine_text, speed_table
 
 
 def row(**changes: Any) -> dict[str, Any]:

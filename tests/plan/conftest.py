@@ -67,12 +67,17 @@ class Middle:
     def outline(self) -> Outline:
         return outline(self.config)
 
+    def weights(self, base: str, *, device: str = "cpu") -> OpenVLA:
+        """With weights in the format `base`."""
+        torch.manual_seed(0)
+        model = OpenVLA(self.config).to(weight_dtype(base))
+        if base == "nf4":
+            quantize(model, OPENVLA_NF4, device=device)
+        return model
+
     def trained(self, adapter: Any, *, device: str = "cpu") -> OpenVLA:
         """With weights in the adapter's format, and the adapter."""
-        torch.manual_seed(0)
-        model = OpenVLA(self.config).to(weight_dtype(adapter.base))
-        if adapter.base == "nf4":
-            quantize(model, OPENVLA_NF4, device=device)
+        model = self.weights(adapter.base, device=device)
         choose_attention(model, device)
         nn.Module.to(model, device)
         adapter.attach(model)

@@ -19,6 +19,15 @@ class Suite(Protocol):
         ...
 
 
+@runtime_checkable
+class Reporting(Suite, Protocol):
+    """Has rows of its own kind."""
+
+    def report(self, rows: Sequence[Row]) -> str:
+        """The rows as text."""
+        ...
+
+
 class Reading(NamedTuple):
     """Two clocks, s."""
 

@@ -1,11 +1,8 @@
-"""Measurements for people and for programs."""
+"""Measurements for people."""
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
@@ -38,21 +35,8 @@ def machine_text(machine: Mapping[str, Any]) -> str:
     return (
         f"{machine['cpu']}{flags}, {machine['usable_cores']} of {machine['cores']} cores usable, {machine['torch_threads']} torch "
         f"threads, load {machine['load_average']:.2f}, {machine['memory_bytes'] / 1e9:.1f} GB, GPU {machine['gpu'] or 'none'}\n"
-        f"Python {machine['python']}, " + ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+        f"Python {machine['python']}, " + ", ".join(f"{name} {number}" for name, number in machine["versions"].items() if number)
     )
-
-
-def write_report(path: Path, record: Mapping[str, Any]) -> None:
-    """Write JSON that appears under its name only when it is complete.
-
-    Raises:
-        ValueError: a number is NaN or infinite, which JSON cannot say.
-    """
-    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _spread(row: Row, name: str) -> str:

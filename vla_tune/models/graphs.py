@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +16,36 @@ _WARM_UPS = 3
 """Passes before the capture: libraries choose their kernels and reserve memory in the first ones."""
 
 
-def eager(function: Pass) -> Pass:
+def eager(function: Pass, model: object) -> Pass:
     """Kernel by kernel, as torch does."""
+    del model
     return function
+
+
+def graphed(function: Pass, model: object) -> Pass:
+    """As a CUDA graph (`Graphed`).
+
+    Raises:
+        ValueError: `model`, which the function runs, reads values back from the device on its way.
+    """
+    reason = getattr(model, "reads_back", None)
+    if reason is not None:
+        raise ValueError(f"launch=graphs: {type(model).__name__} cannot be a CUDA graph: {reason}. Use launch=eager.")
+    return Graphed(function)
+
+
+def compiled_graphs(function: Pass, model: Any) -> Pass:
+    """As a CUDA graph, in which norms and MLPs are one kernel each where they were many: `model` is changed, and rounds otherwise.
+
+    Raises:
+        ValueError: `model` cannot be a CUDA graph, or has no parts to compile.
+    """
+    replayed = graphed(function, model)
+    if not hasattr(model, "pointwise"):
+        raise ValueError(f"launch=compiled_graphs: {type(model).__name__} names no parts to compile. Use launch=graphs.")
+    for part in model.pointwise:
+        part.compile(dynamic=False)  # one compilation serves all parts of a kind
+    return replayed
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +86,16 @@ class _Capture:
 def _captured(function: Pass, batch: Batch) -> _Capture:
     places = {name: tensor.clone() for name, tensor in batch.tensors().items()}
     fixed = batch.with_tensors(places)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(_WARM_UPS):
-            function(fixed)
-    torch.cuda.current_stream().wait_stream(side)
-    graph, cached = torch.cuda.CUDAGraph(), torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)  # a weight cast outside the graph would be gone at the replay
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    cached = torch.is_autocast_cache_enabled()
+    # A weight cast outside the graph would be gone at the replay. Off in the passes before, too: what is compiled asks for it.
+    torch.set_autocast_cache_enabled(False)
     try:
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UPS):
+                function(fixed)
+        torch.cuda.current_stream().wait_stream(side)
         with torch.cuda.graph(graph):
             output = function(fixed)
     finally:

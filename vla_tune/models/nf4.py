@@ -40,8 +40,8 @@ class NF4:
 def quantize(model: nn.Module, nf4: NF4, *, copy: Path | None = None, device: torch.device | str = "cpu") -> int:
     """Replace the matching linear layers by NF4 ones on `device`, in place and one after the other; returns how many.
 
-    Weights are rounded to bfloat16 first, so that the result does not depend on the format they came in, and are quantised on the
-    CPU, so that it does not depend on the machine.
+    Weights are rounded to bfloat16 first, so that the result does not depend on the format they came in, and are quantised where
+    they lie: weights of a file on the CPU, so that the result does not depend on the machine.
 
     Args:
         model: Its weights may be mapped to files; they are read as they are needed.
@@ -63,7 +63,7 @@ def quantize(model: nn.Module, nf4: NF4, *, copy: Path | None = None, device: to
 def _made(linears: Mapping[str, nn.Linear]) -> Iterator[tuple[str, Blocks]]:
     for name in list(linears):
         try:
-            yield name, nf4_blocks(linears[name].weight.data.cpu().to(torch.bfloat16))
+            yield name, nf4_blocks(linears[name].weight.data.to(torch.bfloat16))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 

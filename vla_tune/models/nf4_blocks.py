@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from bitsandbytes.functional import QuantState, create_dynamic_map, get_4bit_type, quantize_blockwise
+from bitsandbytes.functional import QuantState, create_dynamic_map, get_4bit_type, quantize_4bit, quantize_blockwise
 from jaxtyping import BFloat16, Float, Int16, UInt8
 from torch import Tensor
 
@@ -58,7 +58,7 @@ class Blocks:
 
 
 def nf4_blocks(weight: BFloat16[Tensor, "out in"]) -> Blocks:
-    """`weight` in 4 bits, byte for byte what `bitsandbytes.functional.quantize_4bit` makes of it on one CPU thread.
+    """`weight` in 4 bits, byte for byte what `bitsandbytes.functional.quantize_4bit` makes of it (on a CPU: on one thread).
 
     Raises:
         ValueError: a weight is NaN or infinite, or their number is no multiple of 64.
@@ -66,6 +66,9 @@ def nf4_blocks(weight: BFloat16[Tensor, "out in"]) -> Blocks:
     if weight.numel() % BLOCK:
         shape = tuple(weight.shape)
         raise ValueError(f"a weight of shape {shape} does not fill blocks of {BLOCK}: leave this layer out of nf4.targets.")
+    if weight.device.type != "cpu":
+        codes, state = quantize_4bit(weight, blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
+        return Blocks(codes, state.absmax, state.state2.absmax, state.offset)
     bits = weight.contiguous().reshape(-1, BLOCK).view(torch.int16)
     codes = torch.empty(len(bits), BLOCK // 2, dtype=torch.uint8)
     largest = torch.empty(len(bits), dtype=torch.float32)

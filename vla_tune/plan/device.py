@@ -20,6 +20,7 @@ class Device:
     name: str
     """As `torch.cuda.get_device_name` says it."""
     memory_gib: float
+    """As torch counts it (`get_device_properties(0).total_memory`): less than what the vendor's name of the card says."""
     bandwidth: float | None
     """Of its memory, bytes per second."""
     peak_flops: float | None

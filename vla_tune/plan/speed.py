@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from vla_tune.models.precision import weight_dtype
 from vla_tune.plan.architecture import Architecture, PlacedLinear
 from vla_tune.plan.device import Device
 from vla_tune.plan.memory import Bytes, Load, flowing_blocks
@@ -80,7 +81,7 @@ def _within(name: str, blocks: set[str]) -> bool:
 
 
 def action_floor_seconds(model: Architecture, load: Load, device: Device, *, passes: int) -> float | None:
-    """No action can come sooner: its operations at the vendor's peak, and every weight read once in each of `passes`.
+    """No action can come sooner: its operations at the device's peak, and every weight read once in each of `passes`.
 
     `passes` is the number of codes where they are decoded one after the other, and 1 where they are decoded in parallel.
     """
@@ -92,13 +93,15 @@ def action_floor_seconds(model: Architecture, load: Load, device: Device, *, pas
         for placed in model.linears
         if placed.inside is not None
     )
-    per_pass = model.weight_bytes * _language_share(model)
     first = max((language + images) / device.peak_flops, model.weight_bytes / device.bandwidth)
-    return first + (passes - 1) * per_pass / device.bandwidth
+    return first + (passes - 1) * _read_again(model) / device.bandwidth
 
 
-def _language_share(model: Architecture) -> float:
-    """Of the weights: what one more code reads again."""
+def _read_again(model: Architecture) -> int:
+    """Bytes of the weights that one more code reads: the language model's, without the embedding, of which it reads one row.
+
+    What lies in front of the language model is never in 4 bits.
+    """
     inside = {module.split(".")[0] for module in model.outline.tokens}
-    total = sum(tower.parameters for tower in model.towers)
-    return sum(tower.parameters for tower in model.towers if tower.name not in inside) / total
+    elsewhere = sum(tower.parameters for tower in model.towers if tower.name in inside)
+    return model.weight_bytes - weight_dtype(model.base).itemsize * (elsewhere + model.head.weights)

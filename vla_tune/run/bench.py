@@ -5,10 +5,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.table import Table
 
 from vla_tune.bench.machine import describe_machine
-from vla_tune.bench.measure import Row, Suite
-from vla_tune.bench.table import machine_text, speed_table, write_report
+from vla_tune.bench.measure import Reporting, Row, Suite
+from vla_tune.bench.report_file import write_report
+from vla_tune.bench.table import machine_text, speed_table
 from vla_tune.policy import LocalPolicy
 from vla_tune.run.objects import build, device_of, load_policy
 from vla_tune.training.threads import sensible_threads, set_threads
@@ -26,9 +28,15 @@ def bench(cfg: DictConfig) -> list[Row]:
     for path in paths:
         write_report(path, record)
     console = Console()
-    console.print(speed_table(rows, title="Median of the repetitions, and half their range"))
+    console.print(_table(suite, rows), highlight=False, soft_wrap=isinstance(suite, Reporting))
     console.print(f"{machine_text(machine)}\nWritten to {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
     return rows
+
+
+def _table(suite: Suite, rows: list[Row]) -> str | Table:
+    if isinstance(suite, Reporting):
+        return suite.report(rows)
+    return speed_table(rows, title="Median of the repetitions, and half their range")
 
 
 def policy_in(checkpoint: str, *, rows: int, device: str) -> LocalPolicy:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from vla_tune.bench.table import write_report
+from vla_tune.bench.report_file import write_report
 from vla_tune.run.objects import build
 from vla_tune.schema import Embodiment, embodiment_from_record
 

@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 
 @runtime_checkable
 class Logger(Protocol):
@@ -25,9 +22,18 @@ class Logger(Protocol):
 
 
 class ConsoleLogger:
-    """A progress bar with the time left, and a line per validation; plain lines where there is no terminal."""
+    """A progress bar with the time left, and a line per validation; plain lines where there is no terminal.
 
-    def __init__(self, *, steps: int, console: Console | None = None) -> None:
+    Args:
+        steps: of the run.
+        console: rich's; the terminal's errors where none is given.
+    """
+
+    def __init__(self, *, steps: int, console: Any = None) -> None:
+        # not needed by the other loggers, nor where a step is only measured
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
         self._steps = steps
         self._console = console or Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from vla_tune.heads import AutoregressiveTokenHead, action_space
 from vla_tune.heads.autoregressive import prompt_of
 from vla_tune.heads.loss import before
 from vla_tune.models.base import VLA
+from vla_tune.models.graphs import compiled_graphs, graphed
 from vla_tune.models.hf import HFVLA, HFCheckpoint
 from vla_tune.schema import Contract
 from vla_tune.tokens import IGNORED, stop_id
@@ -115,3 +117,10 @@ def test_codes_are_learned_and_then_decoded(model: HFVLA, head: AutoregressiveTo
     assert model.action_rows.inputs.weight.grad is not None
     assert model.action_rows.outputs.weight.grad is not None
     assert before(batch.labels != IGNORED).sum() == 3 * 9
+
+
+def test_it_is_no_cuda_graph(model: HFVLA, head: AutoregressiveTokenHead):
+    assert head.replayable, "the head alone would not refuse"
+    for launch in (graphed, compiled_graphs):
+        with pytest.raises(ValueError, match="HFVLA cannot be a CUDA graph: transformers reads back"):
+            launch(partial(head.raw, model), model)

@@ -33,6 +33,8 @@ class HFVLA(nn.Module):
 
     untrained: tuple[str, ...] = ("action_rows",)
     """Children that no pretraining has seen: an adapter that leaves them frozen has nothing to say actions with."""
+    reads_back: str = "transformers reads back from the device how many image tokens there are, and where"
+    """Why it is no CUDA graph (`models.graphs`)."""
 
     def __init__(self, network: PreTrainedModel, *, first_code: int, num_codes: int) -> None:
         super().__init__()

@@ -4,6 +4,8 @@ Sequence: `[BOS] [patches of every view] [state] [rest of the prompt]`. Batches 
 (arXiv 2502.19645, §4): their embeddings are zeroed, every position sees every other, and the state at position p - 1 predicts p.
 """
 
+from typing import cast
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vla_tune.data.collate import Batch
 from vla_tune.models.base import Decoding
+from vla_tune.models.cache import roomy_cache
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.projector import FusedProjector, ProprioProjector, SingleProjector
 from vla_tune.models.openvla.vision import VisionBackbone
@@ -47,6 +50,21 @@ class OpenVLA(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         """The vocabulary head."""
         return self.language_model.lm_head
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Every block of the language model and of the vision towers."""
+        towers = [block for tower in self.vision_backbone.towers for block in cast(nn.Sequential, tower.blocks)]
+        return [*self.language_model.model.layers, *towers]
+
+    @property
+    def pointwise(self) -> list[nn.Module]:
+        """Norms and MLPs of the language model: what acting gains by compiling.
+
+        A whole block writes into the cache of its own number, and would be compiled once for every layer.
+        """
+        parts = ("input_layernorm", "post_attention_layernorm", "mlp")
+        return [layer.get_submodule(part) for layer in self.language_model.model.layers for part in parts]
 
     def forward(self, batch: Batch) -> Float[Tensor, "B L D"]:
         """Final hidden states at the positions of `batch.input_ids` (those of patches and state are left out)."""
@@ -97,12 +115,13 @@ class OpenVLA(PreTrainedModel):
         """Read images, state and `batch.input_ids` once; shorter rows are moved right, so that all end together."""
         assert batch.pixel_values is not None
         inputs, seen = self.sequence(batch, self.context(batch.pixel_values, batch.state))
+        more = {"past_key_values": roomy_cache(self.config.text_config.num_hidden_layers), "use_cache": True}
         if not batch.padded:  # the kernel's own causal mask is faster
-            output = self.language_model.model(inputs_embeds=inputs, use_cache=True)
+            output = self.language_model.model(inputs_embeds=inputs, **more)
             return Decoding(hidden=output.last_hidden_state[:, -1], cache=output.past_key_values, seen=None)
         inputs, seen = align_right(inputs, seen)
         positions = (seen.cumsum(dim=1) - 1).clamp(min=0)
-        output = self.language_model.model(inputs_embeds=inputs, attention_mask=seen, position_ids=positions, use_cache=True)
+        output = self.language_model.model(inputs_embeds=inputs, attention_mask=seen, position_ids=positions, **more)
         return Decoding(hidden=output.last_hidden_state[:, -1], cache=output.past_key_values, seen=seen)
 
     def advance(self, ids: Int[Tensor, " B"], decoding: Decoding) -> Decoding:
