@@ -23,9 +23,10 @@ def head(tiny_contract) -> AutoregressiveTokenHead:
     return AutoregressiveTokenHead(action_space(replace(tiny_contract, decoding="autoregressive"), stop_id=STOP))
 
 
-@pytest.fixture
-def model(tiny_model: OpenVLA) -> OpenVLA:
+@pytest.fixture(params=["causal", "bidirectional"])
+def model(tiny_model: OpenVLA, request: pytest.FixtureRequest) -> OpenVLA:
     """Louder than freshly initialised, so that what it says depends on what it reads."""
+    tiny_model.config.prompt_attention = request.param
     with torch.no_grad():
         for weight in tiny_model.parameters():
             weight.mul_(5.0 if weight.ndim > 1 else 1.0)

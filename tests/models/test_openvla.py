@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from vla_tune.data.collate import Batch
 from vla_tune.models.base import VLA
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
-from vla_tune.models.openvla.model import bidirectional_mask
+from vla_tune.models.openvla.model import bidirectional_mask, prefix_mask
 from vla_tune.models.openvla.projector import FusedProjector, ProprioProjector, SingleProjector
 from vla_tune.models.openvla.tiny import tiny_config
 
@@ -192,6 +192,7 @@ def test_the_ids_at_placeholders_do_not_matter(tiny_model: OpenVLA, tiny_batch: 
 @pytest.mark.parametrize("parallel", [True, False])
 @torch.no_grad()
 def test_a_later_token_reaches_back_only_in_parallel(tiny_model: OpenVLA, tiny_batch: Batch, parallel: bool):
+    tiny_model.config.prompt_attention = "causal"
     batch = tiny_batch if parallel else replace(tiny_batch, placeholders=torch.zeros_like(tiny_batch.placeholders))
     position, longest = 8, batch.attention_mask.all(dim=1)
     assert longest.any()
@@ -221,6 +222,40 @@ def test_padding_reaches_nothing(tiny_model: OpenVLA, tiny_batch: Batch, paralle
     alone = tiny_model(replace(tiny_batch, placeholders=slots))[tiny_batch.attention_mask]
     torch.testing.assert_close(tiny_model(padded)[mask], alone, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(tiny_model(other)[mask], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+@torch.no_grad()
+def test_a_prompt_sees_itself_but_no_code(tiny_model: OpenVLA, tiny_batch: Batch, attention: str):
+    tiny_model.config.prompt_attention = attention
+    batch = replace(tiny_batch, placeholders=torch.zeros_like(tiny_batch.placeholders))  # codes one after the other
+    before, length = tiny_model(batch), int(batch.prompt_length[0])
+    ids = batch.input_ids.clone()
+    ids[0, length + 1] = 300
+    after = tiny_model(replace(batch, input_ids=ids))
+    assert torch.equal(after[0, : length + 1], before[0, : length + 1])
+    assert not torch.allclose(after[0, length + 1 :], before[0, length + 1 :])
+    ids = batch.input_ids.clone()
+    ids[0, length - 1] = 20  # the last of the prompt
+    after = tiny_model(replace(batch, input_ids=ids))
+    assert torch.equal(after[0, 0], before[0, 0]) == (attention == "causal")
+
+
+def test_an_unknown_prompt_attention_is_refused():
+    with pytest.raises(ValueError, match=r"prompt_attention='full': choose one of causal, bidirectional"):
+        OpenVLAConfig(prompt_attention="full")
+
+
+def test_the_prefix_mask():
+    seen = torch.tensor([[True, True, True, True, False]])
+    mask = prefix_mask(seen, torch.tensor([2]), torch.float32)
+    assert (mask[0, 0] == 0).int().tolist() == [
+        [1, 1, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 0],
+    ]
 
 
 def test_the_bidirectional_mask():

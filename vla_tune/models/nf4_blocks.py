@@ -68,6 +68,8 @@ def nf4_blocks(weight: BFloat16[Tensor, "out in"]) -> Blocks:
         raise ValueError(f"a weight of shape {shape} does not fill blocks of {BLOCK}: leave this layer out of nf4.targets.")
     if weight.device.type != "cpu":
         codes, state = quantize_4bit(weight, blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
+        assert state.state2 is not None
+        assert state.offset is not None
         return Blocks(codes, state.absmax, state.state2.absmax, state.offset)
     bits = weight.contiguous().reshape(-1, BLOCK).view(torch.int16)
     codes = torch.empty(len(bits), BLOCK // 2, dtype=torch.uint8)

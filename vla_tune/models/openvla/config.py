@@ -4,9 +4,11 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
+PROMPT_ATTENTIONS = ("causal", "bidirectional")
+
 
 class OpenVLAConfig(PretrainedConfig):
-    """Field names are those of the published `config.json`; `timm_kwargs` and `proprio_dimension` are ours.
+    """Field names are those of the published `config.json`; `timm_kwargs`, `proprio_dimension` and `prompt_attention` are ours.
 
     Args:
         timm_model_ids: one timm model for each vision tower (two towers are fused on the channel axis).
@@ -17,7 +19,12 @@ class OpenVLAConfig(PretrainedConfig):
         pad_to_multiple_of: rows of the embedding beyond the tokenizer's vocabulary (the first of them is padding).
         n_action_bins: how many ids at the end of the vocabulary are action codes.
         proprio_dimension: S; 0 builds no proprioception projector (OpenVLA-OFT, arXiv 2502.19645, §4).
+        prompt_attention: how images and prompt see each other where codes follow one after the other: `causal`, as published, or
+            `bidirectional` (prefix attention, PaliGemma, arXiv 2407.07726, §3.1), for a model that learned in parallel decoding.
         norm_stats: statistics per dataset, as published.
+
+    Raises:
+        ValueError: `prompt_attention` is neither.
     """
 
     model_type = "openvla"
@@ -33,6 +40,7 @@ class OpenVLAConfig(PretrainedConfig):
         pad_to_multiple_of: int = 64,
         n_action_bins: int = 256,
         proprio_dimension: int = 0,
+        prompt_attention: str = "causal",
         norm_stats: dict[str, Any] | None = None,
         **published: Any,
     ) -> None:
@@ -44,6 +52,9 @@ class OpenVLAConfig(PretrainedConfig):
         self.pad_to_multiple_of = pad_to_multiple_of
         self.n_action_bins = n_action_bins
         self.proprio_dimension = proprio_dimension
+        if prompt_attention not in PROMPT_ATTENTIONS:
+            raise ValueError(f"prompt_attention={prompt_attention!r}: choose one of {', '.join(PROMPT_ATTENTIONS)}.")
+        self.prompt_attention = prompt_attention
         self.norm_stats = norm_stats
         super().__init__(**published)
 

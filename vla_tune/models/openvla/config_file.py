@@ -27,6 +27,8 @@ def config_record(config: OpenVLAConfig, contract: Contract, dtype: torch.dtype)
         del given["timm_kwargs"]
     if not config.proprio_dimension:
         del given["proprio_dimension"]
+    if config.prompt_attention == "causal":
+        del given["prompt_attention"]
     assert isinstance(contract.image, ImageRule), "OpenVLA has OpenVLA's image rule"
     return {
         "llm_max_length": 2048,

@@ -86,8 +86,17 @@ class OpenVLA(PreTrainedModel):
     def hidden_states(self, batch: Batch, context: Float[Tensor, "B P D"]) -> Float[Tensor, "B P_plus_L D"]:
         """Final hidden states of the whole sequence, patches included."""
         inputs, seen = self.sequence(batch, context)
-        mask = bidirectional_mask(seen, inputs.dtype) if batch.parallel else seen
+        mask = self._mask(batch, seen, inputs.dtype)
         return self.language_model.model(inputs_embeds=inputs, attention_mask=mask, use_cache=False).last_hidden_state
+
+    def _mask(self, batch: Batch, seen: Bool[Tensor, "B L"], dtype: torch.dtype) -> Bool[Tensor, "B L"] | Float[Tensor, "B 1 L L"]:
+        """Which positions see which; where it has one row per sample, attention is causal."""
+        if batch.parallel:
+            return bidirectional_mask(seen, dtype)
+        if self.config.prompt_attention == "causal":
+            return seen
+        length = batch.prompt_length + seen.shape[1] - batch.input_ids.shape[1]
+        return prefix_mask(seen, length, dtype)
 
     def sequence(
         self, batch: Batch, context: Float[Tensor, "B P D"]
@@ -116,12 +125,13 @@ class OpenVLA(PreTrainedModel):
         assert batch.pixel_values is not None
         inputs, seen = self.sequence(batch, self.context(batch.pixel_values, batch.state))
         more = {"past_key_values": roomy_cache(self.config.text_config.num_hidden_layers), "use_cache": True}
-        if not batch.padded:  # the kernel's own causal mask is faster
+        if not batch.padded and self.config.prompt_attention == "causal":  # the kernel's own causal mask is faster
             output = self.language_model.model(inputs_embeds=inputs, **more)
             return Decoding(hidden=output.last_hidden_state[:, -1], cache=output.past_key_values, seen=None)
         inputs, seen = align_right(inputs, seen)
         positions = (seen.cumsum(dim=1) - 1).clamp(min=0)
-        output = self.language_model.model(inputs_embeds=inputs, attention_mask=seen, position_ids=positions, **more)
+        mask = seen if self.config.prompt_attention == "causal" else bidirectional_mask(seen, inputs.dtype)
+        output = self.language_model.model(inputs_embeds=inputs, attention_mask=mask, position_ids=positions, **more)
         return Decoding(hidden=output.last_hidden_state[:, -1], cache=output.past_key_values, seen=seen)
 
     def advance(self, ids: Int[Tensor, " B"], decoding: Decoding) -> Decoding:
@@ -139,6 +149,14 @@ def align_right(inputs: Float[Tensor, "B L D"], seen: Bool[Tensor, "B L"]) -> tu
     length = seen.shape[1]
     source = (torch.arange(length, device=seen.device) + seen.sum(dim=1, keepdim=True)) % length
     return inputs.gather(1, source[..., None].expand_as(inputs)), seen.gather(1, source)
+
+
+def prefix_mask(seen: Bool[Tensor, "B L"], length: Int[Tensor, " B"], dtype: torch.dtype) -> Float[Tensor, "B 1 L L"]:
+    """An additive attention mask under which a position sees the first `length`, and those before it, unless they are padding."""
+    places = torch.arange(seen.shape[1], device=seen.device)
+    earlier = places[None, :, None] >= places[None, None]
+    visible = (earlier | (places < length[:, None])[:, None]) & seen[:, None]
+    return torch.zeros(visible.shape, dtype=dtype, device=seen.device).masked_fill(~visible, torch.finfo(dtype).min)[:, None]
 
 
 def bidirectional_mask(seen: Bool[Tensor, "B L"], dtype: torch.dtype) -> Float[Tensor, "B 1 L L"]:

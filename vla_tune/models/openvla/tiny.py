@@ -53,6 +53,7 @@ def tiny_config() -> OpenVLAConfig:
         timm_kwargs=[vision],
         text_config=language,
         proprio_dimension=4,
+        prompt_attention="bidirectional",  # it learns in parallel decoding, where every position sees every other
     )
 
 
