@@ -1,7 +1,7 @@
 """An OpenVLA checkpoint folder: what `conf/model` names."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from vla_tune.models.base import ModelInterface, Outline
 from vla_tune.models.files import CONFIG_FILE, content_hash
 from vla_tune.models.hub import checkpoint_folder
-from vla_tune.models.openvla.load import load, load_config, load_tokenizer
+from vla_tune.models.openvla.additions import Addition, module_patterns
+from vla_tune.models.openvla.load import extended, load, load_config, load_tokenizer
 from vla_tune.models.openvla.model import OpenVLA
 from vla_tune.models.openvla.outline import outline
 from vla_tune.models.openvla.published import published_interface
@@ -31,6 +32,8 @@ class OpenVLACheckpoint:
     """The weight format (`models.precision.FORMATS`)."""
     architecture: str | None = None
     """A folder with the same configuration, for `outline` where `folder` is not on this machine."""
+    additions: Mapping[str, Addition] = field(default_factory=dict)
+    """By name, what is put beside the base."""
 
     @cached_property
     def path(self) -> Path:
@@ -39,7 +42,7 @@ class OpenVLACheckpoint:
 
     def load(self, *, device: torch.device | str) -> OpenVLA:
         """The model on `device`, in evaluation mode."""
-        return load(self.path, base=self.base, device=device)
+        return load(self.path, base=self.base, device=device, additions=self._additions)
 
     @cached_property
     def processor(self) -> PreTrainedTokenizerBase:
@@ -68,14 +71,18 @@ class OpenVLACheckpoint:
                 f"no {CONFIG_FILE} in {' or '.join(map(str, places))}: name a checkpoint folder on this machine as model.folder, "
                 "or a folder with the same configuration as model.architecture."
             )
-        return outline(load_config(known))
+        return outline(extended(load_config(known), self._additions), untrained=module_patterns(self._additions))
 
     def content_hash(self) -> str:
         """Of the weights."""
         return content_hash(self.path)
 
     def write(self, folder: Path, tensors: Mapping[str, Tensor], contract: Contract) -> None:
-        """The same architecture with other weights, under their published names, into an existing folder."""
-        config = load_config(self.path)
+        """The same architecture, additions included, with other weights, under their published names, into an existing folder."""
+        config = extended(load_config(self.path), self._additions)
         write_checkpoint(folder, tensors, config=config, tokenizer=self.processor, contract=contract)
         copy_tokenizer(self.path, folder)
+
+    @property
+    def _additions(self) -> Sequence[Addition]:
+        return list(self.additions.values())

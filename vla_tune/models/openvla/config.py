@@ -6,7 +6,7 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 
 
 class OpenVLAConfig(PretrainedConfig):
-    """Field names are those of the published `config.json`; `timm_kwargs` and `proprio_dimension` are ours.
+    """Field names are those of the published `config.json`; `timm_kwargs` and those of dimensions are ours.
 
     Args:
         timm_model_ids: one timm model for each vision tower (two towers are fused on the channel axis).
@@ -17,6 +17,8 @@ class OpenVLAConfig(PretrainedConfig):
         pad_to_multiple_of: rows of the embedding beyond the tokenizer's vocabulary (the first of them is padding).
         n_action_bins: how many ids at the end of the vocabulary are action codes.
         proprio_dimension: S; 0 builds no proprioception projector (OpenVLA-OFT, arXiv 2502.19645, §4).
+        action_head_dimension: A; 0 builds no regression head (there).
+        film_dimension: width of the language that modulates the vision towers; 0 builds no FiLM (there).
         norm_stats: statistics per dataset, as published.
     """
 
@@ -33,6 +35,8 @@ class OpenVLAConfig(PretrainedConfig):
         pad_to_multiple_of: int = 64,
         n_action_bins: int = 256,
         proprio_dimension: int = 0,
+        action_head_dimension: int = 0,
+        film_dimension: int = 0,
         norm_stats: dict[str, Any] | None = None,
         **published: Any,
     ) -> None:
@@ -44,6 +48,8 @@ class OpenVLAConfig(PretrainedConfig):
         self.pad_to_multiple_of = pad_to_multiple_of
         self.n_action_bins = n_action_bins
         self.proprio_dimension = proprio_dimension
+        self.action_head_dimension = action_head_dimension
+        self.film_dimension = film_dimension
         self.norm_stats = norm_stats
         super().__init__(**published)
 

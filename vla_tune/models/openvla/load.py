@@ -1,7 +1,8 @@
 """OpenVLA checkpoints are read strictly: published names, exactly those of the configuration."""
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,23 +11,31 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from vla_tune.models.files import CONFIG_FILE, existing, read_tensors
+from vla_tune.models.openvla.additions import Addition, initial_weights, module_patterns
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.model import OpenVLA
+from vla_tune.models.patterns import matching_names
 from vla_tune.models.precision import choose_attention, quantize, weight_dtype
 
 
-def load(folder: str | Path, *, base: str = "bf16", device: torch.device | str = "cpu") -> OpenVLA:
+def load(
+    folder: str | Path, *, base: str = "bf16", device: torch.device | str = "cpu", additions: Sequence[Addition] = ()
+) -> OpenVLA:
     """The model in `folder`, its weights in the format `base` (fp32, bf16 or nf4), in evaluation mode.
 
-    Weights on a CPU stay mapped to the file where their format is that of the file.
+    Weights on a CPU stay mapped to the file where their format is that of the file. Modules of `additions` that the folder has
+    no weights for are drawn from torch's generator.
 
     Raises:
         FileNotFoundError: a file of the checkpoint is missing.
         ValueError: the format is unknown, or the weights do not fit the configuration exactly.
     """
     folder, dtype = Path(folder), weight_dtype(base)
-    model = empty_model(load_config(folder))
+    own = load_config(folder)
+    model = empty_model(extended(own, additions))
+    model.untrained = module_patterns(additions)
     tensors = dict(read_tensors(folder))
+    tensors |= initial_weights(model, _new_modules(own, additions, model))
     check_weights(tensors, model, folder)
     model.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
     if base == "nf4":
@@ -44,6 +53,14 @@ def load_config(folder: Path) -> OpenVLAConfig:
     return OpenVLAConfig.from_dict(record)
 
 
+def extended(config: OpenVLAConfig, additions: Sequence[Addition]) -> OpenVLAConfig:
+    """The configuration with `additions`."""
+    wider = copy.deepcopy(config)
+    for addition in additions:
+        addition.extend(wider)
+    return wider
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The text tokenizer in `folder`."""
     existing(folder / "tokenizer.json")
@@ -54,6 +71,13 @@ def empty_model(config: OpenVLAConfig) -> OpenVLA:
     """The architecture without memory for its weights; buffers, which no checkpoint holds, are real."""
     with init_empty_weights():
         return OpenVLA(config)
+
+
+def _new_modules(config: OpenVLAConfig, additions: Sequence[Addition], model: OpenVLA) -> list[str]:
+    """Names of the modules in `model` that `additions` put there."""
+    absent = [addition for addition in additions if extended(config, [addition]).to_dict() != config.to_dict()]
+    patterns = module_patterns(absent)
+    return matching_names([name for name, _ in model.named_modules()], patterns) if patterns else []
 
 
 def check_weights(tensors: Mapping[str, Tensor], model: OpenVLA, folder: Path) -> None:

@@ -12,9 +12,10 @@ from vla_tune.models.openvla.model import OpenVLA
 from vla_tune.models.precision import NF4_TARGETS
 
 
-def outline(config: OpenVLAConfig) -> Outline:
-    """What a plan must know of the model that `config` describes."""
+def outline(config: OpenVLAConfig, *, untrained: tuple[str, ...] = ()) -> Outline:
+    """What a plan must know of the model that `config` describes; `untrained` as in `OpenVLA`."""
     model = empty_model(config)
+    model.untrained = untrained
     towers = _towers(model)
     patches = next(iter(towers.values())).patch_embed.num_patches
     inside = {name: tower.patch_embed.num_patches + tower.num_prefix_tokens for name, tower in towers.items()}
