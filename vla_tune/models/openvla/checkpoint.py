@@ -15,6 +15,7 @@ from vla_tune.models.hub import checkpoint_folder
 from vla_tune.models.openvla.additions import Addition, module_patterns
 from vla_tune.models.openvla.load import extended, load, load_config, load_tokenizer
 from vla_tune.models.openvla.model import OpenVLA
+from vla_tune.models.openvla.oft_files import oft_hash
 from vla_tune.models.openvla.outline import outline
 from vla_tune.models.openvla.published import published_interface
 from vla_tune.models.openvla.save import write_checkpoint
@@ -75,7 +76,7 @@ class OpenVLACheckpoint:
 
     def content_hash(self) -> str:
         """Of the weights."""
-        return content_hash(self.path)
+        return oft_hash(self.path, content_hash(self.path))
 
     def write(self, folder: Path, tensors: Mapping[str, Tensor], contract: Contract) -> None:
         """The same architecture, additions included, with other weights, under their published names, into an existing folder."""

@@ -14,6 +14,7 @@ from vla_tune.models.files import CONFIG_FILE, existing, read_tensors
 from vla_tune.models.openvla.additions import Addition, initial_weights, module_patterns
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.model import OpenVLA
+from vla_tune.models.openvla.oft_files import add_dimensions, oft_tensors
 from vla_tune.models.patterns import matching_names
 from vla_tune.models.precision import choose_attention, quantize, weight_dtype
 
@@ -34,7 +35,7 @@ def load(
     own = load_config(folder)
     model = empty_model(extended(own, additions))
     model.untrained = module_patterns(additions)
-    tensors = dict(read_tensors(folder))
+    tensors = dict(read_tensors(folder)) | oft_tensors(folder)
     tensors |= initial_weights(model, _new_modules(own, additions, model))
     check_weights(tensors, model, folder)
     model.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
@@ -46,11 +47,13 @@ def load(
 
 
 def load_config(folder: Path) -> OpenVLAConfig:
-    """The configuration in `folder`."""
+    """The configuration in `folder`, with the additions of a published OpenVLA-OFT folder."""
     record = json.loads(existing(folder / CONFIG_FILE).read_text())
     if record.get("model_type") != OpenVLAConfig.model_type:
         raise ValueError(f"{folder / CONFIG_FILE} has model_type={record.get('model_type')!r}; this loader reads 'openvla'.")
-    return OpenVLAConfig.from_dict(record)
+    config = OpenVLAConfig.from_dict(record)
+    add_dimensions(config, folder)
+    return config
 
 
 def extended(config: OpenVLAConfig, additions: Sequence[Addition]) -> OpenVLAConfig:
