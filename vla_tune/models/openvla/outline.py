@@ -23,11 +23,17 @@ def outline(config: OpenVLAConfig, *, untrained: tuple[str, ...] = ()) -> Outlin
         model=model,
         image_tokens=patches,
         state_tokens=1 if config.proprio_dimension else 0,
-        tokens=inside | {"projector": patches} | ({"proprio_projector": 1} if config.proprio_dimension else {}),
+        tokens=_single(model) | inside | {"projector": patches},
         head="language_model.lm_head",
         nf4_targets=NF4_TARGETS,
         unreached=[f"{name}.{part}" for name, tower in towers.items() for part in _unreached(tower)],
     )
+
+
+def _single(model: OpenVLA) -> dict[str, int]:
+    """What sees one token: FiLM one for each image, the others one for each state or action."""
+    film = [f"{name}.{part}" for name, module in model.named_modules() if hasattr(module, "shift") for part in ("scale", "shift")]
+    return dict.fromkeys([*film, *(name for name in ("proprio_projector", "action_head") if hasattr(model, name))], 1)
 
 
 def _towers(model: OpenVLA) -> dict[str, VisionTransformer]:
