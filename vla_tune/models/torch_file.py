@@ -102,8 +102,9 @@ def _storage(archive: zipfile.ZipFile, root: str, place: Stored, path: Path) -> 
 
 
 def _places(archive: zipfile.ZipFile, path: Path) -> dict[str, Stored]:
+    program = archive.read(f"{_root(archive, path)}data.pkl")
     try:
-        result = _run(archive.read(f"{_root(archive, path)}data.pkl"))
+        result = _run(program)
     except (_RefusedError, IndexError, KeyError, TypeError, ValueError) as error:
         reason = error if isinstance(error, _RefusedError) else "its program makes no sense"
         raise ValueError(
@@ -162,12 +163,16 @@ class _Machine:
             self.stack.append({})
         elif function == _Name(_TENSOR):
             (key, dtype, elements), offset, shape, stride, *_ = arguments
+            if not (len(shape) == len(stride) and all(isinstance(n, int) for n in (elements, offset, *shape, *stride))):
+                raise _RefusedError("it gives a tensor other sizes than numbers")
             self.stack.append(Stored(key, dtype, elements, offset, shape, stride))
         else:
             raise _RefusedError("it calls something else than what makes a tensor")
 
     def storage(self) -> None:
         _, kind, key, _, elements = self.pop(1)[0]
+        if not (isinstance(kind, _Name) and isinstance(key, str)):
+            raise _RefusedError("it names no storage")
         self.stack.append((key, _STORAGES[kind.text], elements))
 
     def build(self) -> None:

@@ -111,7 +111,7 @@ class Block(Protocol):
         """Bytes per token, where the input carries a gradient; `length` tokens attend to each other."""
         ...
 
-    def first_saves(self, of: Numerics) -> int:
+    def first_saves(self, of: Numerics, *, length: int) -> int:
         """Bytes per token that are not kept where the input carries none."""
         ...
 
@@ -169,8 +169,9 @@ class DecoderBlock:
             + kept_input((self.down,), of)
         )
 
-    def first_saves(self, of: Numerics) -> int:
+    def first_saves(self, of: Numerics, *, length: int) -> int:
         """The first norm's input."""
+        del length
         return 0 if self.norms_learn else 4 * self.width
 
     def backward(self, of: Numerics) -> int:
@@ -227,9 +228,11 @@ class VisionBlock:
             + of.stream * self.width * self.modulated
         )
 
-    def first_saves(self, of: Numerics) -> int:
-        """The first norm's input."""
-        return 0 if self.norms_learn else of.norm * self.width
+    def first_saves(self, of: Numerics, *, length: int) -> int:
+        """The first norm's input, and all of the attention where FiLM is the first thing that learns."""
+        unmoved = self.modulated and not (self.qkv.changes or self.proj.changes or self.scales_learn)
+        attention = of.compute * self.qkv.outputs + attention_bytes(self.proj.inputs, self.heads, of, length=length)
+        return 0 if self.norms_learn else of.norm * self.width + attention * unmoved
 
     def backward(self, of: Numerics) -> int:
         """The gradients on both sides of GELU, and the norm's."""
@@ -265,9 +268,9 @@ class Stack:
             of.compute * layer.outputs for layer in self.layers[:-1]
         )
 
-    def first_saves(self, of: Numerics) -> int:
+    def first_saves(self, of: Numerics, *, length: int) -> int:
         """Nothing but what learns is kept before the first layer."""
-        del of
+        del of, length
         return 0
 
     def backward(self, of: Numerics) -> int:
@@ -308,9 +311,9 @@ class ResidualHead:
             norms + sum(kept_input((layer,), of) for layer in self.layers) + sum(of.compute * r.outputs for r in self.layers[:-1])
         )
 
-    def first_saves(self, of: Numerics) -> int:
+    def first_saves(self, of: Numerics, *, length: int) -> int:
         """Nothing: it comes last."""
-        del of
+        del of, length
         return 0
 
     def backward(self, of: Numerics) -> int:

@@ -70,8 +70,6 @@ class Architecture:
     adapter_parameters: int
     adapter_bytes: int
     """Of what an adapter adds; it learns."""
-    learned_beside: int
-    """Parameters of a 16-bit base that learn in float32, in full."""
     trainable: int
     """Parameters that learn, those that never get a gradient included."""
     reached: tuple[torch.nn.Parameter, ...]
@@ -129,7 +127,6 @@ def architecture(outline: Outline, adapter: Adapter) -> Architecture:
         weight_bytes=sum(parameter.nbytes for parameter in kept.values()) + sum(map(nf4_bytes, quantized)),
         adapter_parameters=sum(parameter.numel() for parameter in added.values()),
         adapter_bytes=sum(parameter.nbytes for parameter in added.values()),
-        learned_beside=sum(p.numel() for p in own.values() if p.requires_grad) if adapter.base != "fp32" else 0,
         trainable=sum(parameter.numel() for parameter in learning.values()),
         reached=tuple(parameter for name, parameter in learning.items() if not _below(name, outline.unreached)),
         quantized=sum(quantized),

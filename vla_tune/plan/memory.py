@@ -172,19 +172,21 @@ def _kept(model: Architecture, placed: PlacedBlock, load: Load, of: Numerics, *,
     if load.checkpointing and placed.inside is None:
         return of.stream * placed.block.width * tokens
     kept = placed.block.kept(of, length=load.span(model, placed.inside))
-    return (kept - placed.block.first_saves(of) * first) * tokens
+    return (kept - placed.block.first_saves(of, length=load.span(model, placed.inside)) * first) * tokens
 
 
 def cast_bytes(model: Architecture, flowing: Sequence[tuple[PlacedBlock, bool]], load: Load, of: Numerics) -> int:
     """Copies of float32 weights in the dtype of the autocast, which the backward pass reads; those of an adapter among them.
 
+    In a 16-bit base, what learns in full is float32; where its input carries no gradient (FiLM's), its copy is not read again.
     Under checkpointing only weights that learn keep theirs, until the forward pass ends.
     """
     if of.compute == 4:
         return 0
     adapter = model.adapter_parameters * of.compute if of.adapter == of.compute else 0
     if of.stream == of.compute:
-        return adapter + model.learned_beside * of.compute
+        beside = [reader for block, first in flowing if not first for reader in block.block.readers if reader.learns]
+        return adapter + of.compute * sum(reader.weights for reader in beside)
     readers = [reader for block, _ in flowing for reader in block.block.readers] + [model.head]
     held = [reader for reader in readers if reader.learns or not load.checkpointing]
     return adapter + of.compute * sum(reader.weights for reader in held)
