@@ -1,11 +1,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,104 +13,12 @@ from vla_tune.models.openvla.model import bidirectional_mask, prefix_mask
 from vla_tune.models.openvla.projector import FusedProjector, ProprioProjector, SingleProjector
 from vla_tune.models.openvla.tiny import tiny_config
 
-# What the original code computed in float32 on the CPU, with random weights of the published structure (openvla c8f03f4 on
-# transformers 4.40.1; openvla-oft 213c5ff on its fork with bidirectional attention; torch 2.2, timm 0.9.10). `oft` has only the
-# rows of the embedding that its prompts use, renumbered, and no weight that the pass does not read.
-GOLDEN = Path(__file__).parents[1] / "golden"
-HALF, IMAGENET = ([0.5] * 3, [0.5] * 3), ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 SIGLIP = ("vit_so400m_patch14_siglip_224", {"embed_dim": 72, "depth": 3, "num_heads": 4})
-DINO = ("vit_large_patch14_reg4_dinov2.lvd142m", {"embed_dim": 64, "depth": 3, "num_heads": 4})
 PADDING = 512
 
 
-def golden_model(*towers: tuple[str, dict], proprio_dimension: int = 0, **language: int) -> OpenVLA:
-    config = OpenVLAConfig(
-        timm_model_ids=[name for name, _ in towers],
-        image_sizes=[224] * len(towers),
-        timm_kwargs=[kwargs for _, kwargs in towers],
-        text_config=language | {"num_key_value_heads": language["num_attention_heads"], "pad_token_id": 0},
-        proprio_dimension=proprio_dimension,
-    )
-    return OpenVLA(config).eval()
-
-
-def golden_pixels(number: int, *scales: tuple[list[float], list[float]]) -> torch.Tensor:
-    image = np.asarray(Image.open(GOLDEN / f"train_224_{number}.png")).astype(np.float32) / 255
-    scaled = [(image - np.array(mean, np.float32)) / np.array(deviation, np.float32) for mean, deviation in scales]
-    return torch.from_numpy(np.concatenate(scaled, axis=-1)).permute(2, 0, 1)
-
-
-@pytest.fixture(scope="module")
-def oft() -> OpenVLA:
-    rows = 30
-    model = golden_model(
-        DINO,
-        SIGLIP,
-        proprio_dimension=8,
-        hidden_size=32,
-        intermediate_size=88,
-        num_attention_heads=4,
-        num_hidden_layers=3,
-        vocab_size=rows,
-    )
-    weights = {name: weight.float() for name, weight in load_file(GOLDEN / "oft.safetensors").items()}
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    assert unexpected == []
-    assert all(".blocks.2." in name or "norm." in name or "attn_pool" in name or "lm_head" in name for name in missing)
-    return model
-
-
-def oft_batch(golden, views: list[int], *, states: int) -> Batch:
-    prompt, stop = golden["prompt_ids"].tolist(), int(golden["stop_id"])
-    ids = torch.tensor([[*prompt, *[stop] * 56, stop]])
-    slots = torch.zeros_like(ids, dtype=torch.bool)
-    slots[:, len(prompt) : -1] = True
-    return Batch(
-        pixel_values=torch.stack([golden_pixels(number, IMAGENET, HALF) for number in views])[None],
-        input_ids=ids,
-        attention_mask=torch.ones_like(slots),
-        placeholders=slots,
-        prompt_length=torch.ones(len(ids), dtype=torch.long),
-        state=torch.from_numpy(golden["proprio"])[:states],
-    )
-
-
-def before_slots(hidden: torch.Tensor, batch: Batch, row: int = 0) -> np.ndarray:
-    first = int(batch.placeholders[row].nonzero()[0])
-    return hidden[row, first - 1 : first + 55].numpy()
-
-
-@torch.no_grad()
-def test_the_original_parallel_decoding(oft: OpenVLA, monkeypatch: pytest.MonkeyPatch):
-    golden = np.load(GOLDEN / "oft.npz")
-    both = oft_batch(golden, [0, 1], states=1)
-    assert np.abs(before_slots(oft(both), both) - golden["two_views_and_state_hidden"][0]).max() < 2e-5
-    monkeypatch.setattr(oft.config, "proprio_dimension", 0)
-    one = oft_batch(golden, [0], states=1)
-    assert np.abs(before_slots(oft(one), one) - golden["one_view_hidden"][0]).max() < 2e-5
-    assert np.abs(golden["causal_hidden"] - golden["one_view_hidden"]).max() > 0.1
-
-
-@torch.no_grad()
-def test_the_original_parallel_decoding_with_padding(oft: OpenVLA):
-    """The shorter sample of a training batch: two views, state, 7 positions of padding."""
-    golden = np.load(GOLDEN / "oft.npz")
-    views = torch.stack([golden_pixels(number, IMAGENET, HALF) for number in (0, 1)])
-    mask = torch.from_numpy(golden["train_attention_mask"])
-    assert mask.sum(dim=1).tolist() == [77, 84]
-    batch = Batch(
-        pixel_values=views[None].expand(2, -1, -1, -1, -1),
-        input_ids=torch.from_numpy(golden["train_input_ids"]),
-        attention_mask=mask,
-        placeholders=torch.from_numpy(golden["train_placeholders"]),
-        prompt_length=torch.ones(2, dtype=torch.long),
-        state=torch.from_numpy(golden["train_proprio"]),
-    )
-    assert np.abs(before_slots(oft(batch), batch) - golden["train_hidden"][0]).max() < 2e-5
-
-
-def test_published_names(tiny_model: OpenVLA, siglip, oft: OpenVLA):
-    alone = siglip.model()
+def test_published_names(tiny_model: OpenVLA, siglip, fused):
+    alone, both = siglip.model(), fused.model()
     assert isinstance(tiny_model, VLA)
     names = set(dict(tiny_model.named_parameters()))
     layer = "language_model.model.layers.0"
@@ -127,15 +32,15 @@ def test_published_names(tiny_model: OpenVLA, siglip, oft: OpenVLA):
     assert {name.split(".")[1] for name in names if name.startswith("proprio_projector")} == {"fc1", "fc2"}
     assert isinstance(alone.projector, SingleProjector)
     assert {name for name, _ in alone.projector.named_children()} == {"fc1", "fc2"}
-    assert isinstance(oft.projector, FusedProjector)
-    assert {name for name, _ in oft.projector.named_children()} == {"fc1", "fc2", "fc3"}
-    assert [tuple(weight.shape) for name, weight in oft.projector.named_parameters() if name.endswith("weight")] == [
+    assert isinstance(both.projector, FusedProjector)
+    assert {name for name, _ in both.projector.named_children()} == {"fc1", "fc2", "fc3"}
+    assert [tuple(weight.shape) for name, weight in both.projector.named_parameters() if name.endswith("weight")] == [
         (544, 136),
         (32, 544),
         (32, 32),
     ]
-    assert isinstance(oft.proprio_projector, ProprioProjector)
-    assert any(name.startswith("vision_backbone.fused_featurizer.blocks.0.") for name, _ in oft.named_parameters())
+    assert isinstance(tiny_model.proprio_projector, ProprioProjector)
+    assert any(name.startswith("vision_backbone.fused_featurizer.blocks.0.") for name, _ in both.named_parameters())
     assert not hasattr(alone, "proprio_projector")
     assert tiny_model.get_output_embeddings() is tiny_model.language_model.lm_head
 

@@ -9,15 +9,18 @@ from torch import Tensor, nn
 
 from vla_tune.adapters import Lora, training_context
 from vla_tune.data.collate import Batch
-from vla_tune.heads.base import HeadLoss
-from vla_tune.heads.loss import WholeVocabulary, before, labelled
+from vla_tune.heads import Head, RegressionHead
+from vla_tune.heads.base import ActionSpace, HeadLoss
+from vla_tune.heads.loss import WholeVocabulary, before, labelled, rows_of
 from vla_tune.models.base import Outline
 from vla_tune.models.nf4 import quantize
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
-from vla_tune.models.openvla.load import OPENVLA_NF4
+from vla_tune.models.openvla.additions import Addition, module_patterns
+from vla_tune.models.openvla.load import OPENVLA_NF4, extended
 from vla_tune.models.openvla.outline import outline
 from vla_tune.models.precision import choose_attention, weight_dtype
 from vla_tune.plan import Load
+from vla_tune.tokens import BinTokenizer, uniform_edges
 from vla_tune.training.update import Objective
 
 VISION = {"patch_size": 16, "depth": 4, "num_heads": 4, "class_token": False, "global_pool": "avg"}
@@ -43,7 +46,7 @@ class TokenLoss:
         hidden, labels = model(batch)[before(positions)], batch.labels[positions]
         rows = torch.arange(1792, 2048, device=hidden.device)
         log_probabilities, best = WholeVocabulary()(model, hidden, rows)
-        return HeadLoss(-log_probabilities[:, 0], best == labels)
+        return HeadLoss(-log_probabilities[:, 0], best == labels, rows_of(positions))
 
     def predict(self, model: Any, batch: Batch) -> Any:
         raise NotImplementedError
@@ -51,21 +54,23 @@ class TokenLoss:
 
 @dataclass(frozen=True)
 class Middle:
-    """A model of middle size; `text` changes its language model."""
+    """A model of middle size; `text` changes its language model, and `additions` are put beside it."""
 
     text: dict[str, Any]
+    additions: tuple[Addition, ...] = ()
 
     @property
     def config(self) -> OpenVLAConfig:
-        return OpenVLAConfig(
+        plain = OpenVLAConfig(
             timm_model_ids=["vit_tiny_patch16_224", "vit_tiny_patch16_224"],
             image_sizes=[96, 96],
             timm_kwargs=[VISION | {"embed_dim": 256}, VISION | {"embed_dim": 320, "init_values": 1e-5}],
             text_config=LANGUAGE | self.text,
         )
+        return extended(plain, self.additions)
 
     def outline(self) -> Outline:
-        return outline(self.config)
+        return outline(self.config, untrained=module_patterns(self.additions))
 
     def weights(self, base: str, *, device: str = "cpu") -> OpenVLA:
         """With weights in the format `base`."""
@@ -78,6 +83,7 @@ class Middle:
     def trained(self, adapter: Any, *, device: str = "cpu") -> OpenVLA:
         """With weights in the adapter's format, and the adapter."""
         model = self.weights(adapter.base, device=device)
+        model.untrained = module_patterns(self.additions)
         choose_attention(model, device)
         nn.Module.to(model, device)
         adapter.attach(model)
@@ -100,11 +106,22 @@ class Middle:
             prompt_length=torch.full((size,), text - 1 - load.labels),
             state=torch.zeros(size, 4),
             labels=labels,
+            actions=torch.zeros(size, load.actions, 4),
+            action_mask=torch.ones(size, load.actions, 4, dtype=torch.bool),
         ).to(device)
+
+    def head(self, batch: Batch) -> Head:
+        """Regression, if there is an action head."""
+        assert batch.actions is not None
+        if not self.config.action_head_dimension:
+            return TokenLoss()
+        tokenizer = BinTokenizer(uniform_edges(256), 2048)
+        horizon = batch.actions.shape[1]
+        return RegressionHead(ActionSpace(tokenizer=tokenizer, horizon=horizon, action_dimension=4, location_codes=0, stop_id=2))
 
     def loss(self, model: OpenVLA, batch: Batch, *, precision: str = "bf16") -> Tensor:
         """As training computes it."""
-        objective = Objective(model, TokenLoss())
+        objective = Objective(model, self.head(batch))
         if precision == "fp32":
             return objective(batch).loss
         with training_context(model), torch.autocast(batch.input_ids.device.type, torch.bfloat16):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from vla_tune.heads.base import HeadLoss
+from vla_tune.heads.loss import rows_of
 from vla_tune.training.metrics import Validation, action_errors, culprits
 
 METRES = ["m"] * 4
@@ -30,7 +31,7 @@ class Offset:
         assert not model.training
         assert not torch.is_grad_enabled()
         labels = batch.labels[batch.labels != -100]
-        return HeadLoss(labels.float(), labels % 2 == 0)
+        return HeadLoss(labels.float(), labels % 2 == 0, rows_of(batch.labels != -100))
 
     def predict(self, model, batch):
         extra = torch.where(batch.index[:, 1] == 0, 0.3, 0.1)[:, None, None]
@@ -78,13 +79,24 @@ def test_what_lies_beyond_the_episode_counts_nothing(tiny_samples) -> None:
 def test_culprits_are_the_samples_with_bad_labels(bad: list[int], tiny_batch) -> None:
     labelled = tiny_batch.labels != -100
     per_label = torch.zeros(int(labelled.sum()))
-    rows = labelled.nonzero()[:, 0]
+    rows = rows_of(labelled)
     for number, row in enumerate(bad):
         per_label[(rows == row).nonzero()[-1]] = (torch.nan, torch.inf, -torch.inf)[number]
     expected = [tuple(tiny_batch.index[row].tolist()) for row in bad]
-    assert culprits(tiny_batch, per_label, labelled) == expected
+    assert culprits(tiny_batch, HeadLoss(per_label, None, rows)) == expected
 
 
-def test_without_a_loss_per_code_the_whole_batch_is_named(tiny_batch) -> None:
-    """A regression head has a loss per action value, which no label marks."""
-    assert len(culprits(tiny_batch, torch.tensor([torch.nan]), tiny_batch.labels != -100)) == 3
+class Numbers(Offset):
+    """Has no codes."""
+
+    def loss(self, model, batch) -> HeadLoss:
+        return HeadLoss(batch.actions[batch.action_mask], None, rows_of(batch.action_mask))
+
+
+def test_where_there_are_no_codes_there_is_no_accuracy(tiny_samples) -> None:
+    found = Validation(tiny_samples, units=METRES).measure(
+        torch.nn.Linear(1, 1), Numbers(), batch_size=4, pad_id=512, device=torch.device("cpu"), autocast=nullcontext
+    )
+    assert "validation/token_accuracy" not in found
+    kept = np.concatenate([sample["actions"][sample["action_mask"]] for sample in tiny_samples])
+    assert found["validation/loss"] == pytest.approx(kept.mean(), abs=1e-6)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vla_tune.adapters.base import AdapterReport, check_base, check_dtype, report
 from vla_tune.adapters.files import read_tensors, write_tensors
+from vla_tune.adapters.targets import full_names
 from vla_tune.models.patterns import matching_names
 
 TRAINED_FILE = "trained_weights.safetensors"
@@ -16,7 +17,7 @@ TRAINED_FILE = "trained_weights.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Full:
-    """Every parameter that matches learns; the rest is frozen.
+    """Every parameter that matches learns, and what was added to the base; the rest is frozen.
 
     Raises:
         ValueError: `base` is not fp32: a step of AdamW moves a weight by about the learning rate, which bfloat16 with its
@@ -36,6 +37,8 @@ class Full:
         check_base(model, self.base)
         parameters = dict(model.named_parameters())
         learning = set(matching_names(list(parameters), self.targets))
+        added = tuple(f"{name}." for name in full_names(model, ()))
+        learning |= {name for name in parameters if name.startswith(added)}
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in learning)
         return report(model)

@@ -53,7 +53,7 @@ def policy_identity(folders: Iterable[Path], *, run: Mapping[str, Any]) -> str:
     """
     total = sha256(content_hash(dict(run)).encode())
     for folder in folders:
-        files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
+        files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".pt"))
         if not any(path.suffix == ".safetensors" for path in files):
             raise ValueError(f"{folder} holds no *.safetensors: give the folder of a checkpoint or an adapter.")
         for path in files:

@@ -3,8 +3,9 @@
 from vla_tune.heads.autoregressive import AutoregressiveTokenHead
 from vla_tune.heads.base import ActionSpace, FixedHead, Head, HeadLoss, TokenHead, action_space, decoding_of, head_of
 from vla_tune.heads.parallel import ParallelTokenHead
+from vla_tune.heads.regression import RegressionHead
 
-HEADS = {head.decoding: head for head in (ParallelTokenHead, AutoregressiveTokenHead)}
+HEADS = {head.decoding: head for head in (ParallelTokenHead, AutoregressiveTokenHead, RegressionHead)}
 """What a contract's `decoding` names."""
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Head",
     "HeadLoss",
     "ParallelTokenHead",
+    "RegressionHead",
     "TokenHead",
     "action_space",
     "decoding_of",

@@ -12,7 +12,7 @@ from torch import Tensor
 from vla_tune.data.collate import Batch
 from vla_tune.heads.base import ActionSpace, HeadLoss
 from vla_tune.heads.decoding import Constrained, Decoder, Watched
-from vla_tune.heads.loss import Softmax, WholeVocabulary, before, cross_entropy, labelled
+from vla_tune.heads.loss import Softmax, WholeVocabulary, before, cross_entropy, labelled, rows_of
 from vla_tune.models.base import VLA
 
 
@@ -39,7 +39,7 @@ class AutoregressiveTokenHead:
         rows = self._rows.to(hidden.device)
         log_probabilities, best = self.softmax(model, hidden, rows)
         per_label = cross_entropy(log_probabilities, labels, rows=rows, targets=self._targets.to(hidden.device))
-        return HeadLoss(per_label, best == labels)
+        return HeadLoss(per_label, best == labels, rows_of(positions))
 
     @torch.no_grad()
     def predict(self, model: VLA, batch: Batch) -> Float[np.ndarray, "B T A"]:

@@ -21,13 +21,15 @@ class HeadLoss:
     """The loss of a batch, and how well each label was met."""
 
     per_label: Float[Tensor, " M"]
-    """Loss of each labelled position, row by row."""
-    correct: Bool[Tensor, " M"]
-    """Whether the most likely code was the label."""
+    """Loss of each label, a code or an action value, row by row."""
+    correct: Bool[Tensor, " M"] | None
+    """Whether the most likely code was the label; None where there are no codes."""
+    rows: Int[Tensor, " M"]
+    """The row of the batch that each label belongs to."""
 
     @property
     def loss(self) -> Float[Tensor, ""]:
-        """Mean over the labelled positions."""
+        """Mean over the labels."""
         return self.per_label.mean()
 
 

@@ -66,6 +66,11 @@ def labelled(labels: Int[Tensor, "B L"] | None) -> Bool[Tensor, "B L"]:
     return labels != IGNORED
 
 
+def rows_of(labelled: Bool[Tensor, "*places"]) -> Int[Tensor, " M"]:
+    """Where on the first axis each true value lies."""
+    return labelled.nonzero()[:, 0]
+
+
 def cross_entropy(
     log_probabilities: Float[Tensor, "M R"],
     labels: Int[Tensor, " M"],

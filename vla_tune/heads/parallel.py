@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vla_tune.data.collate import Batch
 from vla_tune.heads.base import ActionSpace, HeadLoss
-from vla_tune.heads.loss import Softmax, WholeVocabulary, at_placeholders, before, cross_entropy, labelled
+from vla_tune.heads.loss import Softmax, WholeVocabulary, at_placeholders, before, cross_entropy, labelled, rows_of
 from vla_tune.models.base import VLA
 
 
@@ -49,7 +49,7 @@ class ParallelTokenHead:
         per_label = cross_entropy(log_probabilities, labels, rows=rows, targets=self._targets.to(hidden.device))
         rank = batch.placeholders.cumsum(dim=1)[positions]
         weights = torch.where(rank <= self.space.location_codes, self.location_weight, 1.0)
-        return HeadLoss(weights * per_label, best == labels)
+        return HeadLoss(weights * per_label, best == labels, rows_of(positions))
 
     @torch.no_grad()
     def predict(self, model: VLA, batch: Batch) -> Float[np.ndarray, "B T A"]:

@@ -49,6 +49,19 @@ class VLA(Protocol):
         ...
 
 
+@runtime_checkable
+class RegressionVLA(VLA, Protocol):
+    """A backbone that has a head for action values."""
+
+    def action_values(self, hidden: Float[Tensor, "B K D"]) -> Float[Tensor, "B T A"]:
+        """Normalised actions from the states that predict K = T A placeholders, time-major.
+
+        Raises:
+            ValueError: this model has no such head.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelInterface:
     """What a backbone was trained to be given."""

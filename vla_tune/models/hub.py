@@ -5,8 +5,8 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-WANTED = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "tokenizer.model")
-"""Weights, records, chat template and the tokenizer; no code and no pickles."""
+WANTED = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "tokenizer.model", "*--*_checkpoint.pt")
+"""Weights, records, chat template and the tokenizer; no code. The additions of OpenVLA-OFT are read without unpickling."""
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 

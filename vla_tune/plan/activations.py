@@ -111,7 +111,7 @@ class Block(Protocol):
         """Bytes per token, where the input carries a gradient; `length` tokens attend to each other."""
         ...
 
-    def first_saves(self, of: Numerics) -> int:
+    def first_saves(self, of: Numerics, *, length: int) -> int:
         """Bytes per token that are not kept where the input carries none."""
         ...
 
@@ -169,8 +169,9 @@ class DecoderBlock:
             + kept_input((self.down,), of)
         )
 
-    def first_saves(self, of: Numerics) -> int:
+    def first_saves(self, of: Numerics, *, length: int) -> int:
         """The first norm's input."""
+        del length
         return 0 if self.norms_learn else 4 * self.width
 
     def backward(self, of: Numerics) -> int:
@@ -183,7 +184,7 @@ class VisionBlock:
     """A ViT block: x + g proj(attention(qkv of norm(x))), then x + g fc2(gelu(fc1 of norm(x))), with layer scales g or without.
 
     Kept per token: the norms' inputs, 3cD (qkv), cD (the attention's output), cI (before GELU), the inputs of layers that learn,
-    and 2cD where layer scales learn.
+    2cD where layer scales learn, and sD with FiLM.
     """
 
     qkv: Reader
@@ -193,6 +194,8 @@ class VisionBlock:
     heads: int
     norms_learn: bool = False
     scales_learn: bool = False
+    modulated: bool = False
+    """By FiLM maps that learn (arXiv 2502.19645, §4): x (1 + scale) + shift behind the attention keeps x."""
 
     @property
     def readers(self) -> tuple[Reader, ...]:
@@ -207,7 +210,7 @@ class VisionBlock:
     @property
     def learns(self) -> bool:
         """Whether anything in it learns."""
-        return self.norms_learn or self.scales_learn or any(reader.changes for reader in self.readers)
+        return self.norms_learn or self.scales_learn or self.modulated or any(reader.changes for reader in self.readers)
 
     def kept(self, of: Numerics, *, length: int) -> int:
         """Bytes per token."""
@@ -222,11 +225,14 @@ class VisionBlock:
             + of.compute * self.fc1.outputs
             + kept_input((self.fc2,), of)
             + 2 * of.compute * self.width * self.scales_learn
+            + of.stream * self.width * self.modulated
         )
 
-    def first_saves(self, of: Numerics) -> int:
-        """The first norm's input."""
-        return 0 if self.norms_learn else of.norm * self.width
+    def first_saves(self, of: Numerics, *, length: int) -> int:
+        """The first norm's input, and all of the attention where FiLM is the first thing that learns."""
+        unmoved = self.modulated and not (self.qkv.changes or self.proj.changes or self.scales_learn)
+        attention = of.compute * self.qkv.outputs + attention_bytes(self.proj.inputs, self.heads, of, length=length)
+        return 0 if self.norms_learn else of.norm * self.width + attention * unmoved
 
     def backward(self, of: Numerics) -> int:
         """The gradients on both sides of GELU, and the norm's."""
@@ -262,9 +268,52 @@ class Stack:
             of.compute * layer.outputs for layer in self.layers[:-1]
         )
 
-    def first_saves(self, of: Numerics) -> int:
+    def first_saves(self, of: Numerics, *, length: int) -> int:
         """Nothing but what learns is kept before the first layer."""
-        del of
+        del of, length
+        return 0
+
+    def backward(self, of: Numerics) -> int:
+        """The gradients on both sides of the widest layer."""
+        return max(of.compute * (layer.inputs + layer.outputs) for layer in self.layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualHead:
+    """An MLP-ResNet behind the language model: fc2 of norm of (u + relu(linear of norm u)), repeated, u = relu(fc1 of norm x).
+
+    Kept per row: the input of each norm, of each linear layer that learns, and what each relu gave.
+    """
+
+    layers: tuple[Reader, ...]
+    """fc1, the inner ones, fc2."""
+
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """Its linear layers."""
+        return self.layers
+
+    @property
+    def width(self) -> int:
+        """Of the input."""
+        return self.layers[0].inputs
+
+    @property
+    def learns(self) -> bool:
+        """Whether anything in it learns."""
+        return any(layer.changes for layer in self.layers)
+
+    def kept(self, of: Numerics, *, length: int) -> int:
+        """Bytes per row."""
+        del length
+        norms = sum(of.norm * layer.inputs + 8 for layer in self.layers)
+        return (
+            norms + sum(kept_input((layer,), of) for layer in self.layers) + sum(of.compute * r.outputs for r in self.layers[:-1])
+        )
+
+    def first_saves(self, of: Numerics, *, length: int) -> int:
+        """Nothing: it comes last."""
+        del of, length
         return 0
 
     def backward(self, of: Numerics) -> int:

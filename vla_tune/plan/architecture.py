@@ -10,9 +10,10 @@ from torch import nn
 
 from vla_tune.adapters.base import Adapter
 from vla_tune.models.base import Outline
+from vla_tune.models.openvla.action_head import ActionHead
 from vla_tune.models.patterns import matching_names
 from vla_tune.models.precision import weight_dtype
-from vla_tune.plan.activations import Block, DecoderBlock, Reader, Stack, VisionBlock
+from vla_tune.plan.activations import Block, DecoderBlock, Reader, ResidualHead, Stack, VisionBlock
 from vla_tune.plan.arithmetic import nf4_bytes
 
 _DECODER = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj"}
@@ -203,7 +204,7 @@ def _blocks(model: nn.Module, outline: Outline) -> Iterator[PlacedBlock]:
     for name, module in model.named_modules():
         if _below(name, outline.unreached):
             continue
-        block = _decoder(module) or _vision(module) or _stack(module, name, outline)
+        block = _decoder(module) or _vision(module) or _stack(module, name, outline) or _residual_head(module)
         if block is not None:
             count = sum(parameter.numel() for parameter in module.parameters())
             yield PlacedBlock(name=name, inside=_inside(name, outline), block=block, parameters=count)
@@ -240,11 +241,13 @@ def _vision(module: nn.Module) -> VisionBlock | None:
     if parts is None:
         return None
     scales = [part for part in (_part(module, "ls1"), _part(module, "ls2")) if part is not None]
+    film = [part for part in (_part(module, "scale"), _part(module, "shift")) if part is not None]
     return VisionBlock(
         **{key: _reader(part) for key, part in parts.items()},
         heads=int(cast(Any, module).attn.num_heads),
-        norms_learn=_learns_beside(module, [*parts.values(), *scales]),
+        norms_learn=_learns_beside(module, [*parts.values(), *scales, *film]),
         scales_learn=any(parameter.requires_grad for part in scales for parameter in part.parameters()),
+        modulated=any(parameter.requires_grad for part in film for parameter in part.parameters()),
     )
 
 
@@ -253,6 +256,12 @@ def _stack(module: nn.Module, name: str, outline: Outline) -> Stack | None:
         return None
     layers = [part for part in (_part(module, layer) for layer in _STACK) if part is not None]
     return Stack(layers=tuple(map(_reader, layers)), biases_learn=_learns_beside(module, layers)) if layers else None
+
+
+def _residual_head(module: nn.Module) -> ResidualHead | None:
+    if not isinstance(module, ActionHead):
+        return None
+    return ResidualHead(layers=tuple(_reader(part) for part in module.modules() if isinstance(part, nn.Linear)))
 
 
 def _learns_beside(module: nn.Module, parts: Any) -> bool:

@@ -7,6 +7,9 @@ from vla_tune.plan.activations import Numerics, rms_norm
 from vla_tune.plan.architecture import Architecture, PlacedBlock
 from vla_tune.plan.states import StateBytes
 
+BEHIND = "action_head"
+"""What runs behind the language model, once for each action of a chunk; it is no tower in front of it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
@@ -18,13 +21,16 @@ class Load:
     labels: int
     """Positions with a label: only they reach the vocabulary."""
     cameras: int
+    actions: int = 0
+    """Of a chunk, where an action head reads them."""
     gradient_accumulation: int = 1
     checkpointing: bool = False
     """Whether blocks keep their input only and are run again in the backward pass (Chen et al., arXiv 1604.06174)."""
 
     def tokens(self, architecture: Architecture, inside: str | None) -> int:
         """Of a batch, in a module of the outline or in the language model."""
-        return self.batch_size * self.span(architecture, inside) * (1 if inside is None else self.cameras)
+        times = {None: 1, BEHIND: self.actions}.get(inside, self.cameras)
+        return self.batch_size * self.span(architecture, inside) * times
 
     def span(self, architecture: Architecture, inside: str | None) -> int:
         """Tokens that attend to each other."""
@@ -146,11 +152,11 @@ def flowing_blocks(model: Architecture) -> list[tuple[PlacedBlock, bool]]:
 
     Frozen vision towers in front of an adapted language model keep nothing. Towers feed the language model side by side.
     """
-    learns_outside = any(block.block.learns for block in model.blocks if block.inside is not None)
+    learns_outside = any(block.block.learns for block in model.blocks if block.inside not in (None, BEHIND))
     seen: dict[str | None, bool] = {None: learns_outside, "projector": any(map(_is_vision_that_learns, model.blocks))}
     found: list[tuple[PlacedBlock, bool]] = []
     for block in model.blocks:
-        flows = seen.get(block.inside, False)
+        flows = seen.get(block.inside, False) or (block.inside == BEHIND and len(found) > 0)
         if flows or block.block.learns:
             found.append((block, not flows))
             seen[block.inside] = True
@@ -158,7 +164,7 @@ def flowing_blocks(model: Architecture) -> list[tuple[PlacedBlock, bool]]:
 
 
 def _is_vision_that_learns(placed: PlacedBlock) -> bool:
-    return placed.block.learns and placed.inside not in (None, "projector", "proprio_projector")
+    return placed.block.learns and placed.inside not in (None, "projector", "proprio_projector", BEHIND)
 
 
 def _kept(model: Architecture, placed: PlacedBlock, load: Load, of: Numerics, *, first: bool) -> int:
@@ -166,19 +172,21 @@ def _kept(model: Architecture, placed: PlacedBlock, load: Load, of: Numerics, *,
     if load.checkpointing and placed.inside is None:
         return of.stream * placed.block.width * tokens
     kept = placed.block.kept(of, length=load.span(model, placed.inside))
-    return (kept - placed.block.first_saves(of) * first) * tokens
+    return (kept - placed.block.first_saves(of, length=load.span(model, placed.inside)) * first) * tokens
 
 
 def cast_bytes(model: Architecture, flowing: Sequence[tuple[PlacedBlock, bool]], load: Load, of: Numerics) -> int:
     """Copies of float32 weights in the dtype of the autocast, which the backward pass reads; those of an adapter among them.
 
+    In a 16-bit base, what learns in full is float32; where its input carries no gradient (FiLM's), its copy is not read again.
     Under checkpointing only weights that learn keep theirs, until the forward pass ends.
     """
     if of.compute == 4:
         return 0
     adapter = model.adapter_parameters * of.compute if of.adapter == of.compute else 0
     if of.stream == of.compute:
-        return adapter
+        beside = [reader for block, first in flowing if not first for reader in block.block.readers if reader.learns]
+        return adapter + of.compute * sum(reader.weights for reader in beside)
     readers = [reader for block, _ in flowing for reader in block.block.readers] + [model.head]
     held = [reader for reader in readers if reader.learns or not load.checkpointing]
     return adapter + of.compute * sum(reader.weights for reader in held)

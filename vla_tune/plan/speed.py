@@ -89,7 +89,7 @@ def action_floor_seconds(model: Architecture, load: Load, device: Device, *, pas
         return None
     language = sum(2 * load.length * placed.reader.weights for placed in model.linears if placed.inside is None)
     images = sum(
-        2 * load.cameras * load.span(model, placed.inside) * placed.reader.weights
+        2 * load.tokens(model, placed.inside) * placed.reader.weights / load.batch_size
         for placed in model.linears
         if placed.inside is not None
     )

@@ -4,7 +4,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
@@ -43,10 +43,15 @@ def task_of(run: str) -> str:
     raise ValueError(f"{run} has no {CONFIG_FILE} that names a task: write task=<name>.")
 
 
+def dimension_of(groups: Sequence[Mapping[str, Any]]) -> int:
+    """Of the state or the action that an embodiment's `groups` make up."""
+    return sum(group["dimension"] for group in groups)
+
+
 def register_resolvers() -> None:
-    """What the YAML files may call: `folder_name`, `asset`, `task_of`, `output`."""
+    """What the YAML files may call: `folder_name`, `asset`, `task_of`, `dimension_of`, `output`."""
     OmegaConf.register_new_resolver("output", lambda: str(output_folder()), replace=True)
-    for resolver in (folder_name, asset, task_of):
+    for resolver in (folder_name, asset, task_of, dimension_of):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 

@@ -77,11 +77,13 @@ def load_of(cfg: DictConfig, model: Architecture) -> Load:
     """What goes through the model at once: the robot's cameras and actions come with `data`."""
     cameras, codes = len(cfg.data.embodiment.cameras), _codes(cfg)
     context = cameras * model.outline.image_tokens + model.outline.state_tokens
+    labels = {"autoregressive": codes + 1, "parallel": codes, "regression": 0}[_decoding(cfg)]
     return Load(
         batch_size=cfg.training.batch_size,
         length=context + cfg.prompt_tokens + codes + 1,
-        labels=codes + (1 if _decoding(cfg) == "autoregressive" else 0),
+        labels=labels,
         cameras=cameras,
+        actions=cfg.horizon,
         gradient_accumulation=cfg.training.gradient_accumulation,
         checkpointing=cfg.checkpointing,
     )

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import nn
 
 from vla_tune.data.collate import Batch, collate
-from vla_tune.heads.base import Head
+from vla_tune.heads.base import Head, HeadLoss
 
 Sample = dict[str, Any]
 Inverse = Callable[[Float[np.ndarray, "T A"], Sample], Float[np.ndarray, "T A"]]
@@ -53,7 +53,7 @@ class Validation:
         device: torch.device,
         autocast: Callable[..., AbstractContextManager[Any]],
     ) -> dict[str, float]:
-        """Loss, token accuracy, and mean absolute action errors in robot units: over all, over first frames, per dimension.
+        """Loss, token accuracy, if there are codes, and mean absolute action errors in robot units: all, first frames, dimensions.
 
         Nothing, where no samples are held out.
         """
@@ -68,12 +68,12 @@ class Validation:
                 output = head.loss(model, batch)  # pyright: ignore[reportArgumentType]
                 predicted = head.predict(model, batch)  # pyright: ignore[reportArgumentType]
             losses.append(output.per_label.float().cpu())
-            correct.append(output.correct.cpu())
+            correct += [] if output.correct is None else [output.correct.cpu()]
             errors += [self._error(actions, row) for actions, row in zip(predicted, rows, strict=True)]
         model.train()
         return {
             "validation/loss": torch.cat(losses).mean().item(),
-            "validation/token_accuracy": torch.cat(correct).float().mean().item(),
+            **({"validation/token_accuracy": torch.cat(correct).float().mean().item()} if correct else {}),
             **action_errors(errors, first_frames=self.first_frames, units=self.units),
         }
 
@@ -106,10 +106,8 @@ def _mask(sample: Mapping[str, Any]) -> Bool[np.ndarray, "T A"]:
     return sample["action_mask"]
 
 
-def culprits(batch: Batch, per_label: Float[torch.Tensor, " M"], labelled: Bool[torch.Tensor, "B L"]) -> list[tuple[int, int]]:
-    """(episode, frame) of every sample with a loss that is not finite; all of the batch where labels cannot be told apart."""
+def culprits(batch: Batch, loss: HeadLoss) -> list[tuple[int, int]]:
+    """(episode, frame) of every sample with a loss that is not finite."""
     assert batch.index is not None
-    rows = labelled.nonzero()[:, 0]
-    everything = torch.arange(len(batch))
-    bad = rows[~per_label.isfinite()].unique() if len(rows) == len(per_label) else everything
+    bad = loss.rows[~loss.per_label.isfinite()].unique()
     return [(int(episode), int(frame)) for episode, frame in batch.index[bad].tolist()]

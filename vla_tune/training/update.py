@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 
 from vla_tune.data.collate import Batch
 from vla_tune.heads.base import Head, HeadLoss
-from vla_tune.tokens import IGNORED
 from vla_tune.training.metrics import culprits
 
 
@@ -28,7 +27,7 @@ class Objective(nn.Module):
         self._head = head
 
     def forward(self, batch: Batch) -> HeadLoss:
-        """The loss of every labelled position."""
+        """The loss of every label."""
         return self._head.loss(self.model, batch)  # pyright: ignore[reportArgumentType]
 
 
@@ -37,15 +36,17 @@ class Updated:
     """What one step did."""
 
     loss: float
-    """Mean over the labelled positions of all its batches, before the step."""
-    token_accuracy: float
+    """Mean over the labels of all its batches, before the step."""
+    token_accuracy: float | None
+    """None where there are no codes."""
     gradient_norm: float
     """Before clipping."""
 
     @property
     def metrics(self) -> dict[str, float]:
         """Under the names that the loggers get."""
-        return {"train/loss": self.loss, "train/token_accuracy": self.token_accuracy, "train/gradient_norm": self.gradient_norm}
+        accuracy = {} if self.token_accuracy is None else {"train/token_accuracy": self.token_accuracy}
+        return {"train/loss": self.loss, **accuracy, "train/gradient_norm": self.gradient_norm}
 
 
 def update(
@@ -70,15 +71,19 @@ def update(
         output: HeadLoss = objective(batch.to(accelerator.device))
         _refuse_non_finite(output, batch, step)
         accelerator.backward(output.per_label.sum())
-        losses.append(HeadLoss(output.per_label.detach(), output.correct))
+        losses.append(replace(output, per_label=output.per_label.detach()))
     per_label = torch.cat([loss.per_label for loss in losses])
     assert len(per_label), f"step {step} has no label: {_where(batches)}"
     norm = _scale_and_clip(optimizer, accelerator, labels=len(per_label), limit=max_gradient_norm)
     if not math.isfinite(norm):
         raise NonFiniteLossError(f"Step {step}: the gradient is {norm} although the loss is finite; {_where(batches)}. {_ADVICE}")
     optimizer.step()
-    accuracy = torch.cat([loss.correct for loss in losses]).float().mean()
-    return Updated(per_label.float().mean().item(), accuracy.item(), norm)
+    return Updated(per_label.float().mean().item(), _accuracy(losses), norm)
+
+
+def _accuracy(losses: Sequence[HeadLoss]) -> float | None:
+    correct = [loss.correct for loss in losses if loss.correct is not None]
+    return torch.cat(correct).float().mean().item() if correct else None
 
 
 _ADVICE = "Nothing was moved or saved: look at these frames, lower optimizer.learning_rate, then resume."
@@ -98,8 +103,8 @@ def _refuse_non_finite(output: HeadLoss, batch: Batch, step: int) -> None:
     if bool(output.per_label.isfinite().all()):
         return
     where = "the batch has no index"
-    if batch.index is not None and batch.labels is not None:
-        where = _named(culprits(batch, output.per_label.detach().cpu(), batch.labels != IGNORED))
+    if batch.index is not None:
+        where = _named(culprits(batch, output))
     raise NonFiniteLossError(f"Step {step}: the loss is not finite for {where}. {_ADVICE}")
 
 

@@ -1,7 +1,7 @@
 """An OpenVLA checkpoint folder: what `conf/model` names."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from vla_tune.models.files import CONFIG_FILE
 from vla_tune.models.hashes import remembered_hash
 from vla_tune.models.hub import checkpoint_folder
 from vla_tune.models.nf4 import NF4
-from vla_tune.models.openvla.load import OPENVLA_NF4, load, load_config, load_tokenizer
+from vla_tune.models.openvla.additions import Addition, module_patterns
+from vla_tune.models.openvla.load import OPENVLA_NF4, extended, load, load_config, load_tokenizer
 from vla_tune.models.openvla.model import OpenVLA
+from vla_tune.models.openvla.oft_files import oft_hash
 from vla_tune.models.openvla.outline import outline
 from vla_tune.models.openvla.published import published_interface
 from vla_tune.models.openvla.save import write_checkpoint
@@ -39,6 +41,8 @@ class OpenVLACheckpoint:
     """The attention kernel (`models.precision.ATTENTIONS`)."""
     cache: str | None = None
     """A folder for 4-bit copies and hashes of large checkpoints; without it they are made each time."""
+    additions: Mapping[str, Addition] = field(default_factory=dict)
+    """By name, what is put beside the base."""
 
     @cached_property
     def path(self) -> Path:
@@ -47,7 +51,15 @@ class OpenVLACheckpoint:
 
     def load(self, *, device: torch.device | str) -> OpenVLA:
         """The model on `device`, in evaluation mode."""
-        return load(self.path, base=self.base, nf4=self.nf4, cache=self._cache, attention=self.attention, device=device)
+        return load(
+            self.path,
+            base=self.base,
+            nf4=self.nf4,
+            cache=self._cache,
+            attention=self.attention,
+            device=device,
+            additions=self._additions,
+        )
 
     @cached_property
     def processor(self) -> PreTrainedTokenizerBase:
@@ -76,18 +88,23 @@ class OpenVLACheckpoint:
                 f"no {CONFIG_FILE} in {' or '.join(map(str, places))}: name a checkpoint folder on this machine as model.folder, "
                 "or a folder with the same configuration as model.architecture."
             )
-        return outline(load_config(known), nf4=self.nf4)
+        config = extended(load_config(known), self._additions)
+        return outline(config, nf4=self.nf4, untrained=module_patterns(self._additions))
 
     def content_hash(self) -> str:
         """Of the weights."""
-        return remembered_hash(self.path, self._cache)
+        return oft_hash(self.path, remembered_hash(self.path, self._cache))
 
     def write(self, folder: Path, tensors: Mapping[str, Tensor], contract: Contract) -> None:
-        """The same architecture with other weights, under their published names, into an existing folder."""
-        config = load_config(self.path)
+        """The same architecture, additions included, with other weights, under their published names, into an existing folder."""
+        config = extended(load_config(self.path), self._additions)
         write_checkpoint(folder, tensors, config=config, tokenizer=self.processor, contract=contract)
         copy_tokenizer(self.path, folder)
 
     @property
     def _cache(self) -> Path | None:
         return Path(self.cache).expanduser() if self.cache is not None else None
+
+    @property
+    def _additions(self) -> Sequence[Addition]:
+        return list(self.additions.values())

@@ -8,7 +8,7 @@ PROMPT_ATTENTIONS = ("causal", "bidirectional")
 
 
 class OpenVLAConfig(PretrainedConfig):
-    """Field names are those of the published `config.json`; `timm_kwargs`, `proprio_dimension` and `prompt_attention` are ours.
+    """Field names are those of the published `config.json`; `timm_kwargs`, `prompt_attention` and those of dimensions are ours.
 
     Args:
         timm_model_ids: one timm model for each vision tower (two towers are fused on the channel axis).
@@ -19,6 +19,8 @@ class OpenVLAConfig(PretrainedConfig):
         pad_to_multiple_of: rows of the embedding beyond the tokenizer's vocabulary (the first of them is padding).
         n_action_bins: how many ids at the end of the vocabulary are action codes.
         proprio_dimension: S; 0 builds no proprioception projector (OpenVLA-OFT, arXiv 2502.19645, §4).
+        action_head_dimension: A; 0 builds no regression head (there).
+        film_dimension: width of the language that modulates the vision towers; 0 builds no FiLM (there).
         prompt_attention: how images and prompt see each other where codes follow one after the other: `causal`, as published, or
             `bidirectional` (prefix attention, PaliGemma, arXiv 2407.07726, §3.1), for a model that learned in parallel decoding.
         norm_stats: statistics per dataset, as published.
@@ -40,6 +42,8 @@ class OpenVLAConfig(PretrainedConfig):
         pad_to_multiple_of: int = 64,
         n_action_bins: int = 256,
         proprio_dimension: int = 0,
+        action_head_dimension: int = 0,
+        film_dimension: int = 0,
         prompt_attention: str = "causal",
         norm_stats: dict[str, Any] | None = None,
         **published: Any,
@@ -52,6 +56,8 @@ class OpenVLAConfig(PretrainedConfig):
         self.pad_to_multiple_of = pad_to_multiple_of
         self.n_action_bins = n_action_bins
         self.proprio_dimension = proprio_dimension
+        self.action_head_dimension = action_head_dimension
+        self.film_dimension = film_dimension
         if prompt_attention not in PROMPT_ATTENTIONS:
             raise ValueError(f"prompt_attention={prompt_attention!r}: choose one of {', '.join(PROMPT_ATTENTIONS)}.")
         self.prompt_attention = prompt_attention

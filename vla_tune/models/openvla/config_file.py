@@ -25,8 +25,9 @@ def config_record(config: OpenVLAConfig, contract: Contract, dtype: torch.dtype)
         del given["auto_map"]
     if not any(config.timm_kwargs):
         del given["timm_kwargs"]
-    if not config.proprio_dimension:
-        del given["proprio_dimension"]
+    for addition in ("proprio_dimension", "action_head_dimension", "film_dimension"):
+        if not given[addition]:
+            del given[addition]
     if config.prompt_attention == "causal":
         del given["prompt_attention"]
     assert isinstance(contract.image, ImageRule), "OpenVLA has OpenVLA's image rule"

@@ -1,7 +1,8 @@
 """OpenVLA checkpoints are read strictly: published names, exactly those of the configuration."""
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,8 +13,11 @@ from transformers import PreTrainedTokenizerFast
 from vla_tune.models.files import CONFIG_FILE, existing, read_tensors
 from vla_tune.models.hashes import quantized_copy
 from vla_tune.models.nf4 import NF4, quantize
+from vla_tune.models.openvla.additions import Addition, initial_weights, module_patterns
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.model import OpenVLA
+from vla_tune.models.openvla.oft_files import add_dimensions, oft_tensors
+from vla_tune.models.patterns import matching_names
 from vla_tune.models.precision import cast, check_format, choose_attention
 
 OPENVLA_NF4 = NF4(targets=("language_model.model.layers.*",))
@@ -29,6 +33,7 @@ def load(
     cache: Path | None = None,
     attention: str = "auto",
     device: torch.device | str = "cpu",
+    additions: Sequence[Addition] = (),
 ) -> OpenVLA:
     """The model in `folder`, its weights in the format `base`, in evaluation mode.
 
@@ -42,6 +47,7 @@ def load(
         cache: Where 4-bit copies of the weights are kept; without it they are made each time.
         attention: One of `models.precision.ATTENTIONS`.
         device: Where the model goes.
+        additions: Put beside the base; modules of theirs that the folder has no weights for are drawn from torch's generator.
 
     Raises:
         FileNotFoundError: a file of the checkpoint is missing.
@@ -49,8 +55,11 @@ def load(
     """
     folder = Path(folder)
     check_format(base, device)
-    model = empty_model(load_config(folder))
-    tensors = dict(read_tensors(folder))
+    own = load_config(folder)
+    model = empty_model(extended(own, additions))
+    model.untrained = module_patterns(additions)
+    tensors = dict(read_tensors(folder)) | oft_tensors(folder)
+    tensors |= initial_weights(model, _new_modules(own, additions, model))
     check_weights(tensors, model, folder)
     model.load_state_dict(tensors, assign=True)
     if base == "nf4":
@@ -61,11 +70,21 @@ def load(
 
 
 def load_config(folder: Path) -> OpenVLAConfig:
-    """The configuration in `folder`."""
+    """The configuration in `folder`, with the additions of a published OpenVLA-OFT folder."""
     record = json.loads(existing(folder / CONFIG_FILE).read_text())
     if record.get("model_type") != OpenVLAConfig.model_type:
         raise ValueError(f"{folder / CONFIG_FILE} has model_type={record.get('model_type')!r}; this loader reads 'openvla'.")
-    return OpenVLAConfig.from_dict(record)
+    config = OpenVLAConfig.from_dict(record)
+    add_dimensions(config, folder)
+    return config
+
+
+def extended(config: OpenVLAConfig, additions: Sequence[Addition]) -> OpenVLAConfig:
+    """The configuration with `additions`."""
+    wider = copy.deepcopy(config)
+    for addition in additions:
+        addition.extend(wider)
+    return wider
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -78,6 +97,13 @@ def empty_model(config: OpenVLAConfig) -> OpenVLA:
     """The architecture without memory for its weights; buffers, which no checkpoint holds, are real."""
     with init_empty_weights():
         return OpenVLA(config)
+
+
+def _new_modules(config: OpenVLAConfig, additions: Sequence[Addition], model: OpenVLA) -> list[str]:
+    """Names of the modules in `model` that `additions` put there."""
+    absent = [addition for addition in additions if extended(config, [addition]).to_dict() != config.to_dict()]
+    patterns = module_patterns(absent)
+    return matching_names([name for name, _ in model.named_modules()], patterns) if patterns else []
 
 
 def check_weights(tensors: Mapping[str, Tensor], model: OpenVLA, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The OpenVLA architecture: vision towers -> projector -> Llama (arXiv 2406.09246, §3), with OpenVLA-OFT's two additions.
+"""The OpenVLA architecture: vision towers -> projector -> Llama (arXiv 2406.09246, §3), with OpenVLA-OFT's additions.
 
 Sequence: `[BOS] [patches of every view] [state] [rest of the prompt]`. Batches with placeholders are decoded in parallel
 (arXiv 2502.19645, §4): their embeddings are zeroed, every position sees every other, and the state at position p - 1 predicts p.
@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from vla_tune.data.collate import Batch
 from vla_tune.models.base import Decoding
 from vla_tune.models.cache import roomy_cache
+from vla_tune.models.openvla.action_head import ActionHead
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.projector import FusedProjector, ProprioProjector, SingleProjector
 from vla_tune.models.openvla.vision import VisionBackbone
@@ -30,6 +31,8 @@ class OpenVLA(PreTrainedModel):
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    untrained: tuple[str, ...] = ()
+    """Patterns of the modules that were added to the base: they learn in full under any adapter."""
     _no_split_modules = ["LlamaDecoderLayer"]  # noqa: RUF012 (transformers' convention)
 
     def __init__(self, config: OpenVLAConfig) -> None:
@@ -41,6 +44,8 @@ class OpenVLA(PreTrainedModel):
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         if config.proprio_dimension:
             self.proprio_projector = ProprioProjector(config.proprio_dimension, width)
+        if config.action_head_dimension:
+            self.action_head = ActionHead(width, config.action_head_dimension)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -69,15 +74,29 @@ class OpenVLA(PreTrainedModel):
     def forward(self, batch: Batch) -> Float[Tensor, "B L D"]:
         """Final hidden states at the positions of `batch.input_ids` (those of patches and state are left out)."""
         assert batch.pixel_values is not None
-        context = self.context(batch.pixel_values, batch.state)
+        context = self.context(batch.pixel_values, batch.state, self.language(batch))
         hidden = self.hidden_states(batch, context)
         return torch.cat([hidden[:, :1], hidden[:, 1 + context.shape[1] :]], dim=1)
 
-    def context(self, pixel_values: Float[Tensor, "B V C H W"], state: Float[Tensor, "B S"]) -> Float[Tensor, "B P D"]:
+    def language(self, batch: Batch) -> Float[Tensor, "B D"] | None:
+        """What FiLM listens to: the mean embedding of all ids but actions and padding; None without FiLM.
+
+        The original's mean takes padding in as well, where there is any; then a sample would depend on its company.
+        """
+        if not self.config.film_dimension:
+            return None
+        said = said_positions(batch)[..., None]
+        embedded = self.get_input_embeddings()(batch.input_ids).masked_fill(~said, 0.0)
+        return embedded.sum(dim=1) / said.sum(dim=1)
+
+    def context(
+        self, pixel_values: Float[Tensor, "B V C H W"], state: Float[Tensor, "B S"], language: Float[Tensor, "B D"] | None = None
+    ) -> Float[Tensor, "B P D"]:
         """What goes behind BOS: the projected patches of every view, then the state token."""
         views = pixel_values.shape[1]
         pixels = pixel_values.flatten(0, 1).to(self.projector.fc1.weight.dtype)
-        patches = self.projector(self.vision_backbone(pixels)).unflatten(0, (-1, views)).flatten(1, 2)
+        heard = None if language is None else language.repeat_interleave(views, dim=0)
+        patches = self.projector(self.vision_backbone(pixels, heard)).unflatten(0, (-1, views)).flatten(1, 2)
         if not self.config.proprio_dimension:
             return patches
         token = self.proprio_projector(state.to(self.proprio_projector.fc1.weight.dtype))
@@ -120,10 +139,20 @@ class OpenVLA(PreTrainedModel):
             return head(hidden).float()[:, rows]
         return F.linear(hidden, head.weight[rows]).float()
 
+    def action_values(self, hidden: Float[Tensor, "B K D"]) -> Float[Tensor, "B T A"]:
+        """Normalised actions from the states that predict K = T A placeholders.
+
+        Raises:
+            ValueError: the model has no action head.
+        """
+        if not self.config.action_head_dimension:
+            raise ValueError("the model has no action head: train with head=regression, or use a checkpoint that has one.")
+        return self.action_head(hidden)
+
     def prefill(self, batch: Batch) -> Decoding:
         """Read images, state and `batch.input_ids` once; shorter rows are moved right, so that all end together."""
         assert batch.pixel_values is not None
-        inputs, seen = self.sequence(batch, self.context(batch.pixel_values, batch.state))
+        inputs, seen = self.sequence(batch, self.context(batch.pixel_values, batch.state, self.language(batch)))
         more = {"past_key_values": roomy_cache(self.config.text_config.num_hidden_layers), "use_cache": True}
         if not batch.padded and self.config.prompt_attention == "causal":  # the kernel's own causal mask is faster
             output = self.language_model.model(inputs_embeds=inputs, **more)
@@ -142,6 +171,14 @@ class OpenVLA(PreTrainedModel):
             more |= {"attention_mask": seen, "position_ids": seen.sum(dim=1, keepdim=True) - 1}
         output = self.language_model.model(input_ids=ids[:, None], **more)
         return Decoding(hidden=output.last_hidden_state[:, -1], cache=output.past_key_values, seen=seen)
+
+
+def said_positions(batch: Batch) -> Bool[Tensor, "B L"]:
+    """All positions but padding and actions, which are placeholders or lie behind the prompt."""
+    words = batch.attention_mask & ~batch.placeholders
+    if batch.parallel:
+        return words
+    return words & (torch.arange(words.shape[1], device=words.device) < batch.prompt_length[:, None])
 
 
 def align_right(inputs: Float[Tensor, "B L D"], seen: Bool[Tensor, "B L"]) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:

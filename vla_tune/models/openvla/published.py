@@ -70,21 +70,29 @@ def published_contract(
     embodiment: Embodiment,
     unnorm_key: str,
     precision: Literal["bf16", "fp32"] = "bf16",
+    horizon: int = 1,
+    decoding: Literal["autoregressive", "parallel", "regression"] = "autoregressive",
 ) -> Contract:
-    """A contract under which a published policy can be run: one action at a time, its codes one after the other.
+    """A contract under which a published policy can be run.
 
-    The published models read no state, so whatever the embodiment calls its state passes unscaled.
+    OpenVLA's predict one action at a time, its codes one after the other; OpenVLA-OFT's a chunk, in parallel or by regression.
+    Where the model reads no state, whatever the embodiment calls its state passes unscaled.
 
     Args:
         folder: The checkpoint.
-        embodiment: What the checkpoint does not say: cameras, units and frames.
+        embodiment: What the checkpoint does not say: cameras (in OFT's order), units and frames.
         unnorm_key: Whose statistics the actions are scaled by.
         precision: Of the forward pass.
+        horizon: Actions in a chunk, which no file says: 8 in OFT's LIBERO, 25 in its ALOHA, 5 in its Bridge models.
+        decoding: How they are predicted; no file says that either, but an action head is there to regress.
 
     Raises:
-        ValueError: the embodiment does not fit the statistics.
+        ValueError: the embodiment does not fit the statistics, or the decoding the files.
     """
     base, config = published_interface(folder), load_config(folder)
+    if (decoding == "regression") != (config.action_head_dimension > 0):
+        has = "an action head" if config.action_head_dimension else "no action head"
+        raise ValueError(f"decoding={decoding!r}, and {folder} has {has}: regression needs one, and codes need none.")
     statistics = published_statistics(folder, unnorm_key)
     _check_mask(embodiment.action, statistics.action, unnorm_key)
     edges = uniform_edges(config.n_action_bins)
@@ -93,17 +101,17 @@ def published_contract(
         statistics=Statistics(
             dataset=statistics.dataset,
             action=statistics.action,
-            state=unscaled(embodiment.state_dimension),
+            state=statistics.state if config.proprio_dimension else unscaled(embodiment.state_dimension),
             num_transitions=statistics.num_transitions,
             num_trajectories=statistics.num_trajectories,
         ),
         image=base.image,
         prompt=base.prompt,
         action_tokens=BinTokenizer(edges, base.vocabulary_size).to_record(),
-        horizon=1,
-        execute_steps=1,
+        horizon=horizon,
+        execute_steps=horizon,
         location_codes=base.location_codes,
-        decoding="autoregressive",
+        decoding=decoding,
         precision=precision,
     )
 

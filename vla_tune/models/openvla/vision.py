@@ -1,5 +1,6 @@
 """timm vision towers: patch features of the second-to-last block, side by side."""
 
+from functools import partial
 from typing import cast
 
 import timm
@@ -10,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vla_tune.models.openvla.config import OpenVLAConfig
+from vla_tune.models.openvla.film import add_film, filmed_features
 
 
 class LayerScale(nn.Module):
@@ -36,6 +38,9 @@ class VisionBackbone(nn.Module):
         if len(config.timm_model_ids) not in (1, 2):
             raise ValueError(f"timm_model_ids={config.timm_model_ids}: OpenVLA has one vision tower or two.")
         towers = [_tower(config, index) for index in range(len(config.timm_model_ids))]
+        self.film = config.film_dimension > 0
+        for tower in towers if self.film else ():
+            add_film(tower, config.film_dimension)
         self.featurizer = towers[0]
         if len(towers) == 2:
             self.fused_featurizer = towers[1]
@@ -51,10 +56,12 @@ class VisionBackbone(nn.Module):
         """Channels of a patch feature."""
         return sum(tower.embed_dim for tower in self.towers)
 
-    def forward(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P D"]:
-        """Features of P patches; C is three channels for each tower."""
+    def forward(self, pixels: Float[Tensor, "B C H W"], language: Float[Tensor, "B L"] | None = None) -> Float[Tensor, "B P D"]:
+        """Features of P patches; C is three channels for each tower. `language` is for FiLM, None without."""
+        assert (language is None) == (not self.film), "language, and nobody listens, or the other way round"
+        read = _features if language is None else partial(filmed_features, language=language)
         channels = pixels.split(3, dim=1)
-        return torch.cat([_features(tower, three) for tower, three in zip(self.towers, channels, strict=True)], dim=-1)
+        return torch.cat([read(tower, three) for tower, three in zip(self.towers, channels, strict=True)], dim=-1)
 
 
 def _tower(config: OpenVLAConfig, index: int) -> VisionTransformer:
