@@ -61,7 +61,7 @@ class Head(Protocol):
         ...
 
     def predict(self, model: VLA, batch: Batch) -> Float[np.ndarray, "B T A"]:
-        """Normalised actions in [-1, 1]."""
+        """Normalised actions: in [-1, 1], and near it where codes stand for frequencies (FAST)."""
         ...
 
 

@@ -10,7 +10,7 @@ from vla_tune.tokens.prompt import SPACE_PIECE, Processor, text_tokenizer
 def check_collisions(contract: Contract, instructions: Iterable[str], processor: Processor) -> None:
     """Refuse action codes that the prompt itself has, with any of the `instructions`: an id cannot mean a word and an action.
 
-    256 codes at the end of Llama's vocabulary are rare signs (openvla-spec); a larger FAST tokenizer reaches further down.
+    The last 1024 ids of Llama's vocabulary are rare signs; 2048 codes reach down to the `?` (29973) of OpenVLA's own prompt.
 
     Raises:
         ValueError: there is such an id; some are named, with their instruction.

@@ -117,6 +117,8 @@ class FastTokenizer:
     def decode(self, codes: Int[np.ndarray, " K"], *, action_dimension: int) -> Float[np.ndarray, "T A"]:
         """The chunk, [T A] float64.
 
+        Rounding may lead a little out of [-1, 1], and a model that has learned nothing much further: nothing is clipped here.
+
         Raises:
             ValueError: an id is no action code, or the codes are not the text of T * A symbols.
         """
