@@ -69,7 +69,7 @@ def test_qlora_fits_a_small_card_one_by_one():
 
 def test_a_larger_card_where_nothing_else_is_left(tmp_path: Path):
     run("model=openvla_7b", "adapter=lora_r16", "gpu=rtx3060", "training.batch_size=1", "changes=[]", f"json={tmp_path}/p.json")
-    assert [change["overrides"] for change in json.loads((tmp_path / "p.json").read_text())["advice"]] == [["gpu=rtx3090"]]
+    assert [change["overrides"] for change in json.loads((tmp_path / "p.json").read_text())["advice"]] == [["gpu=l4"]]
 
 
 def test_one_of_several_gpus():
