@@ -55,10 +55,13 @@ def training(tmp_path: Path, base: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("adapter", ["lora_r16", "qlora_r16", "full"])
-def test_demonstrations_become_a_merged_policy(tmp_path: Path, training: list[str], adapter: str, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    "choices",
+    [["adapter=lora_r16"], ["adapter=qlora_r16"], ["adapter=full"], ["head=regression", "addition=[film,proprioception]"]],
+)
+def test_demonstrations_become_a_merged_policy(tmp_path: Path, training: list[str], choices: list[str], monkeypatch) -> None:
     run = tmp_path / "run"
-    cfg = configuration("train", *training, f"adapter={adapter}")
+    cfg = configuration("train", *training, *choices)
     interrupted_after(2, monkeypatch)
     with pytest.raises(TrainingInterrupted):
         fine_tune(cfg, run, resume_command="again")

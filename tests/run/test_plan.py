@@ -41,6 +41,18 @@ def test_the_tiny_default(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert "It fits" in capsys.readouterr().out
 
 
+def test_additions_are_counted(tmp_path: Path):
+    """As many parameters as a run reports: 225,220 of the action head, 148,224 of FiLM."""
+    plan = run("head=regression", "addition=[film,proprioception]", f"json={tmp_path}/plan.json")
+    record = json.loads((tmp_path / "plan.json").read_text())
+    assert record["parameters"]["action_head"] == 225_220
+    assert plan.trainable == 184_320 + 225_220 + 148_224 + 38_016
+    assert plan.total == 2_689_088 + 184_320 + 225_220 + 148_224
+    assert record["uncounted"] == []
+    assert plan.load.labels == 0, "no vocabulary is computed"
+    assert plan.load.actions == 4
+
+
 def test_what_does_not_fit_is_told_what_would(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     """Every change is planned again as a configuration of its own, and fits."""
     overrides = ("adapter=lora_r32", "gpu=rtx4090", "gpu.memory_gib=0.72")

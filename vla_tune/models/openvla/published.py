@@ -94,7 +94,10 @@ def published_contract(
         has = "an action head" if config.action_head_dimension else "no action head"
         raise ValueError(f"decoding={decoding!r}, and {folder} has {has}: regression needs one, and codes need none.")
     statistics = published_statistics(folder, unnorm_key)
-    _check_mask(embodiment.action, statistics.action, unnorm_key)
+    _check_mask("action", embodiment.action, statistics.action, unnorm_key)
+    if config.proprio_dimension:
+        _check_mask("state", embodiment.state, statistics.state, unnorm_key)
+        _check_state(embodiment, config, folder)
     edges = uniform_edges(config.n_action_bins)
     return make_contract(
         embodiment,
@@ -116,10 +119,18 @@ def published_contract(
     )
 
 
-def _check_mask(groups: tuple[Group, ...], column: ColumnStatistics, key: str) -> None:
+def _check_state(embodiment: Embodiment, config: OpenVLAConfig, folder: Path) -> None:
+    if embodiment.state_dimension != config.proprio_dimension:
+        raise ValueError(
+            f"{folder} reads a state of {config.proprio_dimension} dimensions, the embodiment {embodiment.name!r} declares "
+            f"{embodiment.state_dimension}: write the state groups of the robot that it was trained on."
+        )
+
+
+def _check_mask(name: str, groups: tuple[Group, ...], column: ColumnStatistics, key: str) -> None:
     declared = [group.normalized for group in groups for _ in range(group.dimension)]
     if declared != list(column.mask):
         raise ValueError(
-            f"the statistics of {key!r} scale the action dimensions {list(column.mask)}, the embodiment declares {declared}: "
-            "correct `normalized` and the dimensions of its action groups, or choose another unnorm_key."
+            f"the statistics of {key!r} scale the {name} dimensions {list(column.mask)}, the embodiment declares {declared}: "
+            f"correct `normalized` and the dimensions of its {name} groups, or choose another unnorm_key."
         )
