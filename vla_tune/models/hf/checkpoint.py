@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +47,15 @@ class HFCheckpoint:
     """Where action codes go."""
     base: str = "bf16"
     """The weight format (`models.precision.FORMATS`)."""
+    additions: Mapping[str, Any] = field(default_factory=dict)
+    """None: what `models.openvla.additions` puts beside a base is OpenVLA's."""
+
+    def __post_init__(self) -> None:
+        if self.additions:
+            raise ValueError(
+                f"{', '.join(self.additions)}: only OpenVLA models take additions; those of transformers predict codes one after "
+                "the other: choose head=autoregressive, and no addition."
+            )
 
     @classmethod
     def merged(cls, folder: str, *, base: str = "bf16") -> "HFCheckpoint":
