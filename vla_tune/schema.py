@@ -196,6 +196,7 @@ class Contract:
     """The template around `{instruction}`; the instruction is lower-cased."""
     image: InputRule
     action_tokens: ActionTokens
+    """Regression reads only the vocabulary's size from it, and one value per code."""
     location_codes: int
     """Codes before the chunk that say where the named object is; learned in pretraining, decoded never."""
     decoding: Literal["parallel", "autoregressive", "regression"]

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from vla_tune.adapters import Adapter, Full, Lora
+from vla_tune.adapters import Adapter, Full, Lora, PublishedLora
 from vla_tune.data.collate import Batch
 from vla_tune.heads import RegressionHead
 from vla_tune.models.files import content_hash
+from vla_tune.models.nf4 import num_quantized
 from vla_tune.models.openvla import OpenVLA, OpenVLACheckpoint
 from vla_tune.models.openvla.additions import Film, Proprioception, Regression
 from vla_tune.models.openvla.load import load
 from vla_tune.models.openvla.save import save_checkpoint
-from vla_tune.models.precision import num_quantized
 from vla_tune.training.optim import parameter_groups
 
 TARGETS = ("q_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
@@ -102,6 +102,24 @@ def test_merged_they_are_weights_like_others(
     live = head.predict(model.float() if adapter.base != "nf4" else model, tiny_batch)
     again = head.predict(load(tmp_path / "merged", base="fp32"), tiny_batch)
     assert abs(live - again).max() < (0.1 if adapter.base == "nf4" else 1e-4) * abs(live).max()
+
+
+def test_a_published_adapter_goes_on_beside_them(checkpoint, tmp_path: Path):
+    """It was trained without them, and names no base."""
+    adapter, plain = ADAPTERS["bf16"], OpenVLACheckpoint(str(tmp_path / "base"))
+    checkpoint(adapter)
+    adapter.save(tmp_path / "adapter", taught(adapter, plain), base_hash="")
+    tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    save_file(tensors, tmp_path / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
+    torch.manual_seed(3)
+    model = checkpoint(adapter).load(device="cpu")
+    drawn = model.action_head.model.fc1.weight.clone()
+    published = PublishedLora(folder=str(tmp_path / "adapter"))
+    report = published.attach(model)
+    assert report.modules["action_head"] == 8
+    assert torch.equal(model.action_head.model.fc1.weight, drawn.float())
+    name = "base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_B.weight"
+    assert torch.equal(published.lora.stored(model)[name], tensors[name])
 
 
 def test_a_base_with_additions_has_the_hash_of_its_file(checkpoint, tmp_path: Path):

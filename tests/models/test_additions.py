@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from vla_tune.data.collate import Batch
+from vla_tune.models.nf4 import num_quantized
 from vla_tune.models.openvla import OpenVLA, OpenVLACheckpoint
 from vla_tune.models.openvla.additions import Addition, Film, Proprioception, Regression
 from vla_tune.models.openvla.load import load, load_config
 from vla_tune.models.openvla.save import save_checkpoint
-from vla_tune.models.precision import num_quantized
 
 ALL = {"action_head": Regression(action_dimension=4), "state": Proprioception(state_dimension=4), "film": Film()}
 

@@ -11,7 +11,9 @@ from vla_tune.data.collate import Batch
 from vla_tune.heads import AutoregressiveTokenHead
 from vla_tune.heads.autoregressive import prompt_of
 from vla_tune.models.graphs import Graphed, compiled_graphs, eager, graphed
-from vla_tune.models.precision import quantize, set_attention
+from vla_tune.models.nf4 import quantize
+from vla_tune.models.openvla.load import OPENVLA_NF4
+from vla_tune.models.precision import set_attention
 
 
 def test_on_a_cpu_the_function_is_called_as_it_is(tiny_model, tiny_head, tiny_batch: Batch):
@@ -130,7 +132,7 @@ def test_codes_one_after_the_other_are_replayed(tiny_model, single, tiny_batch: 
 @torch.inference_mode()
 def test_four_bits_are_replayed(tiny_model, single, tiny_batch: Batch):
     model, batch = tiny_model.to(torch.bfloat16).cuda().eval(), prompt_of(tiny_batch).to("cuda")
-    quantize(model, device="cuda")
+    quantize(model, OPENVLA_NF4, device="cuda")
     function = partial(single.raw, model)
     graph = Graphed(function)
     with torch.autocast("cuda", torch.bfloat16):

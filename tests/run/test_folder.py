@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from vla_tune.run.folder import CONFIG_FILE, asset, folder_name, load_config, open_run, opened_run, task_of
+from vla_tune.run.folder import CONFIG_FILE, asset, dimension_of, folder_name, load_config, open_run, opened_run, task_of
 
 
 def config(**changes) -> DictConfig:
@@ -117,3 +117,8 @@ def test_the_shipped_checkpoint_lies_in_the_package():
     assert path.parts[-3:] == ("vla_tune", "assets", "tiny")
     assert (path.parents[1] / "schema.py").is_file()
     assert OmegaConf.create({"folder": "${asset:tiny}"}).folder == str(path)
+
+
+def test_the_dimension_of_groups() -> None:
+    cfg = OmegaConf.create({"groups": [{"dimension": 3}, {"dimension": 1}], "size": "${dimension_of:${groups}}"})
+    assert cfg.size == dimension_of([{"dimension": 4}]) == 4

@@ -41,7 +41,7 @@ def test_the_tiny_default(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert "It fits" in capsys.readouterr().out
 
 
-def test_additions_are_counted(tmp_path: Path):
+def test_additions_are_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     """As many parameters as a run reports: 225,220 of the action head, 148,224 of FiLM."""
     plan = run("head=regression", "addition=[film,proprioception]", f"json={tmp_path}/plan.json")
     record = json.loads((tmp_path / "plan.json").read_text())
@@ -51,6 +51,7 @@ def test_additions_are_counted(tmp_path: Path):
     assert record["uncounted"] == []
     assert plan.load.labels == 0, "no vocabulary is computed"
     assert plan.load.actions == 4
+    assert "addition=[film,proprioception]" in capsys.readouterr().out
 
 
 def test_what_does_not_fit_is_told_what_would(capsys: pytest.CaptureFixture[str], tmp_path: Path):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vla_tune.adapters.base import AdapterReport
 from vla_tune.adapters.files import copy_tensors, open_tensors
 from vla_tune.adapters.lora import CONFIG_FILE, PREFIX, WEIGHTS_FILE, Lora, read_config
+from vla_tune.adapters.targets import full_names
 
 _READ = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "init_lora_weights")
 _IDLE = ("auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "task_type", "peft_version", "megatron_core")
@@ -91,17 +92,20 @@ def read_lora(folder: Path, *, base: str) -> Lora:
 def load_published(folder: Path, model: nn.Module, lora: Lora) -> None:
     """Read published weights into `model`, to which `lora` is attached; strictly, but for the hash that they do not have.
 
-    A weight of the base that was saved along is compared with the model's and dropped.
+    A weight of the base that was saved along is compared with the model's and dropped. What was added to the base since stays as
+    it was drawn.
 
     Raises:
         FileNotFoundError: there are no weights, or pickled ones only.
         ValueError: the file is one of ours, belongs to another base, or a tensor is missing, left over or of another shape.
     """
     metadata, tensors = _open(folder)
-    path, expected = folder / WEIGHTS_FILE, lora.stored(model)
+    path = folder / WEIGHTS_FILE
     if "base_hash" in metadata:
         raise ValueError(f"{path} says which base it belongs to: load it with `Lora.load`, which checks that.")
     own = {name: tensor for name, tensor in tensors.items() if not _is_base_weight(path, name, tensor, model)}
+    added = tuple(f"{PREFIX}{name}." for name in full_names(model, ()))
+    expected = {name: weight for name, weight in lora.stored(model).items() if name in own or not name.startswith(added)}
     copy_tensors(path, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in own.items()}, expected)
 
 

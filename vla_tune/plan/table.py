@@ -13,10 +13,10 @@ from vla_tune.plan.speed import SHARE
 def print_plan(plan: Plan, advice: Sequence[Change], *, title: str, console: Console | None = None) -> None:
     """Two tables, the verdict, and what to change."""
     out = console or Console()
-    out.print(title, highlight=False, soft_wrap=True)
+    out.print(title, highlight=False, markup=False, soft_wrap=True)
     out.print(Group(_parameters(plan), _memory(plan)), highlight=False)
     for line in [verdict(plan), *_missing(plan), *_time(plan), *_full(plan), *advice_lines(plan, advice)]:
-        out.print(line, highlight=False, soft_wrap=True)
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def verdict(plan: Plan) -> str:

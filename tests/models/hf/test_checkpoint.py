@@ -17,6 +17,7 @@ from vla_tune.heads.autoregressive import prompt_of
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.hf import HFVLA, AppendedRows, HFCheckpoint, ReservedRows
 from vla_tune.models.nf4 import num_quantized
+from vla_tune.models.openvla.additions import Film
 from vla_tune.models.precision import weight_report
 from vla_tune.schema import Contract
 from vla_tune.tokens import stop_id
@@ -195,3 +196,9 @@ def test_missing_and_surplus_weights_are_refused(family, folder_of, checkpoint_o
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"do not fit the configuration \(.*missing_keys.*up_proj.*unexpected_keys.*surplus"):
         checkpoint_of(family, folder=str(tmp_path)).load(device="cpu")
+
+
+def test_additions_are_openvlas():
+    options = {"height": 64, "width": 64, "layout": "chat", "image_options": {}, "prompt": "{instruction}"}
+    with pytest.raises(ValueError, match=r"film: only OpenVLA models take additions; .* choose head=autoregressive"):
+        HFCheckpoint(folder="x", **options, rows=ReservedRows(size=8, count=4), additions={"film": Film()})

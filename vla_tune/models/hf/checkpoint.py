@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +55,15 @@ class HFCheckpoint:
     """The attention kernel (`models.precision.ATTENTIONS`)."""
     cache: str | None = None
     """A folder for 4-bit copies and hashes of large checkpoints; without it they are made each time."""
+    additions: Mapping[str, Any] = field(default_factory=dict)
+    """None: what `models.openvla.additions` puts beside a base is OpenVLA's."""
+
+    def __post_init__(self) -> None:
+        if self.additions:
+            raise ValueError(
+                f"{', '.join(self.additions)}: only OpenVLA models take additions; those of transformers predict codes one after "
+                "the other: choose head=autoregressive, and no addition."
+            )
 
     @classmethod
     def merged(cls, folder: str, *, base: str = "bf16") -> "HFCheckpoint":
