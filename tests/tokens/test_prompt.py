@@ -95,3 +95,21 @@ def test_the_causal_prompt_is_the_published_one(tiny_tokenizer):
     assert (acting["labels"] == IGNORED).all()
     with pytest.raises(ValueError, match=r"no \{instruction\}"):
         CausalPrompt(tiny_tokenizer, "In: do something\nOut:")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_locations_are_placeholders_at_the_end_of_a_causal_prompt(tiny_tokenizer, known):
+    plain, prompt = CausalPrompt(tiny_tokenizer, PROMPT), CausalPrompt(tiny_tokenizer, PROMPT, location_codes=2)
+    asked = {"instruction": "lift the red block"}
+    codes, mask = np.array([400, 401, 300, 301]), np.array([known, known, True, True])
+    acting, training = prompt(asked), prompt(asked | {"codes": codes, "code_mask": mask})
+    length = len(plain(asked)["input_ids"])
+    assert acting["prompt_length"] == training["prompt_length"] == length + 2 == len(acting["input_ids"])
+    assert training["input_ids"].tolist() == [*acting["input_ids"], 300, 301, tiny_tokenizer.eos_token_id]
+    assert np.flatnonzero(training["placeholders"]).tolist() == [length, length + 1]
+    assert training["labels"][length:].tolist() == [
+        *([400, 401] if known else [IGNORED] * 2),
+        300,
+        301,
+        tiny_tokenizer.eos_token_id,
+    ]

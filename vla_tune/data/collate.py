@@ -25,7 +25,7 @@ class Batch:
     input_ids: Int[Tensor, "B L"]
     attention_mask: Bool[Tensor, "B L"]
     placeholders: Bool[Tensor, "B L"]
-    """Positions decoded in parallel: their embeddings are zeroed and attention is bidirectional where there are any."""
+    """Positions whose embeddings are zeroed: those decoded in parallel, and those of locations at the end of a prompt."""
     prompt_length: Int[Tensor, " B"]
     """Ids before the first code."""
     state: Float[Tensor, "B S"]
@@ -46,8 +46,12 @@ class Batch:
 
     @cached_property
     def parallel(self) -> bool:
-        """Whether there are placeholders. Known once and for all, so that a GPU is not asked in the middle of a pass."""
-        return bool(self.placeholders.any())
+        """Whether there are placeholders behind the prompt; then every position sees every other.
+
+        Known once and for all, so that a GPU is not asked in the middle of a pass.
+        """
+        places = torch.arange(self.placeholders.shape[1], device=self.placeholders.device)
+        return bool((self.placeholders & (places >= self.prompt_length[:, None])).any())
 
     @cached_property
     def padded(self) -> bool:

@@ -61,7 +61,7 @@ def prompt_step(
     if isinstance(processor, ProcessorMixin):
         raise ValueError("the contract was made for a model without a processor of its own: load the checkpoint that it names.")
     if contract.decoding == "autoregressive":
-        return CausalPrompt(processor, contract.prompt)
+        return CausalPrompt(processor, contract.prompt, contract.location_codes)
     num_codes = contract.location_codes + tokens.num_codes(contract.horizon, contract.embodiment.action_dimension)
     return ParallelPrompt(processor, contract.prompt, num_codes)
 

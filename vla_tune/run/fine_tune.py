@@ -70,7 +70,7 @@ def contract_of(cfg: DictConfig, data: Data, base: ModelInterface, *, decoding: 
         action_tokens=tokenizer.to_record(),
         horizon=cfg.horizon,
         execute_steps=cfg.horizon,
-        location_codes=0 if decoding == "autoregressive" else base.location_codes,
+        location_codes=base.location_codes,
         decoding=decoding,  # pyright: ignore[reportArgumentType] (checked where the contract is read)
         precision=cfg.precision,
     )

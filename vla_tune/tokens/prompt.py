@@ -42,19 +42,22 @@ class ParallelPrompt:
 class CausalPrompt:
     """Prompt of a policy that predicts codes one after the other (OpenVLA, arXiv 2406.09246, §3.2).
 
-    ids: `[BOS] prompt [space piece] codes [EOS]`, without codes and EOS at inference; labels: codes and EOS, `IGNORED` elsewhere.
+    ids: `[BOS] prompt [space piece] [placeholder] * locations codes [EOS]`, without codes and EOS at inference; labels: codes and
+    EOS, `IGNORED` elsewhere. The placeholders, whose embeddings are zeroed, are where a base that was pretrained to say where the
+    named object is thinks of it (`PrependLocation`); published models have none.
     """
 
     tokenizer: PreTrainedTokenizerBase
     template: str
+    location_codes: int = 0
 
     def __post_init__(self) -> None:
         check_template(self.template)
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Adds `input_ids`, `labels`, `placeholders` (none) and `prompt_length`; reads `instruction` and, if any, codes."""
+        """Adds `input_ids`, `labels`, `placeholders` and `prompt_length`; reads `instruction` and, if any, codes."""
         prompt = prompt_ids(self.tokenizer, self.template, sample["instruction"])
-        return sample | causal_ids(prompt, sample, stop_id(self.tokenizer))
+        return sample | causal_ids(prompt, sample, stop_id(self.tokenizer), location_codes=self.location_codes)
 
 
 def check_template(template: str) -> None:
@@ -99,18 +102,23 @@ def pad_id(processor: Processor) -> int:
     return cast(int, tokenizer.pad_token_id)
 
 
-def causal_ids(prompt: list[int], sample: Mapping[str, Any], stop_id: int) -> dict[str, np.ndarray]:
-    """`input_ids`, `labels`, `placeholders` [L] and `prompt_length` of one sequence; codes that are masked have no label."""
+def causal_ids(prompt: list[int], sample: Mapping[str, Any], stop_id: int, *, location_codes: int = 0) -> dict[str, np.ndarray]:
+    """`input_ids`, `labels`, `placeholders` [L] and `prompt_length` of one sequence; codes that are masked have no label.
+
+    The first `location_codes` of the codes are labels of placeholders, which end the prompt.
+    """
+    known = len(prompt) + location_codes
     behind = np.array([*sample["codes"], stop_id] if "codes" in sample else [], np.int64)
-    input_ids = np.concatenate([np.array(prompt, np.int64), behind])
+    input_ids = np.array([*prompt, *[stop_id] * location_codes, *behind[location_codes:]], np.int64)
     labels = np.full(len(input_ids), IGNORED, dtype=np.int64)
     if len(behind):
         labels[len(prompt) :] = np.where([*sample["code_mask"], True], behind, IGNORED)
+    places = np.arange(len(input_ids))
     return {
         "input_ids": input_ids,
         "labels": labels,
-        "placeholders": np.zeros(len(input_ids), dtype=bool),
-        "prompt_length": np.array(len(prompt)),
+        "placeholders": (places >= len(prompt)) & (places < known),
+        "prompt_length": np.array(known),
     }
 
 
