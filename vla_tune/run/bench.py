@@ -1,7 +1,10 @@
 """Measurements of speed, with what they were made on."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -37,6 +40,13 @@ def _table(suite: Suite, rows: list[Row]) -> str | Table:
     if isinstance(suite, Reporting):
         return suite.report(rows)
     return speed_table(rows, title="Median of the repetitions, and half their range")
+
+
+def acting_suite(runs: Sequence[str], *, device: str, **options: Any) -> Suite:
+    """The policies of `runs`, one observation at a time, for `conf/suite`."""
+    from vla_tune.bench.acting_suite import ActingSuite  # gymnasium is not needed by the other suites
+
+    return ActingSuite(policies={Path(run).name: partial(policy_in, run, rows=1, device=device) for run in runs}, **options)
 
 
 def policy_in(checkpoint: str, *, rows: int, device: str) -> LocalPolicy:

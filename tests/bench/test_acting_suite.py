@@ -1,0 +1,48 @@
+"""Every policy acts on the same observations, one at a time."""
+
+from functools import partial
+
+import gymnasium
+import pytest
+
+from vla_tune.bench.acting_suite import ActingSuite
+from vla_tune.data import build_pipeline
+from vla_tune.policy import LocalPolicy, RecordedPolicy
+
+
+class Recorded(RecordedPolicy):
+    """With the contract of the other policy."""
+
+    @property
+    def contract(self):
+        return self.policy.contract
+
+
+@pytest.fixture
+def policy(tiny_model, tiny_head, tiny_tokenizer, tiny_contract) -> LocalPolicy:
+    return LocalPolicy(tiny_model, tiny_head, build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, pad_id=512, rows=1)
+
+
+def test_policies_act_on_the_same_first_observations(policy: LocalPolicy):
+    recorded = {name: Recorded(policy) for name in ("one", "two")}
+    suite = ActingSuite(
+        policies={name: partial(lambda made: made, made) for name, made in recorded.items()},
+        make_env=partial(gymnasium.make, "envs:vla_tune/Tabletop-v0", disable_env_checker=True),
+        task="touch",
+        episodes=3,
+        repetitions=2,
+    )
+    rows = suite.rows()
+    assert [(row["work"], row["unit"], row["amount"], row["baseline"]) for row in rows] == [
+        ("one", "chunks", 3, "one"),
+        ("two", "chunks", 3, "one"),
+    ]
+    seen, others = (each.observations for each in recorded.values())
+    assert len(seen) == len(others) == 3 * 3  # once beforehand, and two repetitions
+    assert all((mine.state == theirs.state).all() for mine, theirs in zip(seen, others, strict=True))
+    assert not (seen[0].images["front"] == seen[1].images["front"]).all()
+
+
+def test_no_policy_is_an_error():
+    with pytest.raises(ValueError, match=r"name folders of runs, e.g. 'suite.runs=\[runs/a,runs/b\]'"):
+        ActingSuite(policies={}, make_env=gymnasium.make, task="lift", episodes=1, repetitions=1)
