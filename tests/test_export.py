@@ -219,7 +219,7 @@ def test_report_says_how_far_apart_in_robot_units(tiny_contract):
     assert report.max_error == pytest.approx((0.03, 0, 0, 1))
     assert report.allowed_mean_error == pytest.approx((0.01 * 0.06,) * 3 + (0.01,))
     assert not report.passed
-    assert "tokens the same or neighbours 0.9375 (at least 0.98)" in str(report)
+    assert "values the same or neighbours 0.9375 (at least 0.98)" in str(report)
     assert "tool_translation[0] (m): mean error 0.00375 (at most 0.0006), largest 0.03" in str(report)
 
 

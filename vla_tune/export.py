@@ -26,9 +26,9 @@ class Tolerance:
     """
 
     token_agreement: float = 0.98
-    """Smallest share of action values decoded from the same code or a neighbour."""
+    """Smallest share of action values that are the same or neighbours."""
     neighbour: float = 0.016
-    """Of the range of an action: two of 255 bins."""
+    """How far neighbours are, of the range of an action: two of 255 bins."""
     mean_error: float = 0.01
     """Largest mean action error of a dimension, as a share of its range."""
 
@@ -39,9 +39,9 @@ class ParityReport:
 
     observations: int
     token_agreement: float
-    """Share of the action values decoded from the same code or a neighbour."""
+    """Share of the action values that are the same or neighbours: of the same code or one beside it, where there are bins."""
     exact_agreement: float
-    """Share of those decoded from the same code; not judged."""
+    """Share of those that are exactly the same; not judged."""
     dimensions: tuple[str, ...]
     """Name and unit of each action dimension."""
     mean_error: tuple[float, ...]
@@ -62,7 +62,7 @@ class ParityReport:
         """The verdict and its numbers."""
         verdict = "merged policy acts as the live one" if self.passed else "merged policy does NOT act as the live one"
         head = (
-            f"{verdict}, {self.observations} observations: tokens the same or neighbours {self.token_agreement:.4f} (at least "
+            f"{verdict}, {self.observations} observations: values the same or neighbours {self.token_agreement:.4f} (at least "
             f"{self.tolerance.token_agreement}), the same {self.exact_agreement:.4f}"
         )
         rows = zip(self.dimensions, self.mean_error, self.allowed_mean_error, self.max_error, strict=True)

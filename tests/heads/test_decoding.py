@@ -174,4 +174,4 @@ def test_a_parallel_head_refuses_them(contract: Contract):
 
 def test_soft_targets_are_refused(head, tiny_model: OpenVLA, learning: Batch):
     with pytest.raises(ValueError, match=r"set head.deviation=0"):
-        replace(head, deviation=2.0).loss(tiny_model, learning)
+        replace(head, deviation=2.0)

@@ -31,6 +31,9 @@ class AutoregressiveTokenHead:
     softmax: Softmax = WholeVocabulary()  # noqa: RUF009 (frozen, without fields)
     decoder: Decoder = Constrained()  # noqa: RUF009 (frozen, without fields)
 
+    def __post_init__(self) -> None:
+        _ = self._targets  # a deviation that the tokenizer cannot have is refused now, not at the first step
+
     def loss(self, model: VLA, batch: Batch) -> HeadLoss:
         """Cross-entropy and token accuracy at the labelled positions."""
         positions = labelled(batch.labels)
