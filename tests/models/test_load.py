@@ -186,3 +186,10 @@ def test_a_new_folder_appears_only_when_its_block_ends_well(tmp_path):
     with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "bad"):
         raise KeyboardInterrupt
     assert not (tmp_path / "bad").exists()
+
+
+def test_the_tokenizer_of_old_transformers_is_told_its_inputs(folder):
+    """Its class of that name would add token types, which the original's `predict_action` refuses (transformers 4.40.1)."""
+    record = json.loads((folder / "tokenizer_config.json").read_text())
+    assert record["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert record["model_input_names"] == ["input_ids", "attention_mask"]

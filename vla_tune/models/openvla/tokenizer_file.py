@@ -36,7 +36,9 @@ def _rewrite(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> 
 
 
 def _with_a_known_class(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in _LOCAL} | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    """The old class adds token types where it is not told the inputs, and the original's `predict_action` refuses those."""
+    known = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
+    return {key: value for key, value in record.items() if key not in _LOCAL} | known
 
 
 def _with_joined_merges(record: dict[str, Any]) -> dict[str, Any]:
