@@ -24,6 +24,12 @@ from vla_tune.tokens import ParallelPrompt, uniform_edges
 SENTENCES = ["lift the red block", "push the green block left", "touch the blue block", "where is the yellow block"]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Two workers on two cores: threads that wait for each other's would be slower than none."""
+    if hasattr(config, "workerinput"):
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_config_record() -> OpenVLAConfig:
     return tiny_config()
