@@ -20,7 +20,7 @@ def speed_table(rows: Sequence[Row], *, title: str) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     memory = any("peak_bytes" in row for row in rows)
     if memory:
-        table.add_column("peak, of the result", justify="right", no_wrap=True)
+        table.add_column("peak, GB", justify="right", no_wrap=True)
     for _, group in groupby(rows, key=itemgetter("suite")):
         for row in group:
             rates = [_spread(row, name) for name in ("per_second", "per_cpu_second", "ratio_per_cpu_second")]
@@ -45,7 +45,7 @@ def _spread(row: Row, name: str) -> str:
 
 
 def _peak(row: Row) -> str:
-    return f"{row['peak_bytes'] / 1e9:.2f} of {row['model_bytes'] / 1e9:.2f} GB" if "peak_bytes" in row else ""
+    return f"{row['peak_bytes'] / 1e9:.2f} of {row['model_bytes'] / 1e9:.2f}" if "peak_bytes" in row else ""
 
 
 def _number(value: float) -> str:
