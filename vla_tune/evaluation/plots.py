@@ -60,9 +60,9 @@ def plot_log(log: Path, path: Path, *, error_unit: str, title: str = "") -> None
         ValueError: the log holds none of the losses.
     """
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    panels = {"loss (cross-entropy, nats)": LOSS_KEYS, f"mean absolute action error [{error_unit}]": ERROR_KEYS}
+    panels = {"loss": LOSS_KEYS, f"mean absolute action error [{error_unit}]": ERROR_KEYS}
     panels = {name: keys for name, keys in panels.items() if any(key in line for line in lines for key in keys)}
-    if "loss (cross-entropy, nats)" not in panels:
+    if "loss" not in panels:
         raise ValueError(f"{log} holds none of {sorted(LOSS_KEYS)}: is it the log of a training run?")
     figure = Figure(figsize=(7.0, 0.6 + 2.7 * len(panels)), layout="constrained")
     every = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
