@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +18,36 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from vla_tune.models.openvla import OpenVLA, OpenVLACheckpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = ("config.json", "dataset_statistics.json", "generation_config.json", "preprocessor_config.json")
+
+
+class Two(nn.Module):
+    """Two linear layers: a gradient at the first one passed the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(128, 64, bias=False)
+        self.second = nn.Linear(64, 128)
+
+    def forward(self, inputs):
+        return self.second(torch.tanh(self.first(inputs)))
+
+
+@pytest.fixture
+def make_two() -> Callable[[], Two]:
+    """More of them, each with other weights."""
+    return Two
+
+
+@pytest.fixture
+def two(make_two: Callable[[], Two]) -> Two:
+    torch.manual_seed(0)
+    return make_two()
 
 
 @dataclass(frozen=True)

@@ -10,24 +10,6 @@ from vla_tune.models.nf4 import NF4, dequantized, num_quantized, plain_weights, 
 from vla_tune.models.openvla.load import OPENVLA_NF4
 
 
-class Two(nn.Module):
-    """Two linear layers: a gradient at the first one passed the second."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(128, 64, bias=False)
-        self.second = nn.Linear(64, 128)
-
-    def forward(self, inputs):
-        return self.second(torch.tanh(self.first(inputs)))
-
-
-@pytest.fixture
-def two() -> Two:
-    torch.manual_seed(0)
-    return Two()
-
-
 def evaluate(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     model.eval()
     with torch.no_grad():
@@ -70,8 +52,8 @@ def test_dequantised_weights_are_those_that_the_layer_multiplies_with(two):
     assert 0.05 < error < 0.15  # NF4 of a bell curve: 0.09
 
 
-def test_quantising_float32_and_its_bfloat16_rounding_gives_the_same_bits(two):
-    other = Two()
+def test_quantising_float32_and_its_bfloat16_rounding_gives_the_same_bits(two, make_two):
+    other = make_two()
     other.load_state_dict({name: weight.bfloat16().float() for name, weight in two.state_dict().items()})
     for model in (two, other):
         quantize(model, NF4(targets=["*"]))
@@ -113,8 +95,8 @@ def test_the_trap_is_real(two):
 
 
 @pytest.mark.parametrize("storage", ["uint8", "bf16", "fp32"])
-def test_storage_changes_the_name_of_the_bytes_and_nothing_else(two, storage):
-    other = Two()
+def test_storage_changes_the_name_of_the_bytes_and_nothing_else(two, make_two, storage):
+    other = make_two()
     other.load_state_dict(two.state_dict())
     quantize(two, NF4(targets=["*"]))
     quantize(other, NF4(targets=["*"], storage=storage))
@@ -136,8 +118,8 @@ def test_weights_that_are_no_numbers_are_named(two):
         quantize(two, NF4(targets=["*"]))
 
 
-def test_a_copy_is_written_once_and_gives_the_same_layers(two, tmp_path, monkeypatch):
-    again, plain = Two(), Two()
+def test_a_copy_is_written_once_and_gives_the_same_layers(two, make_two, tmp_path, monkeypatch):
+    again, plain = make_two(), make_two()
     for other in (again, plain):
         other.load_state_dict(two.state_dict())
     copy = tmp_path / "cache" / "copy.safetensors"
@@ -160,18 +142,18 @@ def test_an_interrupted_copy_leaves_nothing(two, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_copy_is_refused_with_the_remedy(two, tmp_path):
+def test_a_damaged_copy_is_refused_with_the_remedy(two, make_two, tmp_path):
     copy = tmp_path / "copy.safetensors"
     quantize(two, NF4(targets=["*"]), copy=copy)
     data = copy.read_bytes()
     copy.unlink()  # it is mapped
     copy.write_bytes(data[:-7])
     with pytest.raises(ValueError, match=r"damaged.*remove .*copy.safetensors: it will be made again"):
-        quantize(Two(), NF4(targets=["*"]), copy=copy)
+        quantize(make_two(), NF4(targets=["*"]), copy=copy)
 
 
-def test_a_copy_of_other_layers_is_refused(two, tmp_path):
+def test_a_copy_of_other_layers_is_refused(two, make_two, tmp_path):
     copy = tmp_path / "copy.safetensors"
     quantize(two, NF4(targets=["first"]), copy=copy)
     with pytest.raises(ValueError, match=r"other layers than the model has.*it will be made again"):
-        quantize(Two(), NF4(targets=["*"]), copy=copy)
+        quantize(make_two(), NF4(targets=["*"]), copy=copy)

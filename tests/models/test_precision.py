@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch import nn
 
 from vla_tune.models.nf4 import NF4, quantize
 from vla_tune.models.openvla.load import OPENVLA_NF4
@@ -17,24 +16,6 @@ from vla_tune.models.precision import (
 
 BITS = 4 + 8 / 64 + 32 / (64 * 256)
 """Of an NF4 parameter with double quantisation (QLoRA, arXiv 2305.14314, §3)."""
-
-
-class Two(nn.Module):
-    """Two linear layers: a gradient at the first one passed the second."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(128, 64, bias=False)
-        self.second = nn.Linear(64, 128)
-
-    def forward(self, inputs):
-        return self.second(torch.tanh(self.first(inputs)))
-
-
-@pytest.fixture
-def two() -> Two:
-    torch.manual_seed(0)
-    return Two()
 
 
 def test_a_format_that_the_device_cannot_compute_in_is_refused_with_the_alternative():

@@ -11,18 +11,15 @@ import torch
 from vla_tune.adapters import Lora
 from vla_tune.bench.budget import Cell, Cells
 from vla_tune.bench.gpu_training import CODES, Timing
-from vla_tune.bench.inputs import action_space, causal_batch, parallel_batch, random_model
+from vla_tune.bench.inputs import action_space, causal_batch, parallel_batch, random_base
 from vla_tune.bench.kept import Kept
 from vla_tune.bench.measure import Row
 from vla_tune.bench.peaks import wait_for
 from vla_tune.data.collate import Batch
 from vla_tune.heads import AutoregressiveTokenHead, FixedHead, ParallelTokenHead
 from vla_tune.models.graphs import Pass, compiled_graphs, eager, graphed
-from vla_tune.models.nf4 import quantize
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
-from vla_tune.models.openvla.load import OPENVLA_NF4
 from vla_tune.models.openvla.outline import outline
-from vla_tune.models.precision import choose_attention, weight_dtype
 from vla_tune.plan import Architecture, Device, Load, architecture
 from vla_tune.plan.speed import action_floor_seconds
 
@@ -47,11 +44,7 @@ class Act:
 
     def model(self) -> OpenVLA:
         """Random weights on the device: a merged model, in the format `base`."""
-        model = random_model(self.config, dtype=weight_dtype(self.base), device=self.device, seed=self.seed)
-        if self.base == "nf4":
-            quantize(model, OPENVLA_NF4, device=self.device)
-        choose_attention(model, self.device)
-        return model
+        return random_base(self.config, base=self.base, device=self.device, seed=self.seed)
 
     def head(self, decoding: str) -> FixedHead:
         """With the action space that is measured: one action where codes are decoded one after the other."""

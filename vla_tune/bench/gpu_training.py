@@ -9,25 +9,21 @@ from statistics import median
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from vla_tune.adapters import Adapter, training_context
 from vla_tune.bench.budget import OUT_OF_MEMORY, Cell, Cells
-from vla_tune.bench.inputs import action_space, causal_batch, random_model
+from vla_tune.bench.inputs import action_space, causal_batch, random_base
 from vla_tune.bench.kept import Kept
 from vla_tune.bench.measure import Row
 from vla_tune.heads import AutoregressiveTokenHead
-from vla_tune.models.nf4 import quantize
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
-from vla_tune.models.openvla.load import OPENVLA_NF4
 from vla_tune.models.openvla.outline import outline
-from vla_tune.models.precision import choose_attention, weight_dtype
 from vla_tune.plan import Architecture, Device, Load, Plan, architecture, make_plan, state_bytes
 from vla_tune.plan.speed import step_flops
 from vla_tune.plan.states import StateBytes
+from vla_tune.training.accelerator import accelerator_for
 from vla_tune.training.optim import parameter_groups
 from vla_tune.training.update import Objective, update
 
@@ -83,7 +79,7 @@ class Step:
         batch = causal_batch(
             self.config, space, rows=batch_size, prompt_length=self.prompt_length, labelled=True, seed=self.seed
         ).to(self.device)
-        accelerator = _accelerator(self.device)
+        accelerator = accelerator_for("bf16", self.device)
         objective = accelerator.prepare(Objective(model, AutoregressiveTokenHead(space)))
         optimizer = self.optimizer(parameter_groups(model))
 
@@ -95,10 +91,7 @@ class Step:
 
     def model(self) -> OpenVLA:
         """Random weights on the device, in the adapter's format, and the adapter."""
-        model = random_model(self.config, dtype=weight_dtype(self.adapter.base), device=self.device, seed=self.seed)
-        if self.adapter.base == "nf4":
-            quantize(model, OPENVLA_NF4, device=self.device)
-        choose_attention(model, self.device)
+        model = random_base(self.config, base=self.adapter.base, device=self.device, seed=self.seed)
         self.adapter.attach(model)
         return model.train()
 
@@ -206,8 +199,3 @@ def _times(take: Callable[[], float], seconds: float) -> Iterator[float]:
         start = time.perf_counter()
         take()
         yield time.perf_counter() - start
-
-
-def _accelerator(device: str) -> Accelerator:
-    AcceleratorState._reset_state(reset_partial_state=True)  # it outlives a run, and would refuse one on another device
-    return Accelerator(mixed_precision="bf16", cpu=torch.device(device).type == "cpu")

@@ -6,8 +6,10 @@ from torch import Tensor, nn
 
 from vla_tune.data.collate import Batch
 from vla_tune.heads.base import ActionSpace
+from vla_tune.models.nf4 import quantize
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
-from vla_tune.models.openvla.load import empty_model
+from vla_tune.models.openvla.load import OPENVLA_NF4, empty_model
+from vla_tune.models.precision import choose_attention, weight_dtype
 from vla_tune.tokens import IGNORED, BinTokenizer, uniform_edges
 
 STOP_ID = 2
@@ -24,6 +26,15 @@ def random_model(config: OpenVLAConfig, *, dtype: torch.dtype, device: torch.dev
         setattr(model.get_submodule(parent), leaf, nn.Parameter(weight))
     nn.Module.to(model, device)  # the buffers
     return model.eval()
+
+
+def random_base(config: OpenVLAConfig, *, base: str, device: torch.device | str, seed: int) -> OpenVLA:
+    """A random model in the format `base`, quantised where it lies, with the attention kernel that suits `device`."""
+    model = random_model(config, dtype=weight_dtype(base), device=device, seed=seed)
+    if base == "nf4":
+        quantize(model, OPENVLA_NF4, device=device)
+    choose_attention(model, device)
+    return model
 
 
 def action_space(config: OpenVLAConfig, *, horizon: int, action_dimension: int) -> ActionSpace:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch.optim import Optimizer
 
 from vla_tune.adapters import Adapter, training_context
@@ -20,6 +19,7 @@ from vla_tune.heads import Head, head_of
 from vla_tune.models.openvla.load import load, load_tokenizer
 from vla_tune.schema import Contract
 from vla_tune.tokens import pad_id, stop_id
+from vla_tune.training.accelerator import accelerator_for
 from vla_tune.training.optim import parameter_groups
 from vla_tune.training.update import Objective, update
 
@@ -54,7 +54,7 @@ class TrainSuite:
         pipeline = build_pipeline(contract, tokenizer)
         samples = [pipeline(raw) for raw in random_samples(contract, self.instructions, count=self.batch_size, seed=self.seed)]
         batch = collate(samples, pad_id=pad_id(tokenizer))
-        accelerator = _accelerator(contract, self.device)
+        accelerator = accelerator_for(contract.precision, self.device)
         head = head_of(contract, self.head, stop_id=stop_id(tokenizer))
         works = [self._work(name, adapter, contract, head, batch, accelerator) for name, adapter in self.adapters.items()]
         return measure("train", works, repetitions=self.repetitions)
@@ -93,8 +93,3 @@ def random_samples(contract: Contract, instructions: Sequence[str], *, count: in
         }
         for number in range(count)
     ]
-
-
-def _accelerator(contract: Contract, device: str) -> Accelerator:
-    AcceleratorState._reset_state(reset_partial_state=True)  # it outlives a run, and would refuse one in another precision
-    return Accelerator(mixed_precision={"bf16": "bf16", "fp32": "no"}[contract.precision], cpu=device == "cpu")

@@ -9,6 +9,11 @@ from vla_tune.models.files import content_hash, weight_files
 from vla_tune.models.nf4 import NF4
 
 
+def cache_folder(name: str | None) -> Path | None:
+    """Where a checkpoint keeps copies and hashes; `~` is the user's home."""
+    return Path(name).expanduser() if name is not None else None
+
+
 def remembered_hash(folder: Path, cache: Path | None) -> str:
     """`content_hash(folder)`, computed again only if a file of the weights has another size, time or place than before.
 

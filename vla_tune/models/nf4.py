@@ -53,11 +53,12 @@ def quantize(model: nn.Module, nf4: NF4, *, copy: Path | None = None, device: to
         ValueError: a pattern matches no linear layer, a layer does not fill blocks of 64 or holds NaN, or the copy is damaged.
     """
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    chosen = {name: linears[name] for name in matching_names(list(linears), nf4.targets)}
+    names = matching_names(list(linears), nf4.targets)
+    chosen = {name: linears[name] for name in names}
     for name, blocks in _made(chosen) if copy is None else _mapped(chosen, copy):
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, _layer(chosen.pop(name), blocks, nf4, torch.device(device)))
-    return sum(isinstance(module, Linear4bit) for module in model.modules())
+    return len(names)
 
 
 def _made(linears: Mapping[str, nn.Linear]) -> Iterator[tuple[str, Blocks]]:

@@ -79,9 +79,9 @@ def contract_of(cfg: DictConfig, data: Data, base: ModelInterface, *, decoding: 
 def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> TrainingResult:
     checkpoint: Checkpoint = build(cfg.model)
     adapter, data = build(cfg.adapter), build(cfg.data)
-    contract = contract_of(cfg, data, checkpoint.interface, decoding=decoding_of(build(cfg.head)))
-    processor = checkpoint.processor
-    head = head_of(contract, build(cfg.head), stop_id=stop_id(processor))
+    head_class, processor = build(cfg.head), checkpoint.processor
+    contract = contract_of(cfg, data, checkpoint.interface, decoding=decoding_of(head_class))
+    head = head_of(contract, head_class, stop_id=stop_id(processor))
     check_collisions(contract, data.instructions, processor)
     contract.save(folder)
     torch.manual_seed(cfg.seed)

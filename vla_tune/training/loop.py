@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import nn
 from torch.optim import Optimizer
@@ -23,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from vla_tune.adapters import training_context
 from vla_tune.heads.base import Head
+from vla_tune.training.accelerator import accelerator_for
 from vla_tune.training.checkpoint import CheckpointFolder
 from vla_tune.training.feed import Fetched, feed
 from vla_tune.training.interruption import Interruption, TrainingInterrupted
@@ -166,8 +166,7 @@ def _closing(loggers: Sequence[Logger]) -> Iterator[None]:
 
 def _accelerator(precision: Literal["bf16", "fp32"], seed: int, *, device: torch.device) -> Accelerator:
     set_threads(sensible_threads())
-    AcceleratorState._reset_state(reset_partial_state=True)  # it outlives a run, and would refuse one in another precision
-    accelerator = Accelerator(mixed_precision={"bf16": "bf16", "fp32": "no"}[precision], cpu=device.type == "cpu")
+    accelerator = accelerator_for(precision, device)
     if accelerator.num_processes > 1:
         raise ValueError(f"{accelerator.num_processes} processes: one process trains on one device; start it without a launcher.")
     set_seed(seed)

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from vla_tune.data.processor import check_codes, processor_hash
 from vla_tune.models.base import ModelInterface, Outline
 from vla_tune.models.files import CONFIG_FILE, existing
-from vla_tune.models.hashes import quantized_copy, remembered_hash
+from vla_tune.models.hashes import cache_folder, quantized_copy, remembered_hash
 from vla_tune.models.hf.model import HFVLA
 from vla_tune.models.hf.outline import outline
 from vla_tune.models.hf.rows import ReservedRows, Rows, vocabulary_modules
@@ -180,7 +180,7 @@ class HFCheckpoint:
 
     @property
     def _cache(self) -> Path | None:
-        return Path(self.cache).expanduser() if self.cache is not None else None
+        return cache_folder(self.cache)
 
     @cached_property
     def _config(self) -> Any:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vla_tune.models.base import ModelInterface, Outline
 from vla_tune.models.files import CONFIG_FILE
-from vla_tune.models.hashes import remembered_hash
+from vla_tune.models.hashes import cache_folder, remembered_hash
 from vla_tune.models.hub import checkpoint_folder
 from vla_tune.models.nf4 import NF4
 from vla_tune.models.openvla.additions import Addition, module_patterns
@@ -103,7 +103,7 @@ class OpenVLACheckpoint:
 
     @property
     def _cache(self) -> Path | None:
-        return Path(self.cache).expanduser() if self.cache is not None else None
+        return cache_folder(self.cache)
 
     @property
     def _additions(self) -> Sequence[Addition]:
