@@ -23,7 +23,7 @@ type Changes = Mapping[str, Change]
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """W + s B A; with a magnitude m, m (W + s B A) / |W + s B A|, the norm taken over each output (DoRA, arXiv 2402.09353, eq. 5)."""
+    """W + s B A; with a magnitude m, m (W + s B A) / |W + s B A|, norms over each output (DoRA, arXiv 2402.09353, eq. 5)."""
 
     up: Float[Tensor, "out rank *ones"]
     """B."""
@@ -35,7 +35,7 @@ class LowRank:
     """m."""
 
     def update(self) -> Float[Tensor, "out *in"]:
-        """s B A in the shape of W."""
+        """The change s B A, in the shape of W."""
         product = self.up.float().flatten(1) @ self.down.float().flatten(1)
         return product.mul_(self.scaling).reshape(len(self.up), *self.down.shape[1:])
 

@@ -15,6 +15,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from vla_tune.adapters.base import AdapterReport, check_base, check_dtype, report
+from vla_tune.adapters.changes import LowRank
 from vla_tune.adapters.files import read_tensors, write_tensors
 from vla_tune.adapters.targets import full_names, target_names
 from vla_tune.models.nf4 import plain_weights
@@ -161,8 +162,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def update(layer: LoraLayer) -> Float[Tensor, "out *in"]:
     """(alpha / rank) B A in the shape of W, float32."""
-    up, down = _weight(layer.lora_B).detach().float(), _weight(layer.lora_A).detach().float()
-    return (up.flatten(1) @ down.flatten(1)).reshape(len(up), *down.shape[1:]) * layer.scaling[_NAME]
+    return LowRank(_weight(layer.lora_B).detach(), _weight(layer.lora_A).detach(), layer.scaling[_NAME]).update()
 
 
 def check_learned(model: nn.Module) -> None:
