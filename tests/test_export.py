@@ -22,8 +22,8 @@ from vla_tune.models.precision import choose_attention
 from vla_tune.policy import LocalPolicy, Policy
 from vla_tune.schema import Contract, Observation
 
-RANDOM_WEIGHTS = Tolerance(token_agreement=0.9, mean_error=0.1)
-"""Without training, a near-tie tips between bins that are far apart."""
+RANDOM_WEIGHTS = Tolerance(token_agreement=0.85, mean_error=0.25)
+"""Without training, a near-tie tips between bins that are far apart, and which ones tip depends on the machine's arithmetic."""
 TARGETS = ("q_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
 bf16 = partial(torch.autocast, "cpu", torch.bfloat16)
 

@@ -18,8 +18,14 @@ LANGUAGE_ONLY = {"vision_backbone": 0, "projector": 0, "language_model": 160}
 ALL = {"vision_backbone": 211, "projector": 3, "language_model": 225}
 PRESETS = {
     # name: rank, alpha, base, parameters, adapted modules
+    "lora_r1": (1, 2, "bf16", 1_974_272, LANGUAGE_ONLY),
+    "lora_r2": (2, 4, "bf16", 3_948_544, LANGUAGE_ONLY),
+    "lora_r4": (4, 8, "bf16", 7_897_088, LANGUAGE_ONLY),
+    "lora_r8": (8, 16, "bf16", 15_794_176, LANGUAGE_ONLY),
     "lora_r16": (16, 32, "bf16", 31_588_352, LANGUAGE_ONLY),
     "lora_r32": (32, 64, "bf16", 63_176_704, LANGUAGE_ONLY),
+    "lora_r64": (64, 128, "bf16", 126_353_408, LANGUAGE_ONLY),
+    "lora_r128": (128, 256, "bf16", 252_706_816, LANGUAGE_ONLY),
     "qlora_r16": (16, 32, "nf4", 31_588_352, LANGUAGE_ONLY),
     "qlora_r32": (32, 64, "nf4", 63_176_704, LANGUAGE_ONLY),
     "qlora_r64": (64, 128, "nf4", 126_353_408, LANGUAGE_ONLY),
