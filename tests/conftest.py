@@ -1,11 +1,17 @@
 """A random tiny policy: the shipped architecture with untrained weights, built in milliseconds."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
+from vla_tune.adapters import Adapter
+from vla_tune.adapters.merging import merged
 from vla_tune.data.collate import Batch, collate
 from vla_tune.heads import ParallelTokenHead, action_space
+from vla_tune.models.nf4 import plain_weights
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
 from vla_tune.models.openvla.tiny import PROMPT, tiny_config, train_tokenizer
 from vla_tune.schema import (
@@ -44,6 +50,19 @@ def tiny_model(tiny_config_record: OpenVLAConfig) -> OpenVLA:
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     return train_tokenizer(SENTENCES)
+
+
+@pytest.fixture
+def merge_in_memory(tmp_path_factory) -> Callable[..., dict[str, Tensor]]:
+    """The merged weights of a model that carries an adapter, by way of the adapter's files."""
+
+    def merge(adapter: Adapter, model: nn.Module, *, dtype: torch.dtype) -> dict[str, Tensor]:
+        folder, base_hash = tmp_path_factory.mktemp("adapter"), "0" * 64
+        adapter.save(folder, model, base_hash=base_hash)
+        weights = {name.replace(".base_layer.", "."): weight for name, weight in plain_weights(model) if ".lora_" not in name}
+        return dict(merged(weights, adapter.changes(folder, base_hash=base_hash), dtype=dtype))
+
+    return merge
 
 
 def _statistics() -> Statistics:

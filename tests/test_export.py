@@ -136,7 +136,7 @@ def test_a_float32_merge_is_the_live_function(trained, tmp_path, tiny_contract):
     assert {tensor.dtype for tensor in load_file(tmp_path / "merged" / "model.safetensors").values()} == {torch.float32}
 
 
-def wrong_merges(run: Run) -> dict[str, OpenVLA]:
+def wrong_merges(run: Run, merge_in_memory) -> dict[str, OpenVLA]:
     """What a 4-bit adapter must not be merged into: the weights before quantisation, and 4 bits again."""
     original = {name: weight.float() for name, weight in plain_weights(load(run.base))}
     for name, layer in run.model.named_modules():
@@ -144,17 +144,17 @@ def wrong_merges(run: Run) -> dict[str, OpenVLA]:
             original[f"{name}.weight"] = original[f"{name}.weight"] + update(layer)
     onto_original, into_4_bits = empty_model(run.model.config), empty_model(run.model.config)
     onto_original.load_state_dict({name: weight.bfloat16() for name, weight in original.items()}, assign=True)
-    into_4_bits.load_state_dict(run.adapter.merge(run.model, dtype=torch.bfloat16), assign=True)
+    into_4_bits.load_state_dict(merge_in_memory(run.adapter, run.model, dtype=torch.bfloat16), assign=True)
     quantize(into_4_bits, OPENVLA_NF4)
     for model in (onto_original, into_4_bits):
         choose_attention(model.eval(), "cpu")
     return {"onto the original": onto_original, "into 4 bits": into_4_bits}
 
 
-def test_the_gate_tells_right_merges_of_a_4_bit_base_from_wrong_ones(trained, tmp_path):
+def test_the_gate_tells_right_merges_of_a_4_bit_base_from_wrong_ones(trained, tmp_path, merge_in_memory):
     run = trained(lora("nf4"))
     assert run.export(tmp_path / "merged").passed
-    for name, model in wrong_merges(run).items():
+    for name, model in wrong_merges(run, merge_in_memory).items():
         report = run.compare(run.policy(model))
         assert report.token_agreement < 0.8, f"{name}: {report}"
         assert not report.passed

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 
 from vla_tune.adapters import Adapter
+from vla_tune.adapters.merging import merged
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.files import new_folder
 from vla_tune.policy import Policy
@@ -116,17 +117,25 @@ def merge(
 ) -> ParityReport:
     """Merge a trained adapter into a new checkpoint folder, if the result passes `check`.
 
-    The base is loaded afresh in the format of training. `check` reads the written folder back, so it measures what the robot gets.
+    Weights pass from the base's files through the change into the new files, one at a time. `check` reads the written folder back,
+    so it measures what the robot gets.
+
+    Args:
+        destination: Appears whole or not at all.
+        base: Whose `weights` are changed: in the format of training, or another one if that is wanted.
+        adapter: The method.
+        adapter_folder: What it learned.
+        contract: Goes with the weights.
+        check: Compares the written folder with the trained policy.
+        dtype: Of the written weights, bfloat16 or float32.
 
     Raises:
         ParityError: the check failed; nothing is written.
-        ValueError: the destination exists, or adapter and base do not belong together.
+        ValueError: the destination exists, adapter and base do not belong together, or the adapter cannot be merged.
     """
     with new_folder(destination) as temporary:
-        model = base.load(device="cpu")
-        adapter.attach(model)
-        adapter.load(adapter_folder, model, base_hash=base.content_hash())
-        base.write(temporary, adapter.merge(model, dtype=dtype), contract)
+        changes = adapter.changes(adapter_folder, base_hash=base.content_hash())
+        base.write(temporary, merged(base.weights(), changes, dtype=dtype), contract)
         report = check(temporary)
         if not report.passed:
             raise ParityError(f"{report}\nNothing was written to {destination}.")

@@ -86,11 +86,11 @@ def test_saved_with_the_adapter_and_loaded_strictly(adapter: Adapter, checkpoint
 @pytest.mark.parametrize("adapter", list(ADAPTERS.values()), ids=list(ADAPTERS))
 @torch.no_grad()
 def test_merged_they_are_weights_like_others(
-    adapter: Adapter, checkpoint, tmp_path: Path, tiny_batch: Batch, tiny_contract, tiny_head
+    adapter: Adapter, checkpoint, tmp_path: Path, tiny_batch: Batch, tiny_contract, tiny_head, merge_in_memory
 ):
     """The written folder is the live function in float32, and needs no list of additions."""
     model = taught(adapter, checkpoint(adapter)).eval()
-    merged = adapter.merge(model, dtype=torch.float32)
+    merged = merge_in_memory(adapter, model, dtype=torch.float32)
     assert not [name for name in merged if "lora" in name or "base_layer" in name]
     (tmp_path / "merged").mkdir()
     checkpoint(adapter).write(tmp_path / "merged", merged, tiny_contract)

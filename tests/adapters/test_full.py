@@ -41,12 +41,12 @@ def test_weights_that_learn_are_float32(load_base, base):
         Full().attach(load_base(base))
 
 
-def test_merging_is_one_rounding(load_base):
+def test_merging_is_one_rounding(load_base, merge_in_memory):
     model = load_base("fp32")
     Full().attach(model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     for dtype in (torch.float32, torch.bfloat16):
-        merged = Full().merge(model, dtype=dtype)
+        merged = merge_in_memory(Full(), model, dtype=dtype)
         assert all(torch.equal(merged[name], tensor.to(dtype)) for name, tensor in model.state_dict().items())

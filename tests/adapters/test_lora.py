@@ -6,7 +6,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from vla_tune.adapters import Adapter, Lora, training_context
-from vla_tune.adapters.lora import check_learned, update
+from vla_tune.adapters.lora import update
 from vla_tune.models.nf4 import dequantized, plain_weights
 from vla_tune.models.openvla import OpenVLA
 from vla_tune.models.openvla.load import empty_model
@@ -136,12 +136,13 @@ def test_a_second_adapter_is_refused(adapted):
         adapter.attach(model)
 
 
-def test_an_adapter_that_never_learned_is_refused(load_base, adapted):
+def test_an_adapter_that_never_learned_is_not_merged(load_base, adapted, merge_in_memory):
     model = load_base("bf16")
-    lora("bf16").attach(model)
+    adapter = lora("bf16")
+    adapter.attach(model)
     with pytest.raises(ValueError, match="every B of the 20 LoRA layers is zero"):
-        check_learned(model)
-    check_learned(adapted("bf16")[1])
+        merge_in_memory(adapter, model, dtype=torch.bfloat16)
+    assert merge_in_memory(*adapted("bf16"), dtype=torch.bfloat16)
 
 
 @pytest.mark.parametrize("base", FORMATS)
@@ -174,15 +175,15 @@ def test_leaving_out_the_input_casts_changes_no_bit_and_keeps_fewer_bytes(adapte
     assert sizes[1] < sizes[0] if base == "bf16" else sizes[1] <= sizes[0]  # peft casts on a 4-bit base only outside autocast
 
 
-def test_merged_weights_act_as_the_adapter_does(adapted, tiny_batch):
+def test_merged_weights_act_as_the_adapter_does(adapted, tiny_batch, merge_in_memory):
     adapter, model = adapted("fp32")
-    merged = plain_model(adapter.merge(model, dtype=torch.float32), model)
+    merged = plain_model(merge_in_memory(adapter, model, dtype=torch.float32), model)
     torch.testing.assert_close(outputs(merged, tiny_batch), outputs(model, tiny_batch), rtol=1e-4, atol=1e-4)
 
 
-def test_merging_gives_the_bits_of_peft(adapted):
+def test_merging_gives_the_bits_of_peft(adapted, merge_in_memory):
     adapter, model = adapted("fp32")
-    merged = adapter.merge(model, dtype=torch.float32)
+    merged = merge_in_memory(adapter, model, dtype=torch.float32)
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.merge()
@@ -190,19 +191,19 @@ def test_merging_gives_the_bits_of_peft(adapted):
     assert equal(merged, theirs)
 
 
-def test_a_merge_into_bfloat16_rounds_once(adapted):
+def test_a_merge_into_bfloat16_rounds_once(adapted, merge_in_memory):
     adapter, model = adapted("bf16")
     layer = model.get_submodule(LAYER)
     expected = (layer.base_layer.weight.detach().float() + update(layer)).bfloat16()
-    merged = adapter.merge(model, dtype=torch.bfloat16)
+    merged = merge_in_memory(adapter, model, dtype=torch.bfloat16)
     assert torch.equal(merged[f"{LAYER}.weight"], expected)
     assert {tensor.dtype for tensor in merged.values()} == {torch.bfloat16}
     assert merged.keys() == empty_model(model.config).state_dict().keys()
 
 
-def test_a_4_bit_base_is_dequantised_then_merged(adapted, load_base):
+def test_a_4_bit_base_is_dequantised_then_merged(adapted, load_base, merge_in_memory):
     adapter, model = adapted("nf4")
-    merged = adapter.merge(model, dtype=torch.float32)
+    merged = merge_in_memory(adapter, model, dtype=torch.float32)
     layer = model.get_submodule(LAYER)
     assert torch.equal(merged[f"{LAYER}.weight"], dequantized(layer.base_layer.weight).float() + update(layer))
     untouched = LAYER.replace("q_proj", "k_proj")
@@ -213,19 +214,19 @@ def test_a_4_bit_base_is_dequantised_then_merged(adapted, load_base):
     assert 0.05 < error < 0.15, "the rounding of NF4, which training saw, belongs to the merged weights"
 
 
-def test_a_merge_after_an_evaluation_pass_gives_the_same_bits(adapted, tiny_batch):
+def test_a_merge_after_an_evaluation_pass_gives_the_same_bits(adapted, tiny_batch, merge_in_memory):
     """On a CPU with avx512_bf16, bitsandbytes would make it 47 % wrong (perf.md, section 0, row 3)."""
     adapter, model = adapted("nf4")
-    before = adapter.merge(model, dtype=torch.bfloat16)
+    before = merge_in_memory(adapter, model, dtype=torch.bfloat16)
     outputs(model.eval(), tiny_batch)
-    assert equal(adapter.merge(model, dtype=torch.bfloat16), before)
+    assert equal(merge_in_memory(adapter, model, dtype=torch.bfloat16), before)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16])
-def test_merging_into_4_bits_is_refused(adapted, dtype):
+def test_merging_into_4_bits_is_refused(adapted, dtype, merge_in_memory):
     adapter, model = adapted("nf4")
     with pytest.raises(ValueError, match="Merging into 4 bits again"):
-        adapter.merge(model, dtype=dtype)
+        merge_in_memory(adapter, model, dtype=dtype)
 
 
 def test_the_initial_values_of_a(load_base):
@@ -248,7 +249,7 @@ EVERYWHERE = {
 
 
 @pytest.mark.parametrize("base", FORMATS)
-def test_every_linear_map_can_be_adapted_and_merged(load_base, tiny_batch, base):
+def test_every_linear_map_can_be_adapted_and_merged(load_base, tiny_batch, base, merge_in_memory):
     """Convolution and vocabulary head included; the merge is what the layers do, for a convolution and a 4-bit layer too."""
     adapter, model = lora(base, **EVERYWHERE), load_base(base)
     with torch.no_grad():
@@ -257,7 +258,7 @@ def test_every_linear_map_can_be_adapted_and_merged(load_base, tiny_batch, base)
     assert dict(report.modules) == {"vision_backbone": 13, "projector": 2, "language_model": 29, "proprio_projector": 0}
     assert torch.equal(outputs(model, tiny_batch), before)
     randomize(model)
-    merged = plain_model(adapter.merge(model, dtype=torch.float32), model)
+    merged = plain_model(merge_in_memory(adapter, model, dtype=torch.float32), model)
     exact = plain_model({name: weight.float() for name, weight in merged.state_dict().items()}, model)
     tolerance = 1e-3 if base == "fp32" else 0.1
     after = outputs(model, tiny_batch)
@@ -265,12 +266,12 @@ def test_every_linear_map_can_be_adapted_and_merged(load_base, tiny_batch, base)
     assert (outputs(exact, tiny_batch) - after).abs().mean() < tolerance * after.std()
 
 
-def test_a_merged_convolution_is_that_of_peft(load_base):
+def test_a_merged_convolution_is_that_of_peft(load_base, merge_in_memory):
     adapter, model = lora("fp32", targets=["patch_embed.proj"], towers=["vision_backbone"]), load_base("fp32")
     adapter.attach(model)
     randomize(model)
     layer = model.get_submodule("vision_backbone.featurizer.patch_embed.proj")
-    merged = adapter.merge(model, dtype=torch.float32)["vision_backbone.featurizer.patch_embed.proj.weight"]
+    merged = merge_in_memory(adapter, model, dtype=torch.float32)["vision_backbone.featurizer.patch_embed.proj.weight"]
     layer.merge()
     torch.testing.assert_close(merged, layer.base_layer.weight, rtol=1e-6, atol=1e-6)
 
@@ -301,7 +302,7 @@ FULL = ("proprio_projector", "layers.0.input_layernorm")
 
 
 @pytest.mark.parametrize("base", FORMATS)
-def test_modules_may_learn_in_full_beside_the_change(load_base, tiny_batch, tmp_path, base):
+def test_modules_may_learn_in_full_beside_the_change(load_base, tiny_batch, tmp_path, base, merge_in_memory):
     adapter, model = lora(base, learned_in_full=FULL), load_base(base)
     plain = {name: weight.clone() for name, weight in plain_weights(model)}
     report = adapter.attach(model)
@@ -321,7 +322,7 @@ def test_modules_may_learn_in_full_beside_the_change(load_base, tiny_batch, tmp_
     adapter.attach(again)
     adapter.load(tmp_path / "saved", again, base_hash="a" * 64)
     assert equal({name: dict(again.named_parameters())[name] for name in learning}, learning)
-    merged = adapter.merge(again, dtype=torch.float32)
+    merged = merge_in_memory(adapter, again, dtype=torch.float32)
     assert merged.keys() == plain.keys()
     for name in own:
         assert torch.equal(merged[name], plain[name].float() + 1e-6)

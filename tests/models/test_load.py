@@ -157,7 +157,7 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path, tiny_model, tiny_tokenize
     def disk_full(*_arguments, **_options):
         raise OSError("no space left")
 
-    monkeypatch.setattr(saving, "save_file", disk_full)
+    monkeypatch.setattr(saving, "write_weights", disk_full)
     with pytest.raises(OSError, match="no space"):
         save_checkpoint(tmp_path / "base", tiny_model, tiny_tokenizer, tiny_contract)
     assert list(tmp_path.iterdir()) == []

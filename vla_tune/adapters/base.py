@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from vla_tune.adapters.changes import Changes
 from vla_tune.models.nf4 import num_quantized
 from vla_tune.models.precision import num_parameters, weight_format
 
@@ -67,11 +67,11 @@ class Adapter(Protocol):
         """
         ...
 
-    def merge(self, model: nn.Module, *, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The adapted weights under their published names, rounded once to `dtype` (bfloat16 or float32).
+    def changes(self, folder: Path, *, base_hash: str) -> Changes:
+        """What the adapter in `folder` makes of the weights of its base, read strictly; no model is needed.
 
         Raises:
-            ValueError: with the reason, where an adapter is no linear change of the weights.
+            ValueError: it belongs to another base, its files are damaged, or, with the reason, it is no change of weights.
         """
         ...
 
@@ -90,15 +90,6 @@ def check_base(model: nn.Module, base: str) -> None:
         raise ValueError(
             f"the adapter is for base={base}, the model has {found} weights ({num_quantized(model)} 4-bit modules): "
             f"load it with base={base}."
-        )
-
-
-def check_dtype(dtype: torch.dtype) -> None:
-    """Refuse to merge into anything coarser than bfloat16."""
-    if dtype not in (torch.bfloat16, torch.float32):
-        raise ValueError(
-            f"dtype={dtype}: weights are merged into torch.bfloat16 or torch.float32. Merging into 4 bits again would round away "
-            "most of what was learned; serve base and adapter unmerged instead."
         )
 
 

@@ -1,7 +1,8 @@
 """Adapter files: safetensors that name their base, read strictly."""
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,8 +16,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, base: str, base_
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": "pt", "base": base, "base_hash": base_hash, "names": _digest(ready)}
     try:
-        save_file(ready, temporary, metadata={"format": "pt", "base": base, "base_hash": base_hash})
+        save_file(ready, temporary, metadata=metadata)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -32,6 +34,20 @@ def read_tensors(path: Path, expected: Mapping[str, Tensor], *, base: str, base_
     metadata, tensors = open_tensors(path)
     _check_metadata(path, metadata, base=base, base_hash=base_hash)
     copy_tensors(path, tensors, expected)
+
+
+def open_tensors_of(path: Path, *, base: str, base_hash: str) -> dict[str, Tensor]:
+    """The tensors of a file that belongs to a base: all that were written, and no others.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it belongs to another base, it is damaged, or a tensor was taken away or added since.
+    """
+    metadata, tensors = open_tensors(path)
+    _check_metadata(path, metadata, base=base, base_hash=base_hash)
+    if metadata.get("names") != _digest(tensors):
+        raise ValueError(f"{path} does not hold the tensors that were saved: some are missing or left over. Copy it again.")
+    return tensors
 
 
 def open_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -84,3 +100,8 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[
         found, wanted = (tensor.shape, tensor.dtype), (expected[name].shape, expected[name].dtype)
         if found != wanted:
             raise ValueError(f"{path}: {name} is {found[1]} {tuple(found[0])}, the model has {wanted[1]} {tuple(wanted[0])}.")
+
+
+def _digest(names: Iterable[str]) -> str:
+    """So that a file can be checked without a model."""
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from vla_tune.adapters.base import AdapterReport, check_base, check_dtype, report
-from vla_tune.adapters.files import read_tensors, write_tensors
+from vla_tune.adapters.base import AdapterReport, check_base, report
+from vla_tune.adapters.changes import Changes, Learned
+from vla_tune.adapters.files import open_tensors_of, read_tensors, write_tensors
 from vla_tune.adapters.targets import full_names
 from vla_tune.models.patterns import matching_names
 
@@ -51,10 +51,10 @@ class Full:
         """Read the weights that learn into `model`, strictly."""
         read_tensors(folder / TRAINED_FILE, _learning(model), base=self.base, base_hash=base_hash)
 
-    def merge(self, model: nn.Module, *, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The weights, rounded once to `dtype`."""
-        check_dtype(dtype)
-        return {name: parameter.detach().to(dtype) for name, parameter in model.named_parameters()}
+    def changes(self, folder: Path, *, base_hash: str) -> Changes:
+        """The weights that learned, from the file."""
+        tensors = open_tensors_of(folder / TRAINED_FILE, base=self.base, base_hash=base_hash)
+        return {name: Learned(tensor) for name, tensor in tensors.items()}
 
 
 def _learning(model: nn.Module) -> dict[str, Tensor]:

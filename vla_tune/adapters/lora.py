@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -14,18 +14,14 @@ from peft.helpers import disable_input_dtype_casting
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from vla_tune.adapters.base import AdapterReport, check_base, check_dtype, report
-from vla_tune.adapters.changes import LowRank
+from vla_tune.adapters.base import AdapterReport, check_base, report
+from vla_tune.adapters.changes import Changes, LowRank
 from vla_tune.adapters.files import read_tensors, write_tensors
+from vla_tune.adapters.lora_file import CONFIG_FILE, PREFIX, WEIGHTS_FILE, read_changes, read_config
 from vla_tune.adapters.targets import full_names, target_names
-from vla_tune.models.nf4 import plain_weights
 from vla_tune.models.patterns import name_regex
 from vla_tune.models.precision import weight_dtype
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-PREFIX = "base_model.model."
-"""What peft puts in front of every name in a file."""
 _NAME = "default"
 _MEANING = ("r", "lora_alpha", "target_modules", "modules_to_save", "use_rslora", "use_dora", "bias", "peft_type")
 """What of peft's configuration changes the function."""
@@ -102,26 +98,9 @@ class Lora:
             raise ValueError(f"{folder / CONFIG_FILE}: {text}. Use the adapter configuration of the training run.")
         read_tensors(folder / WEIGHTS_FILE, self.stored(model), base=self.base, base_hash=base_hash)
 
-    def merge(self, model: nn.Module, *, dtype: torch.dtype) -> dict[str, Tensor]:
-        """W + (alpha / rank) B A in float32, rounded once to `dtype`; what learned in full as it is.
-
-        W are the weights that training multiplied with: a 4-bit base is dequantised, and not quantised again, which would
-        round away most of a small update.
-
-        Raises:
-            ValueError: the adapter never learned, or `dtype` is neither bfloat16 nor float32.
-        """
-        check_dtype(dtype)
-        check_learned(model)
-        updates = {f"{name}.weight": update(layer) for name, layer in _layers(model)}
-        merged: dict[str, Tensor] = {}
-        for name, weight in plain_weights(model):
-            if ".lora_" not in name:
-                published = name.replace(".base_layer.", ".")
-                change = updates.pop(published, None)
-                merged[published] = (weight if change is None else weight.float() + change).to(dtype)
-        assert not updates, f"LoRA layers without a base weight: {list(updates)}"
-        return merged
+    def changes(self, folder: Path, *, base_hash: str) -> Changes:
+        """W + (alpha / rank) B A of each target, from the files; what learned in full as it is."""
+        return read_changes(folder, base=self.base, base_hash=base_hash)
 
     def _peft_config(self) -> LoraConfig:
         return LoraConfig(
@@ -148,34 +127,9 @@ def training_context(model: nn.Module) -> AbstractContextManager[None]:
     return disable_input_dtype_casting(model)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Peft's `adapter_config.json` in `folder`.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: name the folder that the training run saved.")
-    return json.loads(path.read_text())
-
-
 def update(layer: LoraLayer) -> Float[Tensor, "out *in"]:
     """(alpha / rank) B A in the shape of W, float32."""
     return LowRank(_weight(layer.lora_B).detach(), _weight(layer.lora_A).detach(), layer.scaling[_NAME]).update()
-
-
-def check_learned(model: nn.Module) -> None:
-    """Refuse an adapter in which no B moved from zero.
-
-    Raises:
-        ValueError: the adapter changes nothing.
-    """
-    layers = dict(_layers(model))
-    if not any(_weight(layer.lora_B).any() for layer in layers.values()):
-        raise ValueError(
-            f"every B of the {len(layers)} LoRA layers is zero: the adapter was never trained, or another file was read."
-        )
 
 
 def _weight(part: nn.ModuleDict) -> Tensor:

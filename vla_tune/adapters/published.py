@@ -12,8 +12,10 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from vla_tune.adapters.base import AdapterReport
+from vla_tune.adapters.changes import Changes
 from vla_tune.adapters.files import copy_tensors, open_tensors
-from vla_tune.adapters.lora import CONFIG_FILE, PREFIX, WEIGHTS_FILE, Lora, read_config
+from vla_tune.adapters.lora import Lora
+from vla_tune.adapters.lora_file import CONFIG_FILE, PREFIX, WEIGHTS_FILE, read_config
 from vla_tune.adapters.targets import full_names
 
 _READ = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "init_lora_weights")
@@ -58,9 +60,9 @@ class PublishedLora:
         """Read what `save` wrote, not what was published."""
         self.lora.load(folder, model, base_hash=base_hash)
 
-    def merge(self, model: nn.Module, *, dtype: torch.dtype) -> dict[str, Tensor]:
-        """As `Lora.merge`."""
-        return self.lora.merge(model, dtype=dtype)
+    def changes(self, folder: Path, *, base_hash: str) -> Changes:
+        """As `Lora.changes`, of what `save` wrote."""
+        return self.lora.changes(folder, base_hash=base_hash)
 
 
 def read_lora(folder: Path, *, base: str) -> Lora:

@@ -139,6 +139,10 @@ class Checkpoint(Protocol):
         """SHA-256 of the weights."""
         ...
 
+    def weights(self) -> Mapping[str, Tensor]:
+        """What the model multiplies with, by name, 4-bit weights dequantised; each is made when it is asked for, and not kept."""
+        ...
+
     def write(self, folder: Path, tensors: Mapping[str, Tensor], contract: Contract) -> None:
-        """The same architecture with other weights into an existing folder."""
+        """The same architecture with other weights into an existing folder; they are asked for one after the other."""
         ...

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit, Params4bit
-from jaxtyping import Float
+from jaxtyping import BFloat16, Float
 from torch import Tensor, nn
 
 from vla_tune.models.nf4_blocks import BLOCK, Blocks, nf4_blocks
@@ -52,13 +52,22 @@ def quantize(model: nn.Module, nf4: NF4, *, copy: Path | None = None, device: to
     Raises:
         ValueError: a pattern matches no linear layer, a layer does not fill blocks of 64 or holds NaN, or the copy is damaged.
     """
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    names = matching_names(list(linears), nf4.targets)
-    chosen = {name: linears[name] for name in names}
+    chosen = quantizable(model, nf4)
+    names = list(chosen)
     for name, blocks in _made(chosen) if copy is None else _mapped(chosen, copy):
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, _layer(chosen.pop(name), blocks, nf4, torch.device(device)))
     return len(names)
+
+
+def quantizable(model: nn.Module, nf4: NF4) -> dict[str, nn.Linear]:
+    """The linear layers that `nf4` means.
+
+    Raises:
+        ValueError: a pattern matches no linear layer.
+    """
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return {name: linears[name] for name in matching_names(list(linears), nf4.targets)}
 
 
 def _made(linears: Mapping[str, nn.Linear]) -> Iterator[tuple[str, Blocks]]:
@@ -94,17 +103,28 @@ def _layer(linear: nn.Linear, blocks: Blocks, nf4: NF4, device: torch.device) ->
     return layer.train(linear.training)
 
 
-def dequantized(weight: nn.Parameter) -> Float[Tensor, "out in"]:
+def rounded(weight: Tensor, blocks: Blocks | None = None) -> BFloat16[Tensor, "out in"]:
+    """What a layer of these weights multiplies with in 4 bits, without making the layer; `blocks` if they are made already."""
+    blocks = blocks or nf4_blocks(weight.to(torch.bfloat16))
+    return dequantize_4bit(blocks.codes, blocks.state(weight.shape))
+
+
+def dequantized(weight: Tensor) -> Float[Tensor, "out in"]:
     """The bfloat16 weights that a 4-bit layer multiplies with, bit for bit."""
     state = weight.quant_state  # pyright: ignore[reportAttributeAccessIssue]
     assert not getattr(state, "packing_format_for_cpu", False), "bitsandbytes repacked this layer, which `quantize` prevents"
     return dequantize_4bit(weight.data, state)
 
 
+def plain_weight(weight: Tensor) -> Tensor:
+    """What a layer multiplies with: a 4-bit weight dequantised, any other as it is."""
+    return dequantized(weight) if isinstance(weight, Params4bit) else weight.detach()
+
+
 def plain_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every parameter by name, 4-bit ones dequantised."""
     for name, parameter in model.named_parameters():
-        yield name, dequantized(parameter) if isinstance(parameter, Params4bit) else parameter.detach()
+        yield name, plain_weight(parameter)
 
 
 def num_quantized(model: nn.Module) -> int:

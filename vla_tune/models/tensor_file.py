@@ -21,6 +21,11 @@ class Place(NamedTuple):
     """As the format writes it: U8, BF16, F16, F32."""
     shape: tuple[int, ...]
 
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Place":
+        """What the header says of `tensor`, which may be on the meta device."""
+        return cls(next((key for key, dtype in _DTYPES.items() if dtype == tensor.dtype), "?"), tuple(tensor.shape))
+
     @property
     def nbytes(self) -> int:
         """Bytes of the tensor."""
@@ -46,6 +51,8 @@ def write_tensor_file(
                 file.write(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
             if rest := [name for name, _ in waiting]:
                 raise ValueError(f"{path}: {len(rest)} tensors did not come, first {rest[0]}.")
+            file.flush()
+            os.fsync(file.fileno())
         temporary.rename(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -63,6 +70,6 @@ def _write_header(file: BinaryIO, places: Mapping[str, Place], metadata: Mapping
 
 
 def _check(name: str, tensor: Tensor, expected: tuple[str, Place] | None) -> None:
-    given = (name, Place(next((key for key, dtype in _DTYPES.items() if dtype == tensor.dtype), "?"), tuple(tensor.shape)))
+    given = (name, Place.of(tensor))
     if given != expected:
         raise ValueError(f"the tensor {given} came where {expected} was to be written.")

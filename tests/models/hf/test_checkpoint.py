@@ -68,7 +68,7 @@ def merged(
 
 
 def test_lora_learns_is_saved_read_and_merged(
-    checkpoint: HFCheckpoint, contract: Contract, head: AutoregressiveTokenHead, batch: Batch, tmp_path: Path
+    checkpoint: HFCheckpoint, contract: Contract, head: AutoregressiveTokenHead, batch: Batch, tmp_path: Path, merge_in_memory
 ):
     assert isinstance(checkpoint, Checkpoint)
     adapter = Lora(rank=4, alpha=8, targets=TARGETS, base="fp32")
@@ -86,7 +86,7 @@ def test_lora_learns_is_saved_read_and_merged(
     adapter.load(tmp_path / "adapter", again, base_hash=checkpoint.content_hash())
     torch.testing.assert_close(logits(again, batch), logits(model, batch), **CLOSE)
 
-    one = merged(checkpoint, adapter.merge(model, dtype=torch.float32), contract, tmp_path / "merged", base="fp32")
+    one = merged(checkpoint, merge_in_memory(adapter, model, dtype=torch.float32), contract, tmp_path / "merged", base="fp32")
     final = one.load(device="cpu")
     torch.testing.assert_close(logits(final, batch), logits(model, batch), **CLOSE)
     assert torch.equal(head.raw(final, prompt_of(batch)), head.raw(model, prompt_of(batch)))
@@ -98,8 +98,10 @@ def test_lora_learns_is_saved_read_and_merged(
     torch.testing.assert_close(logits(model, batch), theirs.detach(), **CLOSE)
 
 
-def test_a_merged_folder_names_its_weights_as_the_base_does(checkpoint: HFCheckpoint, contract: Contract, tmp_path: Path):
-    tensors = Full().merge(checkpoint.load(device="cpu"), dtype=torch.bfloat16)
+def test_a_merged_folder_names_its_weights_as_the_base_does(
+    checkpoint: HFCheckpoint, contract: Contract, tmp_path: Path, merge_in_memory
+):
+    tensors = merge_in_memory(Full(), checkpoint.load(device="cpu"), dtype=torch.bfloat16)
     merged(checkpoint, tensors, contract, tmp_path / "merged", base="bf16")
     before, after = load_file(checkpoint.path / "model.safetensors"), load_file(tmp_path / "merged" / "model.safetensors")
     assert before.keys() == after.keys()
@@ -113,7 +115,7 @@ def test_a_merged_folder_names_its_weights_as_the_base_does(checkpoint: HFCheckp
 
 
 def test_a_4_bit_base_learns_and_is_merged(
-    checkpoint: HFCheckpoint, contract: Contract, head: AutoregressiveTokenHead, batch: Batch, tmp_path: Path
+    checkpoint: HFCheckpoint, contract: Contract, head: AutoregressiveTokenHead, batch: Batch, tmp_path: Path, merge_in_memory
 ):
     checkpoint, adapter = replace(checkpoint, base="nf4"), Lora(rank=4, alpha=8, targets=TARGETS, base="nf4")
     torch.manual_seed(0)
@@ -124,7 +126,7 @@ def test_a_4_bit_base_learns_and_is_merged(
     with torch.autocast("cpu", torch.bfloat16):
         losses = trained(model, head, batch)
     assert losses[-1] < 0.9 * losses[0]
-    one = merged(checkpoint, adapter.merge(model, dtype=torch.float32), contract, tmp_path / "merged", base="fp32")
+    one = merged(checkpoint, merge_in_memory(adapter, model, dtype=torch.float32), contract, tmp_path / "merged", base="fp32")
     with torch.autocast("cpu", torch.bfloat16):
         live, found = logits(model, batch), logits(one.load(device="cpu"), batch)
     assert (live - found).abs().mean() < 0.02 * live.std()
@@ -145,7 +147,7 @@ def test_appended_rows_begin_near_the_mean_and_alike(checkpoint: HFCheckpoint):
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
 def test_reserved_rows_change_nothing_until_they_learn(
-    name: str, families, checkpoint_of: Callable[..., HFCheckpoint], contract_for, batch_for, tmp_path: Path
+    name: str, families, checkpoint_of: Callable[..., HFCheckpoint], contract_for, batch_for, tmp_path: Path, merge_in_memory
 ):
     reserved = checkpoint_of(families[name], rows=ReservedRows(size=700, count=32))
     batch, contract, model = batch_for(reserved), contract_for(reserved), reserved.load(device="cpu")
@@ -159,7 +161,7 @@ def test_reserved_rows_change_nothing_until_they_learn(
     adapter.attach(model)
     head = AutoregressiveTokenHead(action_space(contract, stop_id=stop_id(reserved.processor)))
     trained(model, head, batch)
-    one = merged(reserved, adapter.merge(model, dtype=torch.float32), contract, tmp_path / "merged", base="fp32")
+    one = merged(reserved, merge_in_memory(adapter, model, dtype=torch.float32), contract, tmp_path / "merged", base="fp32")
     torch.testing.assert_close(logits(one.load(device="cpu"), batch), logits(model, batch), **CLOSE)
     config = json.loads((tmp_path / "merged" / "config.json").read_text())
     assert config["text_config"]["vocab_size"] == 720

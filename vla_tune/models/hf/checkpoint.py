@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.core_model_loading import revert_weight_conversion
 
 from vla_tune.data.processor import check_codes, processor_hash
 from vla_tune.models.base import ModelInterface, Outline
@@ -20,8 +21,10 @@ from vla_tune.models.hf.model import HFVLA
 from vla_tune.models.hf.outline import outline
 from vla_tune.models.hf.rows import ReservedRows, Rows, vocabulary_modules
 from vla_tune.models.hub import checkpoint_folder
-from vla_tune.models.nf4 import NF4, quantize
+from vla_tune.models.nf4 import NF4, quantizable, quantize, rounded
 from vla_tune.models.precision import cast, check_format, choose_attention, weight_dtype
+from vla_tune.models.weight_files import SHARD_BYTES, write_weights
+from vla_tune.models.weights import Weights
 from vla_tune.schema import Contract, ProcessorRule
 from vla_tune.tokens import Processor, text_tokenizer
 
@@ -161,22 +164,36 @@ class HFCheckpoint:
         """Of the weights, and of the rows added to them."""
         return hashlib.sha256(f"{remembered_hash(self.path, self._cache)} {self.rows}".encode()).hexdigest()
 
+    def weights(self) -> Mapping[str, Tensor]:
+        """What the model multiplies with, weight by weight; those of the files stay mapped to them where the format is theirs."""
+        four_bits = self.base == "nf4"
+        model = replace(self, base="bf16" if four_bits else self.base).load(device="cpu")
+        quantized = {f"{name}.weight" for name in quantizable(model, self.nf4)} if four_bits else set()
+        held = {name: weight.detach() for name, weight in model.named_parameters()}
+        return Weights(held, lambda name: rounded(held[name]) if name in quantized else held[name])
+
     def write(self, folder: Path, tensors: Mapping[str, Tensor], contract: Contract) -> None:
         """The same architecture with other weights, under their published names and the codes' rows in their places.
 
         Raises:
             ValueError: the names are not exactly those of the model.
         """
-        plain = self._published({name: tensor.detach().cpu() for name, tensor in tensors.items()})
-        network = self._empty(next(iter(plain.values())).dtype)
-        found = network.load_state_dict(plain, strict=False, assign=True)
-        network.tie_weights()
-        bare = [name for name, tensor in network.named_parameters() if tensor.is_meta]
-        if bare or found.unexpected_keys:
-            raise ValueError(f"{folder}: no weights for {bare[:3]}, no place for {found.unexpected_keys[:3]}: another model's?")
-        network.save_pretrained(folder)
+        network = self._empty(torch.float32)
+        plain = self._published(network, tensors)
+        first = plain[next(iter(plain))]
+        shapes = {name: weight.to(first.dtype) for name, weight in network.named_parameters()}
+        files = {as_file: name for name, shape in shapes.items() for as_file in revert_weight_conversion(network, {name: shape})}
+        network.config.dtype = first.dtype
+        network.config.save_pretrained(folder)
+        if network.generation_config is not None:
+            network.generation_config.save_pretrained(folder)
         self._processor.save_pretrained(folder)
         contract.save(folder)
+
+        def made(as_file: str) -> Tensor:
+            return revert_weight_conversion(network, {files[as_file]: plain[files[as_file]]})[as_file]
+
+        write_weights(folder, revert_weight_conversion(network, shapes), Weights(files, made), shard_bytes=SHARD_BYTES)
 
     @property
     def _cache(self) -> Path | None:
@@ -213,18 +230,22 @@ class HFCheckpoint:
         network.tie_weights()
         return network
 
-    def _published(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights under the names of transformers, the rows of the codes put back into their matrices."""
-        network = self._empty(torch.float32)
+    def _published(self, network: PreTrainedModel, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights under the names of the empty `network`, the rows of the codes put back into their matrices."""
         names = {id(parameter): name for name, parameter in network.named_parameters()}
-        model = HFVLA(network, first_code=self._end - self.rows.count, num_codes=self.rows.count)
-        places = {name: names[id(parameter)] for name, parameter in model.named_parameters() if id(parameter) in names}
-        own = {name: tensors.pop(name) for name in _ROWS if name in tensors}
-        if missing := sorted(places.keys() ^ tensors.keys()):
+        start = self._end - self.rows.count
+        model = HFVLA(network, first_code=start, num_codes=self.rows.count)
+        places = {names[id(parameter)]: name for name, parameter in model.named_parameters() if id(parameter) in names}
+        own = [name for name in _ROWS if name in tensors]
+        if missing := sorted(set(places.values()) ^ (tensors.keys() - set(own))):
             raise ValueError(f"the weights are not those of {self.folder}: {len(missing)} names differ, e.g. {missing[:3]}.")
-        matrices = [module.weight for module in vocabulary_modules(network)]
-        plain = {places[name]: tensor for name, tensor in tensors.items()}
-        for matrix, rows in zip(matrices, own.values(), strict=False):
-            plain[names[id(matrix)]] = plain[names[id(matrix)]].clone()
-            plain[names[id(matrix)]][self._end - self.rows.count : self._end] = rows
-        return plain
+        rows = dict(zip((names[id(module.weight)] for module in vocabulary_modules(network)), own, strict=False))
+
+        def made(name: str) -> Tensor:
+            tensor = tensors[places[name]]
+            if name in rows:
+                tensor = tensor.clone()
+                tensor[start : self._end] = tensors[rows[name]]
+            return tensor
+
+        return Weights(places, made)

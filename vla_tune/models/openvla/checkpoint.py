@@ -15,7 +15,7 @@ from vla_tune.models.hashes import cache_folder, remembered_hash
 from vla_tune.models.hub import checkpoint_folder
 from vla_tune.models.nf4 import NF4
 from vla_tune.models.openvla.additions import Addition, module_patterns
-from vla_tune.models.openvla.load import OPENVLA_NF4, extended, load, load_config, load_tokenizer
+from vla_tune.models.openvla.load import OPENVLA_NF4, extended, load, load_config, load_tokenizer, weights
 from vla_tune.models.openvla.model import OpenVLA
 from vla_tune.models.openvla.oft_files import oft_hash
 from vla_tune.models.openvla.outline import outline
@@ -94,6 +94,11 @@ class OpenVLACheckpoint:
     def content_hash(self) -> str:
         """Of the weights."""
         return oft_hash(self.path, remembered_hash(self.path, self._cache))
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """What the model multiplies with, weight by weight from the files; new weights of `additions` are not among them."""
+        config = extended(load_config(self.path), self._additions)
+        return weights(self.path, config, base=self.base, nf4=self.nf4, cache=self._cache)
 
     def write(self, folder: Path, tensors: Mapping[str, Tensor], contract: Contract) -> None:
         """The same architecture, additions included, with other weights, under their published names, into an existing folder."""

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,15 +10,17 @@ from accelerate import init_empty_weights
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from vla_tune.models.files import CONFIG_FILE, existing, read_tensors
+from vla_tune.models.files import CONFIG_FILE, existing, places, read_tensors
 from vla_tune.models.hashes import quantized_copy
-from vla_tune.models.nf4 import NF4, quantize
+from vla_tune.models.nf4 import NF4, quantizable, quantize, rounded
+from vla_tune.models.nf4_file import map_blocks
 from vla_tune.models.openvla.additions import Addition, initial_weights, module_patterns
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.model import OpenVLA
 from vla_tune.models.openvla.oft_files import add_dimensions, oft_tensors
 from vla_tune.models.patterns import matching_names
-from vla_tune.models.precision import cast, check_format, choose_attention
+from vla_tune.models.precision import cast, check_format, choose_attention, weight_dtype
+from vla_tune.models.weights import Weights
 
 OPENVLA_NF4 = NF4(targets=("language_model.model.layers.*",))
 """The linear layers of the language model's blocks. Vision towers, projectors, embeddings and `lm_head` stay as they are: they are
@@ -69,6 +71,31 @@ def load(
     return model.eval()
 
 
+def weights(
+    folder: Path, config: OpenVLAConfig, *, base: str, nf4: NF4 = OPENVLA_NF4, cache: Path | None = None
+) -> Mapping[str, Tensor]:
+    """What a model of `load` multiplies with, weight by weight from the files, 4-bit ones dequantised; no model is made.
+
+    Raises:
+        FileNotFoundError: a file of the checkpoint is missing.
+        ValueError: a pattern of `nf4` matches no linear layer.
+    """
+    opened, additions, dtype = places(folder), oft_tensors(folder), weight_dtype(base)
+    linears = quantizable(empty_model(config), nf4) if base == "nf4" else {}
+    quantized = {f"{name}.weight" for name in linears}
+    copy = quantized_copy(folder, nf4, cache) if linears else None
+    shapes = {name: linear.weight.shape for name, linear in linears.items()}
+    blocks = dict(map_blocks(copy, shapes)) if copy is not None and copy.is_file() else {}
+
+    def made(name: str) -> Tensor:
+        tensor = additions[name] if name in additions else opened[name].get_tensor(name)
+        if name in quantized:
+            return rounded(tensor, blocks.get(name.removesuffix(".weight")))
+        return tensor.to(dtype)
+
+    return Weights(dict.fromkeys([*opened, *additions]), made)
+
+
 def load_config(folder: Path) -> OpenVLAConfig:
     """The configuration in `folder`, with the additions of a published OpenVLA-OFT folder."""
     record = json.loads(existing(folder / CONFIG_FILE).read_text())
@@ -108,13 +135,20 @@ def _new_modules(config: OpenVLAConfig, additions: Sequence[Addition], model: Op
 
 def check_weights(tensors: Mapping[str, Tensor], model: OpenVLA, folder: Path) -> None:
     """Refuse weights that do not fit the configuration exactly."""
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    check_names(tensors, model, folder)
+    for name, expected in model.state_dict().items():
+        if tensors[name].shape != expected.shape:
+            raise ValueError(
+                f"{folder}: {name} has shape {tuple(tensors[name].shape)}, the configuration says {tuple(expected.shape)}."
+            )
+
+
+def check_names(names: Collection[str], model: OpenVLA, folder: Path) -> None:
+    """Refuse other weights than those that the configuration asks for."""
+    expected = model.state_dict().keys()
+    missing, unexpected = sorted(expected - set(names)), sorted(set(names) - expected)
     if missing or unexpected:
         raise ValueError(
             f"{folder}: the weights do not fit the configuration; {len(missing)} missing (first {missing[:3]}), {len(unexpected)} "
             f"unexpected (first {unexpected[:3]}). Take weights and {CONFIG_FILE} from the same checkpoint, without an adapter."
         )
-    for name, shape in expected.items():
-        if tuple(tensors[name].shape) != shape:
-            raise ValueError(f"{folder}: {name} has shape {tuple(tensors[name].shape)}, the configuration says {shape}.")

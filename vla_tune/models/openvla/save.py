@@ -5,25 +5,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from vla_tune.models.files import CONFIG_FILE, INDEX_FILE, new_folder
+from vla_tune.models.files import CONFIG_FILE, new_folder
 from vla_tune.models.nf4 import plain_weights
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.config_file import config_record, generation_record
-from vla_tune.models.openvla.load import check_weights, empty_model
+from vla_tune.models.openvla.load import check_names, empty_model
 from vla_tune.models.openvla.model import OpenVLA
 from vla_tune.models.openvla.processor_file import PROCESSOR_FILE, processor_record
 from vla_tune.models.openvla.statistics_file import STATISTICS_FILE, statistics_record
 from vla_tune.models.openvla.tokenizer_file import save_tokenizer
+from vla_tune.models.weight_files import SHARD_BYTES, write_weights
 from vla_tune.schema import Contract, ImageRule
 
 GENERATION_FILE = "generation_config.json"
-SHARD_BYTES = 7_000_000_000
-"""The published 7B checkpoints have three shards of at most this size."""
 
 
 def save_checkpoint(
@@ -62,13 +59,14 @@ def write_checkpoint(
         ValueError: the names are not exactly those of the architecture, or a weight is no float.
     """
     written = OpenVLAConfig.from_dict(config.to_dict())
-    check_weights(tensors, empty_model(written), folder)
-    integers = [name for name, tensor in tensors.items() if not tensor.is_floating_point()]
-    if integers:
-        raise ValueError(f"{integers[:3]} are no floating-point weights: a checkpoint is written dequantised, never in 4 bits.")
+    model = empty_model(written)
+    check_names(tensors, model, folder)
+    name, first = next(iter(tensors.items()))
+    if not first.is_floating_point():
+        raise ValueError(f"{name} holds {first.dtype}, no floating-point weights: a checkpoint is written dequantised.")
     assert isinstance(contract.image, ImageRule), "OpenVLA has OpenVLA's image rule"
     records = {
-        CONFIG_FILE: config_record(written, contract, next(iter(tensors.values())).dtype),
+        CONFIG_FILE: config_record(written, contract, first.dtype),
         GENERATION_FILE: generation_record(written),
         PROCESSOR_FILE: processor_record(contract.image),
         STATISTICS_FILE: statistics_record(contract.statistics),
@@ -77,15 +75,5 @@ def write_checkpoint(
         (folder / name).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
     save_tokenizer(tokenizer, folder)
     contract.save(folder)
-    write_weights(folder, tensors, shard_bytes=shard_bytes)
-
-
-def write_weights(folder: Path, tensors: Mapping[str, Tensor], *, shard_bytes: int) -> None:
-    """One file, or as many as are needed to keep each below `shard_bytes` (unless a single tensor is larger), and their index."""
-    parts = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=shard_bytes)
-    for file, names in parts.filename_to_tensors.items():
-        ready = {name: tensors[name].detach().cpu().contiguous() for name in names}
-        save_file(ready, folder / file, metadata={"format": "pt"})
-    if parts.is_sharded:
-        index = {"metadata": parts.metadata, "weight_map": parts.tensor_to_filename}
-        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    shapes = {name: weight.to(first.dtype) for name, weight in model.state_dict().items()}
+    write_weights(folder, shapes, tensors, shard_bytes=shard_bytes)

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from vla_tune.data import build_pipeline
 from vla_tune.models.graphs import eager, graphed
-from vla_tune.policy import TEXT_BUCKET, LocalPolicy, Policy, RecordedPolicy, WatchedPolicy
-from vla_tune.schema import Contract, Observation
+from vla_tune.policy import TEXT_BUCKET, Policy, RecordedPolicy, WatchedPolicy
+from vla_tune.schema import Observation
 
 LONG = "please push the green block to the left side of the table until it lies beside the yellow block"
 bf16 = partial(torch.autocast, "cpu", torch.bfloat16)
@@ -31,15 +30,6 @@ class RawHead:
         assert not model.training
         hidden = model(batch)[batch.placeholders]
         return hidden[:, 0].float().numpy().reshape(len(batch), 4, 4).astype(np.float64)
-
-
-@pytest.fixture
-def policy(tiny_model, tiny_head, tiny_tokenizer, tiny_contract: Contract) -> LocalPolicy:
-    with torch.no_grad():  # freshly initialised, it would say the same whatever it sees
-        for weight in tiny_model.parameters():
-            weight.mul_(5.0 if weight.ndim > 1 else 1.0)
-    pipeline = build_pipeline(tiny_contract, tiny_tokenizer)
-    return LocalPolicy(tiny_model, tiny_head, pipeline, tiny_contract, pad_id=512, rows=4)
 
 
 def observation(seed: int, instruction: str = "lift the red block") -> Observation:

@@ -1,7 +1,7 @@
-"""Policies: observations in, chunks of actions in robot units out."""
+"""A policy in this process."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -116,11 +116,10 @@ class LocalPolicy:
         """One result of `read` for each sample."""
         results: dict[int, Any] = {}
         with evaluating(self.model), torch.inference_mode(), self.precision():
-            for members in _passes(samples, self.rows):
-                rows = [samples[index] for index in members]
-                full = [*rows, *[rows[-1]] * (self.rows - len(rows))]
-                batch = collate(full, pad_id=self.pad_id, multiple=TEXT_BUCKET)
-                results |= zip(members, read(batch.to(_device(self.model))), strict=False)
+            for members in passes([bucket(sample) for sample in samples], self.rows):
+                rows = filled([samples[index] for index in members], self.rows)
+                batch = collate(rows, pad_id=self.pad_id, multiple=TEXT_BUCKET)
+                results |= zip(members, read(batch.to(device_of(self.model))), strict=False)
         return [results[index] for index in range(len(samples))]
 
 
@@ -176,14 +175,25 @@ def evaluating(model: VLA) -> Iterator[None]:
             module.training = True
 
 
-def _passes(samples: list[dict[str, Any]], rows: int) -> Iterator[list[int]]:
-    """Which samples share a forward pass: those of one text bucket, at most `rows`."""
-    buckets: defaultdict[int, list[int]] = defaultdict(list)
-    for index, sample in enumerate(samples):
-        buckets[-(-len(sample["input_ids"]) // TEXT_BUCKET)].append(index)
-    for members in buckets.values():
+def bucket(sample: dict[str, Any]) -> int:
+    """Only samples of one bucket share a forward pass: the number of `TEXT_BUCKET`s that their text takes."""
+    return -(-len(sample["input_ids"]) // TEXT_BUCKET)
+
+
+def passes(kinds: Sequence[Hashable], rows: int) -> Iterator[list[int]]:
+    """Which samples share a forward pass: those of one kind, at most `rows`."""
+    found: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for index, kind in enumerate(kinds):
+        found[kind].append(index)
+    for members in found.values():
         yield from (members[start : start + rows] for start in range(0, len(members), rows))
 
 
-def _device(model: VLA) -> torch.device:
+def filled[T](items: Sequence[T], rows: int) -> list[T]:
+    """`rows` items: the last one is repeated."""
+    return [*items, *[items[-1]] * (rows - len(items))]
+
+
+def device_of(model: VLA) -> torch.device:
+    """Where a model's weights are."""
     return next(model.parameters()).device if isinstance(model, nn.Module) else torch.device("cpu")
