@@ -29,6 +29,7 @@ PRESETS = {
     "qlora_r16": (16, 32, "nf4", 31_588_352, LANGUAGE_ONLY),
     "qlora_r32": (32, 64, "nf4", 63_176_704, LANGUAGE_ONLY),
     "qlora_r64": (64, 128, "nf4", 126_353_408, LANGUAGE_ONLY),
+    "rslora_r64": (64, 16, "bf16", 126_353_408, LANGUAGE_ONLY),
     "openvla_all_linear_r32": (32, 16, "bf16", 110_828_288, ALL),  # what the original's script logs
 }
 

@@ -77,7 +77,7 @@ def _low_rank(path: Path, layer: str, tensors: dict[str, Tensor], record: Mappin
         raise ValueError(f"{path}: {layer} has rank {len(down)}, {CONFIG_FILE} says {rank}: they are of different runs.")
     alpha = _own(record, "alpha_pattern", layer, record["lora_alpha"])
     scaling = alpha / (math.sqrt(rank) if record.get("use_rslora") else rank)
-    return LowRank(up, down, scaling, magnitude[0] if magnitude else None)
+    return LowRank(up, down, scaling, magnitude[0].flatten() if magnitude else None)
 
 
 def _own(record: Mapping[str, Any], patterns: str, layer: str, default: int | float) -> Any:
