@@ -81,6 +81,10 @@ def test_demonstrations_become_a_merged_policy(tmp_path: Path, training: list[st
     ]
     assert failure_rate == 1 - results["evaluation"][1]["success_rate"]
     assert results["training"]["steps"] == 4
+    assert results["training"]["training_loss"] > 0
+    assert results["costs"]["not_mergeable"] is None
+    assert results["costs"]["milliseconds"].keys() == {"base", "live", "merged"}
+    assert not [path for path in run.iterdir() if path.name.startswith("tmp")], "the merged policy that was timed is gone"
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 4
     assert (run / "loss.png").stat().st_size > 5000
     assert (run / "success.png").stat().st_size > 5000

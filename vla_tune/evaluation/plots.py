@@ -38,13 +38,13 @@ def plot_success(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
         rates = [100 * row["success_rate"] for row in chosen]
         style = {"label": _words(policy), "color": _colour(policy, policies), **_WHISKERS}
         axes.bar(places, rates, 0.92 * width, yerr=_whiskers(chosen), **style)
-    axes.set_xticks(range(len(tasks)), [_words(task) for task in tasks], **_slant(tasks))
+    axes.set_xticks(range(len(tasks)), [_words(task) for task in tasks], **slant(tasks))
     episodes = sorted({row["episodes"] for row in rows})
     counted = f"{episodes[0]}" if len(episodes) == 1 else f"{episodes[0]} to {episodes[-1]}"
     axes.set_ylabel("success rate [%]")
-    _finish_rates(axes, f"{counted} episodes per bar; whiskers: 95 % Wilson interval")
+    finish_rates(axes, f"{counted} episodes per bar; whiskers: 95 % Wilson interval")
     _legend_above(axes, len(policies))
-    _save(figure, path, title)
+    save(figure, path, title)
 
 
 def plot_log(log: Path, path: Path, *, error_unit: str, title: str = "") -> None:
@@ -71,10 +71,10 @@ def plot_log(log: Path, path: Path, *, error_unit: str, title: str = "") -> None
             _curve(axes, lines, key, label, COLOURS[1 + number])
         axes.set_ylabel(name, fontsize=9)
         axes.set_ylim(bottom=0)
-        _quiet(axes)
+        quiet(axes)
         axes.legend(frameon=False)
     every[-1].set_xlabel("optimiser step")
-    _save(figure, path, title)
+    save(figure, path, title)
 
 
 def plot_sweep(rows: Sequence[Row], path: Path, *, column: str, label: str = "", title: str = "") -> None:
@@ -102,12 +102,12 @@ def plot_sweep(rows: Sequence[Row], path: Path, *, column: str, label: str = "",
         rates = [100 * row["success_rate"] for row in chosen]
         style = {"fmt": "o-" if numeric else "o", "color": COLOURS[(number + 1) % len(COLOURS)], "linewidth": 1.2, "capsize": 3}
         axes.errorbar(places, rates, _whiskers(chosen), label=f"{_words(policy)}, {_words(task)}", **style)
-    axes.set_xticks(range(len(values)), [_words(value) for value in values], **_slant(values))
+    axes.set_xticks(range(len(values)), [_words(value) for value in values], **slant(values))
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.set_ylabel("success rate [%]")
-    _finish_rates(axes, f"{label or _words(column)}   (whiskers: 95 % Wilson interval)")
+    finish_rates(axes, f"{label or _words(column)}   (whiskers: 95 % Wilson interval)")
     _legend_above(axes, len(series))
-    _save(figure, path, title)
+    save(figure, path, title)
 
 
 _WHISKERS: dict[str, Any] = {"capsize": 3, "error_kw": {"elinewidth": 1, "ecolor": "#202124"}}
@@ -129,14 +129,16 @@ def _curve(axes: Axes, lines: Sequence[Row], key: str, label: str, colour: str) 
     axes.plot(steps, values, label=label, color=colour, marker=marker, markersize=3, linewidth=1.2)
 
 
-def _finish_rates(axes: Axes, below: str) -> None:
+def finish_rates(axes: Axes, below: str) -> None:
+    """An axis of rates in per cent."""
     axes.set_ylim(0, 105)
     axes.set_yticks(range(0, 101, 20))
     axes.set_xlabel(below, fontsize=9)
-    _quiet(axes)
+    quiet(axes)
 
 
-def _quiet(axes: Axes) -> None:
+def quiet(axes: Axes) -> None:
+    """Less ink around the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e0e0e0", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -147,7 +149,7 @@ def _legend_above(axes: Axes, entries: int) -> None:
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(entries, 4), frameon=False)
 
 
-def _slant(names: Sequence[Any]) -> dict[str, Any]:
+def slant(names: Sequence[Any]) -> dict[str, Any]:
     """Slanted labels where many or long ones would touch."""
     crowded = max(len(str(name)) for name in names) * len(names) > 60
     return {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
@@ -162,7 +164,8 @@ def _words(name: Any) -> str:
     return str(name).replace("_", " ")
 
 
-def _save(figure: Figure, path: Path, title: str) -> None:
+def save(figure: Figure, path: Path, title: str) -> None:
+    """Write the PNG, and the folder around it."""
     if title:
         figure.suptitle(title, fontsize=12)
     FigureCanvasAgg(figure)

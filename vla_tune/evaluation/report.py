@@ -32,13 +32,24 @@ def success_markdown(rows: Sequence[Row]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in (header, marks, *lines))
 
 
-def write_results(path: Path, *, evaluation: Sequence[Row], training: Mapping[str, Any]) -> None:
-    """Write `{"evaluation": [rows], "training": {...}}`; the file appears under its name only when it is complete.
+def write_results(
+    path: Path, *, evaluation: Sequence[Row], training: Mapping[str, Any], costs: Mapping[str, Any] | None = None
+) -> None:
+    """Write `{"evaluation": [rows], "training": {...}}`, and `"costs"` if given; the file appears when it is complete.
 
     Raises:
         ValueError: a number is NaN or infinite, which JSON cannot say.
     """
-    text = json.dumps({"evaluation": list(evaluation), "training": training}, indent=1, allow_nan=False) + "\n"
+    write_json(path, {"evaluation": list(evaluation), "training": training} | ({"costs": costs} if costs else {}))
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record; the file appears under its name only when it is complete.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON cannot say.
+    """
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(text)

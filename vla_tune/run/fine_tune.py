@@ -19,14 +19,15 @@ from vla_tune.models.base import Checkpoint, ModelInterface
 from vla_tune.models.liveness import check_liveness
 from vla_tune.models.precision import report_text, weight_report
 from vla_tune.models.recomputation import recompute_activations
+from vla_tune.run.costs import costs
 from vla_tune.run.evaluate import CELLS, evaluate, print_rows
 from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE, opened_run
 from vla_tune.run.objects import build, device_of, forward_context, load_policy
 from vla_tune.schema import CONTRACT_FILE, Contract
 from vla_tune.tokens import check_collisions, pad_id, stop_id
-from vla_tune.training import TrainingResult, train
+from vla_tune.training import train
 from vla_tune.training.loggers import ConsoleLogger
-from vla_tune.training.metrics import Validation
+from vla_tune.training.metrics import EvenlySpaced, Validation
 
 
 def fine_tune(cfg: DictConfig, folder: Path, *, resume_command: str) -> float:
@@ -37,11 +38,11 @@ def fine_tune(cfg: DictConfig, folder: Path, *, resume_command: str) -> float:
     with opened_run(cfg, folder):
         if not (folder / RESULTS_FILE).is_file():
             result = _trained(cfg, folder, resume_command=resume_command)
-            rows = _evaluated(cfg, folder)
+            rows, spent = _evaluated(cfg, folder), costs(cfg, folder)
             unit = Contract.load(folder).embodiment.action_units[0]
             plot_log(folder / METRICS_FILE, folder / "loss.png", error_unit=unit, title=folder.name)
             plot_success(rows, folder / "success.png", title=folder.name)
-            write_results(folder / RESULTS_FILE, evaluation=rows, training=asdict(result))
+            write_results(folder / RESULTS_FILE, evaluation=rows, training=result, costs=spent)
         return report(folder)
 
 
@@ -76,7 +77,8 @@ def contract_of(cfg: DictConfig, data: Data, base: ModelInterface, *, decoding: 
     )
 
 
-def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> TrainingResult:
+def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> dict[str, Any]:
+    """What training came to, and the loss on training samples, measured as that on held-out ones is."""
     checkpoint: Checkpoint = build(cfg.model)
     adapter, data = build(cfg.adapter), build(cfg.data)
     head_class, processor = build(cfg.head), checkpoint.processor
@@ -110,7 +112,11 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> TrainingR
         **cfg.training,
     )
     adapter.save(folder / ADAPTER_FOLDER, model, base_hash=checkpoint.content_hash())
-    return result
+    seen = Validation(EvenlySpaced(Transformed(data.training, pipeline), count=len(data.validation)))
+    device, autocast = torch.device(device_of(cfg)), forward_context(cfg.precision, device_of(cfg))
+    options = {"batch_size": cfg.training.batch_size, "pad_id": pad_id(processor), "device": device, "autocast": autocast}
+    measured = seen.measure(model, head, **options)
+    return asdict(result) | {"training_loss": measured.get("validation/loss")}
 
 
 def _adapted(cfg: DictConfig, checkpoint: Checkpoint, adapter: Adapter) -> Any:
@@ -134,9 +140,17 @@ def _evaluated(cfg: DictConfig, folder: Path) -> list[dict[str, Any]]:
     policies["fine_tuned"] = load_policy(folder, **options)
     policies["wrong_instruction"] = policies["fine_tuned"]
     remembered = [task for task in cfg.evaluation.remembered if task != cfg.task] if acted else []
+    own, shared = folder / CELLS, folder.parent / "base" / CELLS  # every run of this base would play the same
     cells = [(name, cfg.task) for name in policies] + [(name, task) for task in remembered for name in ("base", "fine_tuned")]
     return [
-        evaluate(cfg, policies[name], policy=name, task=task, folder=folder / CELLS, films=(name, task) == ("fine_tuned", cfg.task))
+        evaluate(
+            cfg,
+            policies[name],
+            policy=name,
+            task=task,
+            folder=shared if name == "base" else own,
+            films=(name, task) == ("fine_tuned", cfg.task),
+        )
         for name, task in cells
     ]
 

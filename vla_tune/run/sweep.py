@@ -10,8 +10,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 
+from vla_tune.evaluation.comparison import compared, comparison_markdown, plot_comparison
 from vla_tune.evaluation.plots import plot_sweep
-from vla_tune.evaluation.report import read_results, write_results
+from vla_tune.evaluation.report import read_results, write_json, write_results
 from vla_tune.run.evaluate import print_rows
 from vla_tune.run.folder import RESULTS_FILE, folder_name
 
@@ -24,7 +25,7 @@ class SweepTable(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Choose the folder: named by the sweep's overrides, so that a rerun finds it."""
-        folder = Path(config.hydra.sweep.dir) / "sweeps" / folder_name(config.hydra.job.name, *config.hydra.overrides.task)[:180]
+        folder = _folder(config)
         os.environ[_VARIABLE] = str(folder)
         for job in folder.glob("*.job"):
             job.unlink()
@@ -41,13 +42,53 @@ class SweepTable(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Write and print the table."""
         folder = Path(os.environ.pop(_VARIABLE))
-        rows = _rows([job.read_text().splitlines() for job in sorted(folder.glob("*.job"))])
-        if not rows:
+        jobs = [job.read_text().splitlines() for job in sorted(folder.glob("*.job"))]
+        if not jobs:
             return
+        if _experiment(config):
+            _compare(jobs, folder)
+            return
+        rows = _rows(jobs)
         write_results(folder / RESULTS_FILE, evaluation=rows, training={})
         plot_sweep([row for row in rows if row["policy"] != "base"], folder / "success.png", column="job", label="overrides")
         print_rows(rows, title="Sweep")
         Console().print(f"Written to {folder}", highlight=False, soft_wrap=True)
+
+
+def _experiment(config: DictConfig) -> str | None:
+    """The experiment that the sweep is, if it is one."""
+    return config.hydra.runtime.choices.get("experiment")
+
+
+def _folder(config: DictConfig) -> Path:
+    if name := _experiment(config):
+        return Path(config.hydra.sweep.dir) / "experiments" / name
+    return Path(config.hydra.sweep.dir) / "sweeps" / folder_name(config.hydra.job.name, *config.hydra.overrides.task)[:180]
+
+
+def _compare(jobs: Sequence[Sequence[str]], folder: Path) -> None:
+    """An experiment's table and picture: one row per choice, over its seeds."""
+    choice, runs = _choices(jobs)
+    rows = compared(runs)
+    text = comparison_markdown(rows, choice=choice)
+    (folder / "table.md").write_text(text)
+    write_json(folder / RESULTS_FILE, {"choice": choice, "rows": rows})
+    plot_comparison(rows, folder / "plot.png", choice=choice, title=folder.name)
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    Console().print(f"Written to {folder}", highlight=False, soft_wrap=True)
+
+
+def _choices(jobs: Sequence[Sequence[str]]) -> tuple[str, dict[str, list[dict[str, Any]]]]:
+    """What differs between the jobs beside the seed, and the results of each choice; a lone key is not repeated in every row."""
+    common = set.intersection(*(set(overrides) for _, *overrides in jobs)) if len(jobs) > 1 else set()
+    runs: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for output, *overrides in jobs:
+        own = tuple(override for override in overrides if override not in common and not override.startswith("seed="))
+        runs.setdefault(own, []).append(read_results(Path(output) / RESULTS_FILE))
+    keys = dict.fromkeys(override.partition("=")[0] for own in runs for override in own)
+    if len(keys) == 1:
+        return next(iter(keys)), {", ".join(override.partition("=")[2] for override in own): found for own, found in runs.items()}
+    return "choice", {", ".join(own) or "default": found for own, found in runs.items()}
 
 
 def _rows(jobs: Sequence[Sequence[str]]) -> list[dict[str, Any]]:

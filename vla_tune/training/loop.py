@@ -3,7 +3,6 @@
 A run is its folder: started again, it goes on from its last checkpoint, and ends with the same bits as if it had never stopped.
 """
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ from vla_tune.training.interruption import Interruption, TrainingInterrupted
 from vla_tune.training.loggers import Logger
 from vla_tune.training.metrics import Samples, Validation
 from vla_tune.training.optim import parameter_groups, trainable_parameters
+from vla_tune.training.peak_memory import peak_bytes, watch_peak
 from vla_tune.training.sampler import StepSampler
 from vla_tune.training.state import Clock, Progress, TrainingState
 from vla_tune.training.threads import sensible_threads, set_threads
@@ -94,6 +94,7 @@ def train(
         ValueError: nothing is trainable, or the checkpoint in `run` was made with other settings.
     """
     accelerator = _accelerator(precision, seed, device=next(model.parameters()).device)
+    watch_peak(accelerator.device)
     objective = accelerator.prepare(Objective(model, head)).train()
     updater = optimizer(parameter_groups(model))
     rate = schedule(updater, steps=steps)
@@ -183,7 +184,6 @@ def _rates(fetched: Fetched, *, update_seconds: float, schedule: LRScheduler) ->
 
 
 def _result(progress: Progress, *, model: nn.Module, device: torch.device, samples_per_step: int) -> TrainingResult:
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     samples = progress.step * samples_per_step
     return TrainingResult(
         steps=progress.step,
@@ -193,7 +193,7 @@ def _result(progress: Progress, *, model: nn.Module, device: torch.device, sampl
         seconds=progress.seconds,
         cpu_seconds=progress.cpu_seconds,
         trainable_parameters=sum(parameter.numel() for parameter in trainable_parameters(model).values()),
-        peak_memory_bytes=torch.cuda.max_memory_allocated() if device.type == "cuda" else resident,
+        peak_memory_bytes=peak_bytes(device),
         first_loss=progress.first_loss,
         last_loss=progress.last_loss,
         best_step=progress.best_step,

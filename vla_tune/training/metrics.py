@@ -32,6 +32,25 @@ class Samples(Protocol):
 
 
 @dataclass(frozen=True)
+class EvenlySpaced:
+    """At most `count` of many samples, from the first to the last (`Samples`)."""
+
+    samples: Samples
+    _: KW_ONLY
+    count: int
+
+    def __len__(self) -> int:
+        """How many."""
+        return min(self.count, len(self.samples))
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """One of them."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.samples[index * len(self.samples) // len(self)]
+
+
+@dataclass(frozen=True)
 class Validation:
     """Held-out samples and how to judge the predictions on them."""
 

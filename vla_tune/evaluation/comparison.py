@@ -1,0 +1,126 @@
+"""Runs that differ in one choice, side by side: what each costs, and how well it does over its training seeds."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from vla_tune.evaluation.plots import COLOURS, finish_rates, quiet, save, slant
+from vla_tune.evaluation.stats import wilson_interval
+
+Results = Mapping[str, Any]
+"""What a run's `results.json` holds."""
+
+_COLUMNS = {
+    "trainable parameters": lambda row: f"{row['trainable_parameters']:,} ({100 * row['trainable_share']:.2f} %)",
+    "adapter [MB]": lambda row: f"{row['adapter_bytes'] / 1e6:.2f}",
+    "peak memory [GB]": lambda row: f"{row['peak_memory_bytes'] / 1e9:.2f}",
+    "samples per CPU s": lambda row: f"{row['samples_per_cpu_second']:.0f}",
+    "held-out - training loss": lambda row: _number(row["generalisation_gap"], "+.3f"),
+    "success by seed [%]": lambda row: ", ".join(f"{100 * rate:.0f}" for rate in row["success_by_seed"]),
+    "success [%]": lambda row: (
+        f"**{100 * row['success_rate']:.1f}** [{100 * row['wilson_low']:.1f}, {100 * row['wilson_high']:.1f}]"
+    ),
+    "forgotten [points]": lambda row: _number(row["forgotten"], ".1f"),
+    "ms per chunk: base, live, merged": lambda row: ", ".join(
+        _number(row["milliseconds"].get(name), ".1f") for name in ("base", "live", "merged")
+    ),
+    "merges": lambda row: "yes" if row["not_mergeable"] is None else "no",
+}
+
+
+def compared(runs: Mapping[str, Sequence[Results]]) -> list[dict[str, Any]]:
+    """One row per choice; rates are over the episodes of all its seeds, costs are medians.
+
+    Args:
+        runs: Choice -> the results of its seeds.
+
+    Raises:
+        ValueError: a run was finished before costs were measured.
+    """
+    return [_row(choice, seeds) for choice, seeds in runs.items()]
+
+
+def comparison_markdown(rows: Sequence[Mapping[str, Any]], *, choice: str) -> str:
+    """The rows as a markdown table."""
+    lines = [[choice, *_COLUMNS], ["---", *["---:"] * len(_COLUMNS)]]
+    lines += [[str(row["choice"]), *(cell(row) for cell in _COLUMNS.values())] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def plot_comparison(rows: Sequence[Mapping[str, Any]], path: Path, *, choice: str, title: str) -> None:
+    """Success with its interval and its seeds, above what is forgotten and how much better the training data is known."""
+    figure = Figure(figsize=(max(7.0, 1.0 + 0.9 * len(rows)), 6.4), layout="constrained")
+    success, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    places = range(len(rows))
+    rates = [100 * row["success_rate"] for row in rows]
+    bounds = [[rate - 100 * row["wilson_low"] for rate, row in zip(rates, rows, strict=True)]]
+    bounds += [[100 * row["wilson_high"] - rate for rate, row in zip(rates, rows, strict=True)]]
+    success.errorbar(places, rates, bounds, fmt="o", color=COLOURS[1], capsize=3, label="all seeds, 95 % Wilson interval")
+    for place, row in zip(places, rows, strict=True):
+        seeds = [100 * rate for rate in row["success_by_seed"]]
+        label = "one seed" if place == 0 else None
+        success.plot([place + 0.15] * len(seeds), seeds, "x", color=COLOURS[0], markersize=5, label=label)
+    success.set_ylabel("success rate [%]")
+    finish_rates(success, "")
+    success.legend(frameon=False, loc="lower right")
+    gaps = [float("nan") if row["generalisation_gap"] is None else row["generalisation_gap"] for row in rows]
+    below.plot(places, gaps, "o-", color=COLOURS[2], linewidth=1.2)
+    below.axhline(0, color=COLOURS[0], linewidth=0.8)
+    below.set_ylabel("held-out - training loss")
+    quiet(below)
+    names = [str(row["choice"]) for row in rows]
+    below.set_xticks(list(places), names, **slant(names))
+    below.set_xlabel(choice)
+    save(figure, path, title)
+
+
+def _row(choice: str, seeds: Sequence[Results]) -> dict[str, Any]:
+    if any(not run.get("costs") for run in seeds):
+        raise ValueError(f"a run of {choice} was finished before costs were measured: remove its folder and start it again.")
+    own = [next(row for row in run["evaluation"] if row["policy"] == "fine_tuned") for run in seeds]
+    successes, episodes = (sum(row[name] for row in own) for name in ("successes", "episodes"))
+    low, high = wilson_interval(successes, episodes)
+    training, costs = [run["training"] for run in seeds], [run["costs"] for run in seeds]
+    trainable = training[0]["trainable_parameters"]
+    return {
+        "choice": choice,
+        "seeds": len(seeds),
+        "trainable_parameters": trainable,
+        "trainable_share": trainable / costs[0]["base_parameters"],
+        "adapter_bytes": costs[0]["adapter_bytes"],
+        "peak_memory_bytes": _median([run["peak_memory_bytes"] for run in training]),
+        "samples_per_cpu_second": _median([run["samples_per_cpu_second"] for run in training]),
+        "generalisation_gap": _median([_gap(run) for run in training]),
+        "success_by_seed": [row["success_rate"] for row in own],
+        "success_rate": successes / episodes,
+        "wilson_low": low,
+        "wilson_high": high,
+        "forgotten": _median([_forgotten(run["evaluation"], own[0]["task"]) for run in seeds]),
+        "milliseconds": {name: _median([run["milliseconds"].get(name) for run in costs]) for name in ("base", "live", "merged")},
+        "not_mergeable": costs[0]["not_mergeable"],
+    }
+
+
+def _gap(training: Mapping[str, Any]) -> float | None:
+    held_out, seen = training["validation"].get("validation/loss"), training.get("training_loss")
+    return None if held_out is None or seen is None else held_out - seen
+
+
+def _forgotten(rows: Sequence[Mapping[str, Any]], task: str) -> float | None:
+    """Mean over the tasks that the base could do, of what it could and the fine-tuned policy cannot: percentage points."""
+    rates = {(row["policy"], row["task"]): 100 * row["success_rate"] for row in rows}
+    lost = [rates["base", other] - rate for (policy, other), rate in rates.items() if policy == "fine_tuned" and other != task]
+    return statistics.mean(lost) if lost else None
+
+
+def _median(values: Sequence[Any]) -> Any:
+    """Of those that are given; None if none is."""
+    given = [value for value in values if value is not None]
+    return statistics.median(given) if given else None
+
+
+def _number(value: int | float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
