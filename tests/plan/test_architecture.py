@@ -6,7 +6,7 @@ from importlib.resources import files
 import pytest
 import torch
 
-from vla_tune.adapters import Full, Lora
+from vla_tune.adapters import Bottleneck, Dora, Full, Lora
 from vla_tune.models.base import Outline, Outlined
 from vla_tune.models.openvla import OpenVLACheckpoint
 from vla_tune.plan import Device, Load, Plan, architecture, plan_of
@@ -97,3 +97,9 @@ def test_nothing_of_it_takes_memory():
 def test_a_folder_that_is_not_here():
     with pytest.raises(FileNotFoundError, match=r"no config\.json in openvla/openvla-7b: name a checkpoint folder"):
         OpenVLACheckpoint("openvla/openvla-7b").outline()
+
+
+@pytest.mark.parametrize("adapter", [Bottleneck(size=4), Dora(rank=2, alpha=2, targets=["q_proj"])])
+def test_an_adapter_whose_memory_is_not_known_is_refused(adapter):
+    with pytest.raises(ValueError, match=f"the memory of {type(adapter).__name__} adapters is not known"):
+        architecture(outline_7b(), adapter)

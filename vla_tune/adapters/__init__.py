@@ -1,10 +1,11 @@
 """Which parameters learn: all of them, or a low-rank change of frozen ones."""
 
 from vla_tune.adapters.base import Adapter, AdapterReport
+from vla_tune.adapters.bottleneck import Bottleneck
 from vla_tune.adapters.dora import Dora
 from vla_tune.adapters.full import Full
 from vla_tune.adapters.lora import Lora, training_context
 from vla_tune.adapters.pissa import Pissa
 from vla_tune.adapters.published import PublishedLora
 
-__all__ = ["Adapter", "AdapterReport", "Dora", "Full", "Lora", "Pissa", "PublishedLora", "training_context"]
+__all__ = ["Adapter", "AdapterReport", "Bottleneck", "Dora", "Full", "Lora", "Pissa", "PublishedLora", "training_context"]

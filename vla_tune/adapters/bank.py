@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from vla_tune.adapters.base import Adapter, check_base
+from vla_tune.adapters.base import Adapter, adapted_layer, check_base
 from vla_tune.adapters.branches import Branch, LinearMap, LowRankBranch, Stack
 from vla_tune.adapters.changes import LowRank
 
@@ -42,7 +42,7 @@ class AdapterBank:
     """
 
     def __init__(self, model: nn.Module, *, base_hash: str) -> None:
-        if any(".lora_" in name for name, _ in model.named_parameters()):
+        if any(adapted_layer(name) for name, _ in model.named_parameters()):
             raise ValueError("the model carries an adapter: load the base afresh, then add adapters.")
         self._model, self._base_hash = model, base_hash
         self._adapters: dict[str, dict[str, Branch]] = {}

@@ -1,5 +1,6 @@
 """What decides which parameters learn."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,13 @@ def check_base(model: nn.Module, base: str) -> None:
         )
 
 
+def adapted_layer(name: str) -> str | None:
+    """The layer of the base beside which a parameter of this name was put; None if it is the base's own."""
+    found = re.match(r"(.+?)\.(lora_|bottleneck\.)", name)
+    return None if found is None else found[1]
+
+
 def _learning_modules(tower: str, learning: Mapping[str, int]) -> int:
-    """Modules of the base: the parts of a LoRA layer count once."""
-    names = {name.split(".lora_")[0] if ".lora_" in name else name.rpartition(".")[0] for name in learning}
+    """Modules of the base: the parts of what stands beside a layer count once."""
+    names = {adapted_layer(name) or name.rpartition(".")[0] for name in learning}
     return sum(name == tower or name.startswith(f"{tower}.") for name in names)

@@ -106,6 +106,9 @@ def _patches(layer: nn.Conv2d, inputs: Float[Tensor, "b in H W"]) -> Float[Tenso
 
 
 def _product(values: Float[Tensor, "B n in"], weights: Float[Tensor, "B out in"]) -> Float[Tensor, "B n out"]:
-    if not torch.is_autocast_enabled(values.device.type):  # which rounds both to its own precision
-        values = values.to(weights.dtype)
-    return values @ weights.mT
+    return in_autocast_or_float32(values) @ weights.mT
+
+
+def in_autocast_or_float32(values: Tensor) -> Tensor:
+    """Ready to be multiplied with float32 weights: inside an autocast, which rounds both to its own precision, as it is."""
+    return values if torch.is_autocast_enabled(values.device.type) else values.float()

@@ -1,7 +1,7 @@
 """A model on the meta device -> what a plan must know of it: parameters, linear layers, blocks."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -102,6 +102,9 @@ def architecture(outline: Outline, adapter: Adapter) -> Architecture:
 
     NF4 weights cannot lie on the meta device: the base is bfloat16 there, and the bytes of what `models.nf4.quantize` would
     take are counted by their formula.
+
+    Raises:
+        ValueError: what the adapter computes is of a kind whose memory is not known.
     """
     model = outline.model
     model.to(weight_dtype(adapter.base))
@@ -114,6 +117,7 @@ def architecture(outline: Outline, adapter: Adapter) -> Architecture:
     with torch.device("meta"):
         attached.attach(model)
     own, added = _split(model, base_names)
+    _refuse_unknown(added, adapter)
     kept = {name: parameter for name, parameter in own.items() if name.removesuffix(".weight") not in in_4bit}
     quantized = [sizes[f"{name}.weight"] for name in in_4bit]
     learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -148,6 +152,16 @@ def _split(model: nn.Module, base_names: set[str]) -> tuple[dict[str, nn.Paramet
         (own if before in base_names else added)[before] = parameter
     assert own.keys() == base_names, "an adapter took parameters of the base away"
     return own, added
+
+
+def _refuse_unknown(added: Iterable[str], adapter: Adapter) -> None:
+    """Counting the wrong thing would be worse than no plan."""
+    unknown = [name for name in added if ".lora_A." not in name and ".lora_B." not in name]
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]}: the memory of {type(adapter).__name__} adapters is not known; a plan counts full fine-tuning and LoRA "
+            "with a factor before B A. Plan adapter=lora_r16 as a first guess, and measure a few steps."
+        )
 
 
 def _uncounted(blocks: Sequence[PlacedBlock], linears: Sequence[PlacedLinear]) -> tuple[str, ...]:
