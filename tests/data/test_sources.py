@@ -1,5 +1,6 @@
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,17 @@ from vla_tune.schema import Embodiment, to_record
 CHUNKS = ChunksByTimestamp(2)
 
 
-def loaded(body: Embodiment, sources: list[Source], weights: list[float], *, held_out: float = 0.25, seed: int = 0) -> Data:
-    return load_demonstrations(
-        embodiment=to_record(body), sources=sources, weights=weights, chunks=CHUNKS, held_out=held_out, seed=seed
-    )
+def loaded(
+    body: Embodiment,
+    sources: list[Source],
+    weights: list[float],
+    *,
+    held_out: float = 0.25,
+    seed: int = 0,
+    demonstrations: int | None = None,
+) -> Data:
+    parts: dict[str, Any] = {"embodiment": to_record(body), "sources": sources, "weights": weights, "chunks": CHUNKS}
+    return load_demonstrations(**parts, held_out=held_out, seed=seed, demonstrations=demonstrations)
 
 
 def test_a_folder_is_a_source(body: Embodiment, image_folder: Path):
@@ -41,6 +49,20 @@ def test_a_repository_is_pinned_and_downloaded_by_lerobot(body: Embodiment, imag
     opened = Hub("someone/something", revision="0123abc").open(body, CHUNKS)
     assert asked == [("someone/something", None, "0123abc")]
     assert len(opened) == len(Local(str(image_folder)).open(body, CHUNKS))
+
+
+def test_fewer_demonstrations_are_some_of_more_beside_the_same_held_out_ones(body: Embodiment, image_folder: Path):
+    whole = loaded(body, [Local(str(image_folder))], [1.0])
+    before: set[int] = set()
+    for count in (1, 2, 3):
+        data = loaded(body, [Local(str(image_folder))], [1.0], demonstrations=count)
+        assert isinstance(data.training, Demonstrations)
+        assert len(data.training.episodes) == data.statistics.num_trajectories == count
+        assert before < set(data.training.episodes)
+        assert data.validation.episodes == whole.validation.episodes
+        before = set(data.training.episodes)
+    with pytest.raises(ValueError, match="demonstrations=4: 3 episodes are there for training"):
+        loaded(body, [Local(str(image_folder))], [1.0], demonstrations=4)
 
 
 def test_held_out_episodes_are_learned_from_nowhere(body: Embodiment, image_folder: Path, recorded: list[list[dict]]):

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from vla_tune.data.actions import NormalizedActions
 from vla_tune.data.chunks import Chunks
 from vla_tune.data.dataset import Demonstrations
@@ -73,8 +75,11 @@ def load_demonstrations(
     chunks: Chunks,
     held_out: float,
     seed: int,
+    demonstrations: int | None = None,
 ) -> Data:
     """Open the sources, hold out a share of each source's episodes, and mix the rest with the given weights.
+
+    `demonstrations` limits the training episodes of the first source: fewer are some of more, and the held-out ones stay the same.
 
     Raises:
         ValueError: embodiment, dataset or weights are wrong; the message says which and what to do.
@@ -82,6 +87,8 @@ def load_demonstrations(
     body = embodiment_from_record(embodiment)
     halves = [source.open(body, chunks).split(held_out, seed=seed) for source in sources]
     training = [first for first, _ in halves]
+    if demonstrations is not None:
+        training[0] = _some(training[0], demonstrations, seed=seed)
     statistics = dataset_statistics(*training)
     return Data(
         embodiment=body,
@@ -90,3 +97,11 @@ def load_demonstrations(
         statistics=statistics,
         actions=NormalizedActions(training, statistics),
     )
+
+
+def _some(samples: Demonstrations, count: int, *, seed: int) -> Demonstrations:
+    if not 1 <= count <= len(samples.episodes):
+        raise ValueError(
+            f"demonstrations={count}: {len(samples.episodes)} episodes are there for training; choose 1 to all of them."
+        )
+    return samples.select(np.random.default_rng(seed).permutation(samples.episodes)[:count].tolist())
