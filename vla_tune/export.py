@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from vla_tune.adapters import Adapter
 from vla_tune.adapters.merging import merged
+from vla_tune.adapters.spectrum import truncated
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.files import new_folder
 from vla_tune.policy import Policy
@@ -114,6 +115,7 @@ def merge(
     contract: Contract,
     check: Callable[[Path], ParityReport],
     dtype: torch.dtype = torch.bfloat16,
+    rank: int | None = None,
 ) -> ParityReport:
     """Merge a trained adapter into a new checkpoint folder, if the result passes `check`.
 
@@ -128,6 +130,7 @@ def merge(
         contract: Goes with the weights.
         check: Compares the written folder with the trained policy.
         dtype: Of the written weights, bfloat16 or float32.
+        rank: Low-rank changes are cut to this one, which keeps most of what was learned or fails the check; None keeps all.
 
     Raises:
         ParityError: the check failed; nothing is written.
@@ -135,6 +138,8 @@ def merge(
     """
     with new_folder(destination) as temporary:
         changes = adapter.changes(adapter_folder, base_hash=base.content_hash())
+        if rank is not None:
+            changes = truncated(changes, rank)
         base.write(temporary, merged(base.weights(), changes, dtype=dtype), contract)
         report = check(temporary)
         if not report.passed:

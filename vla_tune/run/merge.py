@@ -42,6 +42,7 @@ def merge_run(cfg: DictConfig) -> ParityReport:
         contract=live.contract,
         check=check,
         dtype=_dtype(cfg.dtype),
+        rank=cfg.rank,
     )
     Console().print(f"{report}\nWritten to {destination}", highlight=False, soft_wrap=True)
     if cfg.json:
