@@ -245,3 +245,23 @@ def test_parity_needs_frames_and_finite_actions(tiny_contract):
         parity(Fixed(live), Fixed(live), [], contract=tiny_contract)
     with pytest.raises(ValueError, match="the merged policy gives NaN"):
         parity(Fixed(live), Fixed(live * np.nan), observations(1), contract=tiny_contract)
+
+
+def test_a_merge_at_a_lower_rank_is_checked_like_any_other(trained, tmp_path):
+    """What was learned here is noise, of which every direction matters."""
+    run = trained(Lora(rank=16, alpha=16, targets=TARGETS, base="fp32"))
+    live = run.policy(run.model)
+
+    def check(folder: Path, tolerance: Tolerance) -> ParityReport:
+        return parity(live, run.policy(load(folder)), observations(), contract=live.contract, tolerance=tolerance)
+
+    with pytest.raises(ParityError):
+        run.export(tmp_path / "merged", rank=12)
+    assert not (tmp_path / "merged").exists()
+    loose = partial(check, tolerance=replace(RANDOM_WEIGHTS, token_agreement=0.5))
+    run.export(tmp_path / "merged", rank=12, dtype=torch.float32, check=loose)
+    base, written = (load_file(folder / "model.safetensors") for folder in (run.base, tmp_path / "merged"))
+    name = next(iter(run.adapter.changes(run.adapter_folder, base_hash=content_hash(run.base))))
+    assert torch.linalg.matrix_rank(written[name].float() - base[name].float(), rtol=1e-3) == 12
+    with pytest.raises(ValueError, match="rank=16: the adapter's changes are of rank 16"):
+        run.export(tmp_path / "same", rank=16)

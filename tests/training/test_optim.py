@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from vla_tune.adapters import Lora
 from vla_tune.models.openvla import OpenVLA
 from vla_tune.training.optim import (
     adamw,
     adamw_8bit,
+    adamw_lora_plus,
     constant,
     paged_adamw_8bit,
     paged_adamw_32bit,
@@ -62,19 +64,38 @@ def test_constant_stays() -> None:
     assert set(rates(constant(optimizer(0.3), steps=4), 4)) == {0.3}
 
 
+def test_lora_plus_moves_b_faster(tiny_model: OpenVLA) -> None:
+    Lora(rank=2, alpha=2, targets=["q_proj"], base="fp32").attach(tiny_model)
+    schedule = warmup_cosine(
+        adamw_lora_plus(parameter_groups(tiny_model), learning_rate=1e-3, ratio=16.0, weight_decay=0.0),
+        steps=10,
+        warmup_steps=2,
+        floor=0.0,
+    )
+    before = {name: parameter.detach().clone() for name, parameter in trainable_parameters(tiny_model).items()}
+    for parameter in trainable_parameters(tiny_model).values():
+        parameter.grad = torch.ones_like(parameter)
+    schedule.optimizer.step()
+    for name, parameter in trainable_parameters(tiny_model).items():
+        rate = 0.5e-3 * (16 if ".lora_B." in name else 1)  # Adam's first step is the rate, whatever the gradient
+        torch.testing.assert_close(before[name] - parameter, torch.full_like(parameter, rate), atol=1e-6, rtol=1e-3)
+    with pytest.raises(ValueError, match="needs a positive ratio, and a LoRA adapter"):
+        adamw_lora_plus([{"params": [nn.Parameter(torch.zeros(1))]}], learning_rate=1.0, ratio=16.0, weight_decay=0.0)
+
+
 def test_only_matrices_decay(adapt, tiny_model: OpenVLA) -> None:
     model = adapt(tiny_model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = parameter_groups(model)
     grouped = [[names[id(parameter)] for parameter in group["params"]] for group in groups]
     assert sorted(chain.from_iterable(grouped)) == sorted(trainable_parameters(model))
-    decayed = grouped[0]
+    decayed = [name for group, own in zip(groups, grouped, strict=True) if "weight_decay" not in group for name in own]
     assert "weight_decay" not in groups[0]
     assert all(dict(model.named_parameters())[name].ndim >= 2 for name in decayed)
     assert not [name for name in decayed if "embed_tokens" in name or "pos_embed" in name or "norm" in name]
-    for group in groups[1:]:
-        assert group["weight_decay"] == 0.0
-    if len(groups) == 1:  # LoRA has matrices only
+    roles = [group.get("role") for group in groups]
+    assert all(group["weight_decay"] == 0.0 for group in groups[len(groups) - roles.count(None) + 1 :])
+    if "lora_B" in roles:  # LoRA has matrices only
         assert all("lora_" in name for name in decayed)
 
 

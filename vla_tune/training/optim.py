@@ -12,6 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+_LORA_B = "lora_B"
+
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Name -> parameter, of those that require a gradient.
@@ -28,17 +30,18 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """The trainable parameters in two groups: weights that decay, and everything else with `weight_decay` 0.
+    """The trainable parameters in three groups: weights that decay, the B of LoRA (`role` `lora_B`), which decay too, and the rest.
 
     Only matrices decay: the `weight` of a linear or convolutional layer, LoRA's among them. Norms, biases, embeddings, position
-    embeddings and layer scales do not (Loshchilov & Hutter, arXiv 1711.05101, leave it open; GPT-3 and timm do it so).
+    embeddings and layer scales, with `weight_decay` 0, do not (Loshchilov & Hutter, arXiv 1711.05101, leave it open; GPT-3 and
+    timm do it so).
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed, kept = [], []
+    decayed, factors, kept = [], [], []
     for name, parameter in trainable_parameters(model).items():
         is_matrix = name.endswith(".weight") and parameter.ndim >= 2 and id(parameter) not in embeddings
-        (decayed if is_matrix else kept).append(parameter)
-    groups = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
+        (factors if ".lora_B." in name else decayed if is_matrix else kept).append(parameter)
+    groups = [{"params": decayed}, {"params": factors, "role": _LORA_B}, {"params": kept, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
@@ -53,6 +56,26 @@ def adamw(
     """AdamW (arXiv 1711.05101, Algorithm 2)."""
     first, second = betas
     return torch.optim.AdamW(list(groups), lr=learning_rate, betas=(first, second), eps=epsilon, weight_decay=weight_decay)
+
+
+def adamw_lora_plus(
+    groups: Sequence[dict[str, Any]],
+    *,
+    learning_rate: float,
+    ratio: float,
+    weight_decay: float,
+    betas: Sequence[float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+) -> Optimizer:
+    """AdamW in which the B of LoRA learns `ratio` times as fast as the rest (LoRA+, arXiv 2402.12354, §4).
+
+    Raises:
+        ValueError: there is no LoRA, or the ratio is not positive.
+    """
+    if ratio <= 0 or not any(group.get("role") == _LORA_B for group in groups):
+        raise ValueError(f"ratio={ratio}: LoRA+ needs a positive ratio, and a LoRA adapter whose B it can be applied to.")
+    faster = [group | ({"lr": ratio * learning_rate} if group.get("role") == _LORA_B else {}) for group in groups]
+    return adamw(faster, learning_rate=learning_rate, weight_decay=weight_decay, betas=betas, epsilon=epsilon)
 
 
 def adamw_8bit(
