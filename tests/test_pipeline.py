@@ -10,6 +10,7 @@ from hydra import compose, initialize
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
+from vla_tune.models.files import content_hash
 from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.run.evaluate import evaluate_run
 from vla_tune.run.fine_tune import fine_tune
@@ -20,6 +21,8 @@ from vla_tune.training.loop import CHECKPOINTS
 
 # The logits of random weights are nearly flat: rounding tips more of their near-ties, between bins further apart.
 LENIENT = ["tolerance.token_agreement=0.7", "tolerance.mean_error=0.2"]
+
+ANYTHING = ["tolerance.token_agreement=0.0", "tolerance.mean_error=10.0"]
 
 
 def configuration(root: str, *overrides: str) -> DictConfig:
@@ -94,6 +97,11 @@ def test_demonstrations_become_a_merged_policy(tmp_path: Path, training: list[st
 
     merge_run(configuration("merge", f"run={run}", "observations=20", *LENIENT))
     assert json.loads((run / "parity.json").read_text())["passed"]
+    merge_run(configuration("merge", f"run={run}", "observations=20", "base=original", f"to={run / 'original'}", *ANYTHING))
+    same = content_hash(run / "merged") == content_hash(run / "original")
+    assert same == (cfg.adapter.base != "nf4"), "4 bits change what the adapter is added to"
+    with pytest.raises(ValueError, match="base='fp8': choose trained"):
+        merge_run(configuration("merge", f"run={run}", "base=fp8", f"to={run / 'third'}"))
     assert Contract.load(run / "merged") == Contract.load(run)
     names = load_file(run / "merged" / "model.safetensors").keys()
     assert not [name for name in names if "lora" in name or "base_layer" in name]

@@ -1,8 +1,9 @@
 """A finished run -> one merged checkpoint, if it acts as the live policy does."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from vla_tune.data.sources import Data
 from vla_tune.export import ParityReport, merge, parity
+from vla_tune.models.base import Checkpoint
 from vla_tune.run.folder import ADAPTER_FOLDER, load_config
 from vla_tune.run.objects import build, load_policy
 from vla_tune.schema import Embodiment, Observation
@@ -36,7 +38,7 @@ def merge_run(cfg: DictConfig) -> ParityReport:
 
     report = merge(
         destination,
-        base=build(trained.model),
+        base=_base(build(trained.model), cfg.base),
         adapter=build(trained.adapter),
         adapter_folder=run / ADAPTER_FOLDER,
         contract=live.contract,
@@ -48,6 +50,13 @@ def merge_run(cfg: DictConfig) -> ParityReport:
     if cfg.json:
         Path(cfg.json).write_text(json.dumps(asdict(report) | {"passed": report.passed}, indent=1) + "\n")
     return report
+
+
+def _base(checkpoint: Any, choice: str) -> Checkpoint:
+    """Whose weights are changed; the content, and so its hash, is the same."""
+    if choice not in ("trained", "original"):
+        raise ValueError(f"base={choice!r}: choose trained, what training multiplied with, or original, the weights before 4 bits.")
+    return replace(checkpoint, base="bf16") if choice == "original" and checkpoint.base == "nf4" else checkpoint
 
 
 def _dtype(name: str) -> torch.dtype:
