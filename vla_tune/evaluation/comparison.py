@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from vla_tune.evaluation.plots import COLOURS, finish_rates, quiet, save, slant
+from vla_tune.evaluation.plots import COLOURS, finish_rates, quiet, save, slant, whiskers
 from vla_tune.evaluation.stats import wilson_interval
 
 Results = Mapping[str, Any]
@@ -51,14 +51,12 @@ def comparison_markdown(rows: Sequence[Mapping[str, Any]], *, choice: str) -> st
 
 
 def plot_comparison(rows: Sequence[Mapping[str, Any]], path: Path, *, choice: str, title: str) -> None:
-    """Success with its interval and its seeds, above what is forgotten and how much better the training data is known."""
+    """Success with its interval and its seeds, above how much better the training data is known."""
     figure = Figure(figsize=(max(7.0, 1.0 + 0.9 * len(rows)), 6.4), layout="constrained")
     success, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     places = range(len(rows))
     rates = [100 * row["success_rate"] for row in rows]
-    bounds = [[rate - 100 * row["wilson_low"] for rate, row in zip(rates, rows, strict=True)]]
-    bounds += [[100 * row["wilson_high"] - rate for rate, row in zip(rates, rows, strict=True)]]
-    success.errorbar(places, rates, bounds, fmt="o", color=COLOURS[1], capsize=3, label="all seeds, 95 % Wilson interval")
+    success.errorbar(places, rates, whiskers(rows), fmt="o", color=COLOURS[1], capsize=3, label="all seeds, 95 % Wilson interval")
     for place, row in zip(places, rows, strict=True):
         seeds = [100 * rate for rate in row["success_by_seed"]]
         label = "one seed" if place == 0 else None

@@ -37,7 +37,7 @@ def plot_success(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
         places = [tasks.index(row["task"]) + (number - (len(policies) - 1) / 2) * width for row in chosen]
         rates = [100 * row["success_rate"] for row in chosen]
         style = {"label": _words(policy), "color": _colour(policy, policies), **_WHISKERS}
-        axes.bar(places, rates, 0.92 * width, yerr=_whiskers(chosen), **style)
+        axes.bar(places, rates, 0.92 * width, yerr=whiskers(chosen), **style)
     axes.set_xticks(range(len(tasks)), [_words(task) for task in tasks], **slant(tasks))
     episodes = sorted({row["episodes"] for row in rows})
     counted = f"{episodes[0]}" if len(episodes) == 1 else f"{episodes[0]} to {episodes[-1]}"
@@ -101,7 +101,7 @@ def plot_sweep(rows: Sequence[Row], path: Path, *, column: str, label: str = "",
         places = [values.index(row[column]) + shift for row in chosen]
         rates = [100 * row["success_rate"] for row in chosen]
         style = {"fmt": "o-" if numeric else "o", "color": COLOURS[(number + 1) % len(COLOURS)], "linewidth": 1.2, "capsize": 3}
-        axes.errorbar(places, rates, _whiskers(chosen), label=f"{_words(policy)}, {_words(task)}", **style)
+        axes.errorbar(places, rates, whiskers(chosen), label=f"{_words(policy)}, {_words(task)}", **style)
     axes.set_xticks(range(len(values)), [_words(value) for value in values], **slant(values))
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.set_ylabel("success rate [%]")
@@ -113,7 +113,7 @@ def plot_sweep(rows: Sequence[Row], path: Path, *, column: str, label: str = "",
 _WHISKERS: dict[str, Any] = {"capsize": 3, "error_kw": {"elinewidth": 1, "ecolor": "#202124"}}
 
 
-def _whiskers(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+def whiskers(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
     """Lengths below and above the rate, in per cent."""
     below = [100 * max(row["success_rate"] - row["wilson_low"], 0.0) for row in rows]
     above = [100 * max(row["wilson_high"] - row["success_rate"], 0.0) for row in rows]

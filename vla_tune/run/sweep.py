@@ -80,7 +80,7 @@ def _compare(jobs: Sequence[Sequence[str]], folder: Path) -> None:
 
 def _choices(jobs: Sequence[Sequence[str]]) -> tuple[str, dict[str, list[dict[str, Any]]]]:
     """What differs between the jobs beside the seed, and the results of each choice; a lone key is not repeated in every row."""
-    common = set.intersection(*(set(overrides) for _, *overrides in jobs)) if len(jobs) > 1 else set()
+    common = _common(jobs)
     runs: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for output, *overrides in jobs:
         own = tuple(override for override in overrides if override not in common and not override.startswith("seed="))
@@ -91,9 +91,14 @@ def _choices(jobs: Sequence[Sequence[str]]) -> tuple[str, dict[str, list[dict[st
     return "choice", {", ".join(own) or "default": found for own, found in runs.items()}
 
 
+def _common(jobs: Sequence[Sequence[str]]) -> set[str]:
+    """The overrides of every job."""
+    return set.intersection(*(set(overrides) for _, *overrides in jobs)) if len(jobs) > 1 else set()
+
+
 def _rows(jobs: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
     """The rows of every job, named by the overrides in which the jobs differ; a job is its output folder and its overrides."""
-    common = set.intersection(*(set(overrides) for _, *overrides in jobs)) if len(jobs) > 1 else set()
+    common = _common(jobs)
     rows = []
     for output, *overrides in jobs:
         name = ", ".join(override for override in overrides if override not in common)
