@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from vla_tune.adapters import Adapter
+from vla_tune.adapters.changes import Changes
 from vla_tune.adapters.merging import merged
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.precision import num_parameters
@@ -36,9 +36,13 @@ def costs(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "base": policy_of(base, contract, checkpoint.processor, rows=1, device=device),
         "live": load_policy(folder, rows=1, device=device).policy,
     }
-    reason = _why_not(adapter, adapter_folder, checkpoint)
-    if reason is None:
-        policies["merged"] = _merged(checkpoint, adapter, adapter_folder, contract, device=device)
+    reason = None
+    try:
+        changes = adapter.changes(adapter_folder, base_hash=checkpoint.content_hash())
+    except ValueError as error:
+        reason = str(error)
+    else:
+        policies["merged"] = _merged(checkpoint, changes, contract, beside=folder, device=device)
     return {
         "base_parameters": num_parameters(base),
         "adapter_bytes": sum(path.stat().st_size for path in adapter_folder.iterdir()),
@@ -59,19 +63,10 @@ def milliseconds(policies: Mapping[str, Policy], observations: Sequence[Any], *,
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def _why_not(adapter: Adapter, folder: Path, checkpoint: Checkpoint) -> str | None:
-    try:
-        adapter.changes(folder, base_hash=checkpoint.content_hash())
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _merged(checkpoint: Checkpoint, adapter: Adapter, folder: Path, contract: Contract, *, device: str) -> Policy:
+def _merged(checkpoint: Checkpoint, changes: Changes, contract: Contract, *, beside: Path, device: str) -> Policy:
     """The merged policy, by way of a folder that does not stay."""
-    temporary = Path(mkdtemp(dir=folder.parent))
+    temporary = Path(mkdtemp(dir=beside))
     try:
-        changes = adapter.changes(folder, base_hash=checkpoint.content_hash())
         checkpoint.write(temporary, merged(checkpoint.weights(), changes, dtype=torch.bfloat16), contract)
         written = checkpoint_in(temporary)
         return policy_of(written.load(device=device), contract, written.processor, rows=1, device=device)
