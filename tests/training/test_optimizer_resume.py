@@ -1,4 +1,4 @@
-"""Every optimizer of `conf/optimizer`: 2N steps in one go == N steps, Ctrl-C, N more, bit for bit; on a CPU, and with `-m gpu` on a GPU."""
+"""Every optimizer of `conf/optimizer`: 2N steps in one go == N steps, Ctrl-C, N more, bit for bit; `-m gpu` on a GPU."""
 
 from functools import partial
 from pathlib import Path
