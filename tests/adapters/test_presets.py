@@ -1,6 +1,7 @@
 """`conf/adapter` on the real shapes of OpenVLA-7B, without memory for a weight."""
 
 from functools import cache
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,8 @@ def test_the_original_preset_adapts_what_the_original_did():
         assert f"vision_backbone.{tower}.blocks.{last}.attn.qkv.lora_A.default.weight" in shapes, "whose output nobody reads"
     assert shapes["language_model.lm_head.lora_B.default.weight"] == (32_064, 32)
     assert "vision_backbone.fused_featurizer.attn_pool.kv.lora_A.default.weight" in shapes
+
+
+def test_everything_is_what_the_original_lists():
+    everything = replace(preset("openvla_all_linear_r32"), targets=["*"])
+    assert counted(everything)[1] == counted(preset("openvla_all_linear_r32"))[1]

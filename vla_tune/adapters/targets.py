@@ -7,9 +7,11 @@ from torch import nn
 
 from vla_tune.models.patterns import matching_names
 
+EVERYTHING = ["*"]
+
 
 def target_names(model: nn.Module, targets: Sequence[str], towers: Sequence[str]) -> list[str]:
-    """Names of the linear layers and convolutions that match, in the model's order.
+    """Names of the linear layers and convolutions that match, in the model's order; `*` alone means all of them.
 
     Raises:
         ValueError: a pattern or a tower matches nothing, something else matches too, or a layer shares its weights.
@@ -17,7 +19,7 @@ def target_names(model: nn.Module, targets: Sequence[str], towers: Sequence[str]
     modules = dict(model.named_modules())
     names = matching_names([name for name, module in modules.items() if _is_linear_map(module)], targets, within=towers)
     others = [name for name in matching_names(list(modules), targets, within=towers) if name not in names]
-    if others:
+    if others and list(targets) != EVERYTHING:
         kind = type(modules[others[0]]).__name__
         raise ValueError(
             f"targets={list(targets)} also match {others[0]} ({kind}), no linear layer: use narrower patterns, e.g. *_proj."
