@@ -1,7 +1,7 @@
 """`conf/adapter` on the real shapes of OpenVLA-7B, without memory for a weight."""
 
-from functools import cache
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
