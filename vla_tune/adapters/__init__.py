@@ -5,7 +5,21 @@ from vla_tune.adapters.bottleneck import Bottleneck
 from vla_tune.adapters.dora import Dora
 from vla_tune.adapters.full import Full
 from vla_tune.adapters.lora import Lora, training_context
+from vla_tune.adapters.p_tuning import PTuning
 from vla_tune.adapters.pissa import Pissa
+from vla_tune.adapters.prefix import PrefixTuning
 from vla_tune.adapters.published import PublishedLora
 
-__all__ = ["Adapter", "AdapterReport", "Bottleneck", "Dora", "Full", "Lora", "Pissa", "PublishedLora", "training_context"]
+__all__ = [
+    "Adapter",
+    "AdapterReport",
+    "Bottleneck",
+    "Dora",
+    "Full",
+    "Lora",
+    "PTuning",
+    "Pissa",
+    "PrefixTuning",
+    "PublishedLora",
+    "training_context",
+]

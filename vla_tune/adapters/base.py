@@ -24,6 +24,8 @@ class AdapterReport:
     total: int
     """All parameters, those of the adapter included; a 4-bit one counts as one."""
     modules_4bit: int
+    context: str = ""
+    """What the adapter takes of the model's context, in words; nothing where it changes weights."""
 
     @property
     def percent(self) -> float:
@@ -36,6 +38,7 @@ class AdapterReport:
         return (
             f"{self.trainable:,} of {self.total:,} parameters learn ({self.percent:.3f} %), "
             f"in {sum(self.modules.values())} modules: {where}. 4-bit modules: {self.modules_4bit}."
+            + (f" It takes context: {self.context}." if self.context else "")
         )
 
 
@@ -96,7 +99,7 @@ def check_base(model: nn.Module, base: str) -> None:
 
 def adapted_layer(name: str) -> str | None:
     """The layer of the base beside which a parameter of this name was put; None if it is the base's own."""
-    found = re.match(r"(.+?)\.(lora_|bottleneck\.)", name)
+    found = re.match(r"(.+?)\.(lora_|bottleneck\.|prefix\.)", name)
     return None if found is None else found[1]
 
 

@@ -13,7 +13,7 @@ from vla_tune.adapters.base import AdapterReport, check_base, report
 from vla_tune.adapters.branches import LinearMap, Stack, in_autocast_or_float32
 from vla_tune.adapters.changes import Changes
 from vla_tune.adapters.files import open_tensors_of, read_tensors, write_tensors
-from vla_tune.adapters.targets import target_names
+from vla_tune.adapters.targets import learn_only, learned_within, target_names
 from vla_tune.models.precision import weight_dtype
 
 WEIGHTS_FILE = "bottleneck.safetensors"
@@ -49,17 +49,17 @@ class Bottleneck:
             raise ValueError("the model carries a bottleneck adapter already: load the base again.")
         check_base(model, self.base)
         names = target_names(model, self.targets, self.towers)
-        model.requires_grad_(False)
         for name in names:
             layer = model.get_submodule(name)
             assert isinstance(layer, nn.Linear), f"{name} is a {type(layer).__name__}: a bottleneck stands behind linear layers"
             layer.add_module(_CHILD, BottleneckNetwork(layer.out_features, self.size, device=layer.weight.device))
             layer.register_forward_hook(_behind)
+        learn_only(model, _CHILD)
         return report(model)
 
     def stored(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters that learn, by their names in the model."""
-        return {name: parameter for name, parameter in model.named_parameters() if f".{_CHILD}." in name}
+        return learned_within(model, _CHILD)
 
     def save(self, folder: Path, model: nn.Module, *, base_hash: str) -> None:
         """Write the networks, float32, as `bottleneck.safetensors`."""
@@ -83,6 +83,9 @@ class Bottleneck:
     def branches(self, folder: Path, *, base_hash: str) -> Mapping[str, "BottleneckBranch"]:
         """What stands behind each layer, from the file."""
         tensors = open_tensors_of(folder / WEIGHTS_FILE, base=self.base, base_hash=base_hash)
+        others = [name for name in tensors if f".{_CHILD}." not in name]
+        if others:
+            raise ValueError(f"{folder}: {others[0]} learned in full, which rows of one batch cannot have of their own.")
         layers = dict.fromkeys(name.partition(f".{_CHILD}.")[0] for name in tensors)
         parts = ("down.weight", "down.bias", "up.weight", "up.bias")
         return {layer: BottleneckBranch(*(tensors[f"{layer}.{_CHILD}.{part}"] for part in parts)) for layer in layers}

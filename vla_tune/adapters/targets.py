@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from vla_tune.models.patterns import matching_names
@@ -59,6 +60,20 @@ def full_names(model: nn.Module, patterns: Sequence[str], *, beside: Sequence[st
         if not weights or not all(weight.is_floating_point() for weight in weights):
             raise ValueError(f"{name} has no weights, or 4-bit ones, which cannot learn: leave it out of learned_in_full.")
     return names
+
+
+def learn_only(model: nn.Module, child: str) -> None:
+    """Freeze everything but what an adapter put into the children named `child`, and what was added to the base, in float32."""
+    model.requires_grad_(False)
+    for parameter in learned_within(model, child).values():
+        parameter.data = parameter.data.to(torch.float32, copy=True)
+        parameter.requires_grad_(True)
+
+
+def learned_within(model: nn.Module, child: str) -> dict[str, nn.Parameter]:
+    """Name -> parameter, of the children named `child` and of what was added to the base."""
+    added = tuple(f"{name}." for name in full_names(model, ()))
+    return {name: parameter for name, parameter in model.named_parameters() if f".{child}." in f".{name}" or name.startswith(added)}
 
 
 def _is_linear_map(module: nn.Module) -> bool:

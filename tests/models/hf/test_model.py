@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from vla_tune.adapters import Adapter, PrefixTuning, PTuning
 from vla_tune.data.collate import Batch
 from vla_tune.heads import AutoregressiveTokenHead, action_space
 from vla_tune.heads.autoregressive import prompt_of
@@ -59,8 +60,18 @@ def test_it_is_the_model_of_transformers(model: HFVLA, batch: Batch):
     torch.testing.assert_close(model.vocabulary_logits(model(batch)[batch.attention_mask]), theirs, **CLOSE)
 
 
+@pytest.mark.parametrize(
+    "adapter", [None, PrefixTuning(count=3, base="fp32"), PTuning(count=3, base="fp32")], ids=["none", "prefix", "p_tuning"]
+)
 @torch.no_grad()
-def test_cached_decoding_of_a_batch_is_the_whole_pass_of_each_row(model: HFVLA, head: AutoregressiveTokenHead, batch: Batch):
+def test_cached_decoding_of_a_batch_is_the_whole_pass_of_each_row(
+    model: HFVLA, head: AutoregressiveTokenHead, batch: Batch, adapter: Adapter | None
+):
+    before = model(batch)
+    if adapter is not None:
+        adapter.attach(model)
+        assert not torch.allclose(model(batch)[batch.attention_mask], before[batch.attention_mask], atol=1e-3)
+        assert all(parameter.requires_grad for parameter in model.action_rows.parameters())
     assert len(set(batch.prompt_length.tolist())) > 1
     prompt = prompt_of(batch)
     codes = batch.input_ids.masked_fill(batch.labels == IGNORED, -1)

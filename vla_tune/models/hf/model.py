@@ -1,5 +1,6 @@
 """A model of transformers behind the protocol of a vision-language-action model."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 from vla_tune.data.collate import Batch
 from vla_tune.models.base import Decoding
 from vla_tune.models.hf.rows import ActionRows, vocabulary_modules
+from vla_tune.models.virtual_tokens import VirtualTokens, in_front, lengthened
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class HFVLA(nn.Module):
         for name, parameter in core.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
         self.action_rows = ActionRows(network, first=first_code, count=num_codes)
+        self.virtual_tokens: VirtualTokens | None = None  # an adapter puts them there
         self._whole = (network, core)  # in a tuple: a child would list every parameter under a second name
 
     @property
@@ -55,10 +58,17 @@ class HFVLA(nn.Module):
         """The model of transformers, made of the same modules."""
         return self._whole[0]
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding."""
+        return self.network.get_input_embeddings()
+
     def forward(self, batch: Batch) -> Float[Tensor, "B L D"]:
-        """Final hidden states at the positions of `batch.input_ids`."""
+        """Final hidden states at the positions of `batch.input_ids` (those of virtual tokens are left out)."""
+        batch, more = self._lengthened(batch)
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long(), **batch.token_inputs}
-        return self._whole[1](**inputs, **self._vision(batch), use_cache=False).last_hidden_state
+        with self._embedded(torch.arange(more, device=batch.input_ids.device).expand(len(batch), -1)):
+            hidden = self._whole[1](**inputs, **self._vision(batch), use_cache=False).last_hidden_state
+        return hidden[:, more:]
 
     def vocabulary_logits(
         self, hidden: Float[Tensor, "M D"], rows: Int[Tensor, " R"] | None = None
@@ -73,6 +83,7 @@ class HFVLA(nn.Module):
     def prefill(self, batch: Batch) -> Decoding:
         """Read images and `batch.input_ids` once; shorter rows are moved right, so that all end together."""
         network, core = self._whole
+        batch, more = self._lengthened(batch)
         order = to_the_right(batch.attention_mask)
         seen = batch.attention_mask.gather(1, order)
         ids = batch.input_ids.gather(1, order)
@@ -83,7 +94,9 @@ class HFVLA(nn.Module):
         inputs = network.prepare_inputs_for_generation(  # pyright: ignore[reportCallIssue]
             ids, **given, position_ids=positions, is_first_iteration=True, use_cache=True
         )
-        output = core(**inputs)
+        first = (~seen).sum(dim=1, keepdim=True)
+        with self._embedded(first + torch.arange(more, device=ids.device)):
+            output = core(**inputs)
         past = Past(output.past_key_values, inputs["position_ids"][..., -1:])
         return Decoding(hidden=output.last_hidden_state[:, -1], cache=past, seen=seen)
 
@@ -95,6 +108,17 @@ class HFVLA(nn.Module):
         inputs = {"input_ids": ids[:, None], "attention_mask": seen.long(), "position_ids": past.positions}
         output = self._whole[1](**inputs, past_key_values=past.cache, use_cache=True)
         return Decoding(hidden=output.last_hidden_state[:, -1], cache=past, seen=seen)
+
+    def _lengthened(self, batch: Batch) -> tuple[Batch, int]:
+        """The batch with places for virtual tokens, and how many there are."""
+        count = 0 if self.virtual_tokens is None else self.virtual_tokens.count
+        return (lengthened(batch, count) if count else batch), count
+
+    def _embedded(self, places: Int[Tensor, "B n"]) -> AbstractContextManager[None]:
+        """Inside, the virtual tokens stand at `places`."""
+        if self.virtual_tokens is None:
+            return nullcontext()
+        return in_front(self.get_input_embeddings(), self.virtual_tokens, places)
 
     def _vision(self, batch: Batch) -> dict[str, Tensor]:
         dtype = vocabulary_modules(self.network)[0].weight.dtype

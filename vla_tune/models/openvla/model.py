@@ -19,6 +19,7 @@ from vla_tune.models.openvla.action_head import ActionHead
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.projector import FusedProjector, ProprioProjector, SingleProjector
 from vla_tune.models.openvla.vision import VisionBackbone
+from vla_tune.models.virtual_tokens import VirtualTokens
 
 
 class OpenVLA(PreTrainedModel):
@@ -46,6 +47,7 @@ class OpenVLA(PreTrainedModel):
             self.proprio_projector = ProprioProjector(config.proprio_dimension, width)
         if config.action_head_dimension:
             self.action_head = ActionHead(width, config.action_head_dimension)
+        self.virtual_tokens: VirtualTokens | None = None  # an adapter puts them there
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -92,15 +94,18 @@ class OpenVLA(PreTrainedModel):
     def context(
         self, pixel_values: Float[Tensor, "B V C H W"], state: Float[Tensor, "B S"], language: Float[Tensor, "B D"] | None = None
     ) -> Float[Tensor, "B P D"]:
-        """What goes behind BOS: the projected patches of every view, then the state token."""
+        """What goes behind BOS: the projected patches of every view, then the state token, then virtual tokens."""
         views = pixel_values.shape[1]
         pixels = pixel_values.flatten(0, 1).to(self.projector.fc1.weight.dtype)
         heard = None if language is None else language.repeat_interleave(views, dim=0)
         patches = self.projector(self.vision_backbone(pixels, heard)).unflatten(0, (-1, views)).flatten(1, 2)
-        if not self.config.proprio_dimension:
-            return patches
-        token = self.proprio_projector(state.to(self.proprio_projector.fc1.weight.dtype))
-        return torch.cat([patches, token[:, None].to(patches.dtype)], dim=1)
+        parts = [patches]
+        if self.config.proprio_dimension:
+            token = self.proprio_projector(state.to(self.proprio_projector.fc1.weight.dtype))
+            parts.append(token[:, None].to(patches.dtype))
+        if self.virtual_tokens is not None:
+            parts.append(self.virtual_tokens(patches))
+        return torch.cat(parts, dim=1)
 
     def hidden_states(self, batch: Batch, context: Float[Tensor, "B P D"]) -> Float[Tensor, "B P_plus_L D"]:
         """Final hidden states of the whole sequence, patches included."""
