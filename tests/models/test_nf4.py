@@ -5,7 +5,7 @@ from bitsandbytes.functional import has_avx512bf16
 from bitsandbytes.nn.modules import Linear4bit
 from torch import nn
 
-from vla_tune.models import nf4
+from vla_tune.models import four_bits
 from vla_tune.models.nf4 import NF4, dequantized, num_quantized, plain_weights, quantize
 from vla_tune.models.openvla.load import OPENVLA_NF4
 
@@ -124,7 +124,7 @@ def test_a_copy_is_written_once_and_gives_the_same_layers(two, make_two, tmp_pat
         other.load_state_dict(two.state_dict())
     copy = tmp_path / "cache" / "copy.safetensors"
     assert quantize(two, NF4(targets=["*"]), copy=copy) == 2
-    monkeypatch.setattr(nf4, "nf4_blocks", None)  # nothing is quantised any more
+    monkeypatch.setattr(four_bits, "nf4_blocks", None)  # nothing is quantised any more
     quantize(again, NF4(targets=["*"]), copy=copy)
     monkeypatch.undo()
     quantize(plain, NF4(targets=["*"]))

@@ -10,9 +10,9 @@ from vla_tune.plan.arithmetic import (
     HALF_PRECISION,
     HALF_PRECISION_KAHAN,
     LlamaShape,
+    four_bit_bytes,
     lora_parameters,
     nf4_bits,
-    nf4_bytes,
 )
 
 LLAMA_2_7B = LlamaShape(width=4096, layers=32, hidden=11008, vocabulary=32000)
@@ -70,8 +70,8 @@ def test_double_quantisation_saves_three_gigabytes_of_65b():
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (96, 72), (256, 1088)])
-def test_nf4_bytes_are_what_bitsandbytes_allocates(shape: tuple[int, int]):
+def test_four_bit_bytes_are_what_bitsandbytes_allocates(shape: tuple[int, int]):
     model = torch.nn.ModuleDict({"part": torch.nn.ModuleDict({"linear": torch.nn.Linear(*shape, bias=False)})})
     quantize(model, NF4(targets=["linear"]))
     (tower,) = weight_report(model)
-    assert nf4_bytes(shape[0] * shape[1]) == tower.bytes_
+    assert four_bit_bytes(shape[0] * shape[1], double=True) == tower.bytes_

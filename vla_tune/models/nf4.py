@@ -12,7 +12,8 @@ from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from jaxtyping import BFloat16, Float
 from torch import Tensor, nn
 
-from vla_tune.models.nf4_blocks import BLOCK, Blocks, nf4_blocks
+from vla_tune.models.four_bits import FOUR_BITS, TABULATED, Quantized, format_of, quantized
+from vla_tune.models.nf4_blocks import BLOCK, Blocks
 from vla_tune.models.nf4_file import map_blocks, write_blocks
 from vla_tune.models.patterns import matching_names
 
@@ -21,7 +22,7 @@ STORAGES = {"uint8": torch.uint8, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 @dataclass(frozen=True, kw_only=True)
 class NF4:
-    """What `base=nf4` means: NF4 with double quantisation in blocks of 64, computing in bfloat16 (QLoRA, arXiv 2305.14314, §3).
+    """What a 4-bit `base` means: blocks of 64, computing in bfloat16 (QLoRA, arXiv 2305.14314, §3); the format is another choice.
 
     Raises:
         ValueError: the storage is unknown.
@@ -37,8 +38,8 @@ class NF4:
             raise ValueError(f"nf4.storage={self.storage!r}: choose one of {', '.join(STORAGES)}.")
 
 
-def quantize(model: nn.Module, nf4: NF4, *, copy: Path | None = None, device: torch.device | str = "cpu") -> int:
-    """Replace the matching linear layers by NF4 ones on `device`, in place and one after the other; returns how many.
+def quantize(model: nn.Module, nf4: NF4, *, base: str = "nf4", copy: Path | None = None, device: torch.device | str = "cpu") -> int:
+    """Replace the matching linear layers by 4-bit ones on `device`, in place and one after the other; returns how many.
 
     Weights are rounded to bfloat16 first, so that the result does not depend on the format they came in, and are quantised where
     they lie: weights of a file on the CPU, so that the result does not depend on the machine.
@@ -46,7 +47,9 @@ def quantize(model: nn.Module, nf4: NF4, *, copy: Path | None = None, device: to
     Args:
         model: Its weights may be mapped to files; they are read as they are needed.
         nf4: Which layers, and how.
-        copy: A file for the 4-bit weights: mapped if it exists, else written. Its name must tell these weights from others.
+        base: One of `four_bits.FOUR_BITS`.
+        copy: A file for NF4 weights with double quantisation: mapped if it exists, else written. Its name must tell these
+            weights from others. The other formats keep no copy.
         device: Where the 4-bit weights go.
 
     Raises:
@@ -54,9 +57,9 @@ def quantize(model: nn.Module, nf4: NF4, *, copy: Path | None = None, device: to
     """
     chosen = quantizable(model, nf4)
     names = list(chosen)
-    for name, blocks in _made(chosen) if copy is None else _mapped(chosen, copy):
+    for name, blocks in _made(chosen, base) if copy is None or base != TABULATED else _mapped(chosen, copy):
         parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, _layer(chosen.pop(name), blocks, nf4, torch.device(device)))
+        setattr(model.get_submodule(parent), leaf, _layer(chosen.pop(name), blocks, nf4, base, torch.device(device)))
     return len(names)
 
 
@@ -70,10 +73,10 @@ def quantizable(model: nn.Module, nf4: NF4) -> dict[str, nn.Linear]:
     return {name: linears[name] for name in matching_names(list(linears), nf4.targets)}
 
 
-def _made(linears: Mapping[str, nn.Linear]) -> Iterator[tuple[str, Blocks]]:
+def _made(linears: Mapping[str, nn.Linear], base: str) -> Iterator[tuple[str, Any]]:
     for name in list(linears):
         try:
-            yield name, nf4_blocks(linears[name].weight.data.to(torch.bfloat16))
+            yield name, quantized(linears[name].weight.data.to(torch.bfloat16), base)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
@@ -81,12 +84,13 @@ def _made(linears: Mapping[str, nn.Linear]) -> Iterator[tuple[str, Blocks]]:
 def _mapped(linears: Mapping[str, nn.Linear], copy: Path) -> Iterator[tuple[str, Blocks]]:
     shapes = {name: linear.weight.shape for name, linear in linears.items()}
     if not copy.is_file():
-        write_blocks(copy, shapes, _made(linears))
+        write_blocks(copy, shapes, _made(linears, TABULATED))
     return map_blocks(copy, shapes)
 
 
-def _layer(linear: nn.Linear, blocks: Blocks, nf4: NF4, device: torch.device) -> Linear4bit:
-    options = {"compress_statistics": True, "quant_type": "nf4", "quant_storage": STORAGES[nf4.storage]}
+def _layer(linear: nn.Linear, blocks: Quantized, nf4: NF4, base: str, device: torch.device) -> Linear4bit:
+    chosen = FOUR_BITS[base]
+    options = {"compress_statistics": chosen.double, "quant_type": chosen.codes, "quant_storage": STORAGES[nf4.storage]}
     bias = linear.bias is not None
     layer = Linear4bit(linear.in_features, linear.out_features, bias, compute_dtype=torch.bfloat16, device="meta", **options)
     # The first evaluation forward on a CPU with avx512_bf16 would repack the weights for good: no gradient passes them
@@ -103,10 +107,10 @@ def _layer(linear: nn.Linear, blocks: Blocks, nf4: NF4, device: torch.device) ->
     return layer.train(linear.training)
 
 
-def rounded(weight: Tensor, blocks: Blocks | None = None) -> BFloat16[Tensor, "out in"]:
+def rounded(weight: Tensor, base: str, blocks: Blocks | None = None) -> BFloat16[Tensor, "out in"]:
     """What a layer of these weights multiplies with in 4 bits, without making the layer; `blocks` if they are made already."""
-    blocks = blocks or nf4_blocks(weight.to(torch.bfloat16))
-    return dequantize_4bit(blocks.codes, blocks.state(weight.shape))
+    made = blocks or quantized(weight.to(torch.bfloat16), base)
+    return dequantize_4bit(made.codes, made.state(weight.shape))
 
 
 def dequantized(weight: Tensor) -> Float[Tensor, "out in"]:
@@ -136,5 +140,15 @@ def quantized_size(weight: nn.Parameter) -> tuple[int, int]:
     """Weights in a 4-bit parameter, and the bytes of them and their statistics."""
     state = weight.quant_state  # pyright: ignore[reportAttributeAccessIssue]
     assert state is not None, "a 4-bit weight without its statistics"
-    held = [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
+    held = [state.absmax, state.code]
+    if state.state2 is not None:
+        held += [state.offset, state.state2.absmax, state.state2.code]
     return math.prod(state.shape), weight.nbytes + sum(tensor.nbytes for tensor in held)
+
+
+def quantized_format(model: nn.Module) -> str | None:
+    """Which of `four_bits.FOUR_BITS` the 4-bit layers of a model have; None if there are none."""
+    states = (module.quant_state for module in model.modules() if isinstance(module, Linear4bit))
+    found = {format_of(state) for state in states if state is not None}
+    assert len(found) <= 1, f"4-bit layers of several formats: {found}"
+    return next(iter(found), None)

@@ -1,18 +1,19 @@
-"""The format of the frozen weights (float32, bfloat16 or 4-bit NF4), and the attention kernel that suits it."""
+"""The format of the frozen weights (float32, bfloat16, or 4 bits), and the attention kernel that suits it."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from bitsandbytes.nn.modules import Linear4bit, Params4bit
+from bitsandbytes.nn.modules import Params4bit
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from vla_tune.models.nf4 import num_quantized, quantized_size
+from vla_tune.models.four_bits import FOUR_BITS, format_of
+from vla_tune.models.nf4 import num_quantized, quantized_format, quantized_size
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "nf4": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16} | dict.fromkeys(FOUR_BITS, torch.bfloat16)
 FORMATS = tuple(_DTYPES)
 ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2")
 
@@ -45,8 +46,8 @@ def weight_format(model: nn.Module) -> str:
     Raises:
         ValueError: they are of several dtypes, so no format describes them.
     """
-    if any(isinstance(module, Linear4bit) for module in model.modules()):
-        return "nf4"
+    if (four_bits := quantized_format(model)) is not None:
+        return four_bits
     dtypes = {parameter.dtype for parameter in model.parameters()}
     for base in ("fp32", "bf16", "fp16"):
         if dtypes == {_DTYPES[base]}:
@@ -128,9 +129,12 @@ def _tower(name: str, module: nn.Module) -> TowerWeights:
     formats: Counter[str] = Counter()
     size = 0
     for parameter in module.parameters():
-        four_bits = isinstance(parameter, Params4bit)
-        count, held = quantized_size(parameter) if four_bits else (parameter.numel(), parameter.nbytes)
-        formats["nf4" if four_bits else str(parameter.dtype).removeprefix("torch.")] += count
+        if isinstance(parameter, Params4bit):
+            count, held = quantized_size(parameter)
+            name_of = format_of(parameter.quant_state)
+        else:
+            count, held, name_of = parameter.numel(), parameter.nbytes, str(parameter.dtype).removeprefix("torch.")
+        formats[name_of] += count
         size += held
     holders = sum(bool(child._parameters) for child in module.modules())
     return TowerWeights(name, holders, num_quantized(module), sum(formats.values()), size, dict(formats))

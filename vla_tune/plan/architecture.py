@@ -10,11 +10,12 @@ from torch import nn
 
 from vla_tune.adapters.base import Adapter
 from vla_tune.models.base import Outline
+from vla_tune.models.four_bits import FOUR_BITS
 from vla_tune.models.openvla.action_head import ActionHead
 from vla_tune.models.patterns import matching_names
 from vla_tune.models.precision import weight_dtype
 from vla_tune.plan.activations import Block, DecoderBlock, Reader, ResidualHead, Stack, VisionBlock
-from vla_tune.plan.arithmetic import nf4_bytes
+from vla_tune.plan.arithmetic import four_bit_bytes
 
 _DECODER = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj"}
 _DECODER |= {"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
@@ -100,7 +101,7 @@ class Architecture:
 def architecture(outline: Outline, adapter: Adapter) -> Architecture:
     """Attach `adapter` to the outline's model, in place, and describe the result.
 
-    NF4 weights cannot lie on the meta device: the base is bfloat16 there, and the bytes of what `models.nf4.quantize` would
+    4-bit weights cannot lie on the meta device: the base is bfloat16 there, and the bytes of what `models.nf4.quantize` would
     take are counted by their formula.
 
     Raises:
@@ -110,10 +111,10 @@ def architecture(outline: Outline, adapter: Adapter) -> Architecture:
     model.to(weight_dtype(adapter.base))
     base_names = {name for name, _ in model.named_parameters()}
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    in_4bit = set(matching_names(linears, outline.nf4_targets)) if adapter.base == "nf4" else set()
+    in_4bit = set(matching_names(linears, outline.nf4_targets)) if adapter.base in FOUR_BITS else set()
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     parameters_of = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
-    attached = replace(cast(Any, adapter), base="bf16") if adapter.base == "nf4" else adapter
+    attached = replace(cast(Any, adapter), base="bf16") if adapter.base in FOUR_BITS else adapter
     with torch.device("meta"):
         attached.attach(model)
     own, added = _split(model, base_names)
@@ -128,7 +129,7 @@ def architecture(outline: Outline, adapter: Adapter) -> Architecture:
         towers=tuple(
             Tower(name=name, parameters=count, trainable=_count(learning, below=name)) for name, count in parameters_of.items()
         ),
-        weight_bytes=sum(parameter.nbytes for parameter in kept.values()) + sum(map(nf4_bytes, quantized)),
+        weight_bytes=sum(parameter.nbytes for parameter in kept.values()) + _quantized_bytes(quantized, adapter.base),
         adapter_parameters=sum(parameter.numel() for parameter in added.values()),
         adapter_bytes=sum(parameter.nbytes for parameter in added.values()),
         trainable=sum(parameter.numel() for parameter in learning.values()),
@@ -152,6 +153,10 @@ def _split(model: nn.Module, base_names: set[str]) -> tuple[dict[str, nn.Paramet
         (own if before in base_names else added)[before] = parameter
     assert own.keys() == base_names, "an adapter took parameters of the base away"
     return own, added
+
+
+def _quantized_bytes(sizes: Sequence[int], base: str) -> int:
+    return sum(four_bit_bytes(size, double=FOUR_BITS[base].double) for size in sizes)
 
 
 def _refuse_unknown(added: Iterable[str], adapter: Adapter) -> None:

@@ -45,9 +45,11 @@ def nf4_bits(*, double_quantized: bool) -> float:
     return 4 + (8 / BLOCK + 32 / (BLOCK * SCALE_BLOCK) if double_quantized else 32 / BLOCK)
 
 
-def nf4_bytes(weights: int) -> int:
-    """Of one tensor with double quantisation as bitsandbytes keeps it, its two codebooks and offset included."""
+def four_bit_bytes(weights: int, *, double: bool) -> int:
+    """Of one tensor as bitsandbytes keeps it, its codebook included; if `double`, the second one and the offset too."""
     scales = math.ceil(weights / BLOCK)
+    if not double:
+        return math.ceil(weights / 2) + 4 * scales + 4 * 16
     return math.ceil(weights / 2) + scales + 4 * math.ceil(scales / SCALE_BLOCK) + 4 * (16 + 256 + 1)
 
 

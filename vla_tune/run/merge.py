@@ -13,6 +13,7 @@ from rich.console import Console
 from vla_tune.data.sources import Data
 from vla_tune.export import ParityReport, merge, parity
 from vla_tune.models.base import Checkpoint
+from vla_tune.models.four_bits import FOUR_BITS
 from vla_tune.run.folder import ADAPTER_FOLDER, load_config
 from vla_tune.run.objects import build, load_policy
 from vla_tune.schema import Embodiment, Observation
@@ -56,7 +57,7 @@ def _base(checkpoint: Any, choice: str) -> Checkpoint:
     """Whose weights are changed; the content, and so its hash, is the same."""
     if choice not in ("trained", "original"):
         raise ValueError(f"base={choice!r}: choose trained, what training multiplied with, or original, the weights before 4 bits.")
-    return replace(checkpoint, base="bf16") if choice == "original" and checkpoint.base == "nf4" else checkpoint
+    return replace(checkpoint, base="bf16") if choice == "original" and checkpoint.base in FOUR_BITS else checkpoint
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -16,6 +16,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from vla_tune.data.processor import check_codes, processor_hash
 from vla_tune.models.base import ModelInterface, Outline
 from vla_tune.models.files import CONFIG_FILE, existing
+from vla_tune.models.four_bits import FOUR_BITS
 from vla_tune.models.hashes import cache_folder, quantized_copy, remembered_hash
 from vla_tune.models.hf.model import HFVLA
 from vla_tune.models.hf.outline import outline
@@ -53,7 +54,7 @@ class HFCheckpoint:
     base: str = "bf16"
     """The weight format (`models.precision.FORMATS`)."""
     nf4: NF4 = HF_NF4
-    """What `base="nf4"` means."""
+    """What a 4-bit base means."""
     attention: str = "auto"
     """The attention kernel (`models.precision.ATTENTIONS`)."""
     cache: str | None = None
@@ -99,12 +100,12 @@ class HFCheckpoint:
             ValueError: weights are missing, left over or of another shape, or there are no rows for the codes.
         """
         check_format(self.base, device)
-        network = self._network("auto" if self.base == "nf4" else weight_dtype(self.base))
+        network = self._network("auto" if self.base in FOUR_BITS else weight_dtype(self.base))
         self.rows.prepare(network)
         choose_attention(network, device, self.attention)
         model = HFVLA(network, first_code=self._end - self.rows.count, num_codes=self.rows.count)
-        if self.base == "nf4":
-            quantize(model, self.nf4, copy=quantized_copy(self.path, self.nf4, self._cache), device=device)
+        if self.base in FOUR_BITS:
+            quantize(model, self.nf4, base=self.base, copy=quantized_copy(self.path, self.nf4, self._cache), device=device)
         cast(model, self.base, device)
         nn.Module.to(network, device)
         return model.eval()
@@ -166,11 +167,11 @@ class HFCheckpoint:
 
     def weights(self) -> Mapping[str, Tensor]:
         """What the model multiplies with, weight by weight; those of the files stay mapped to them where the format is theirs."""
-        four_bits = self.base == "nf4"
+        four_bits = self.base in FOUR_BITS
         model = replace(self, base="bf16" if four_bits else self.base).load(device="cpu")
         quantized = {f"{name}.weight" for name in quantizable(model, self.nf4)} if four_bits else set()
         held = {name: weight.detach() for name, weight in model.named_parameters()}
-        return Weights(held, lambda name: rounded(held[name]) if name in quantized else held[name])
+        return Weights(held, lambda name: rounded(held[name], self.base) if name in quantized else held[name])
 
     def write(self, folder: Path, tensors: Mapping[str, Tensor], contract: Contract) -> None:
         """The same architecture with other weights, under their published names and the codes' rows in their places.

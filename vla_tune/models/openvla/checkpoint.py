@@ -36,7 +36,7 @@ class OpenVLACheckpoint:
     architecture: str | None = None
     """A folder with the same configuration, for `outline` where `folder` is not on this machine."""
     nf4: NF4 = OPENVLA_NF4
-    """What `base="nf4"` means."""
+    """What a 4-bit base means."""
     attention: str = "auto"
     """The attention kernel (`models.precision.ATTENTIONS`)."""
     cache: str | None = None

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from vla_tune.models.files import CONFIG_FILE, existing, places, read_tensors
+from vla_tune.models.four_bits import FOUR_BITS, TABULATED
 from vla_tune.models.hashes import quantized_copy
 from vla_tune.models.nf4 import NF4, quantizable, quantize, rounded
 from vla_tune.models.nf4_file import map_blocks
@@ -45,7 +46,7 @@ def load(
     Args:
         folder: A checkpoint.
         base: One of `models.precision.FORMATS`.
-        nf4: What `base=nf4` means.
+        nf4: What a 4-bit base means.
         cache: Where 4-bit copies of the weights are kept; without it they are made each time.
         attention: One of `models.precision.ATTENTIONS`.
         device: Where the model goes.
@@ -64,8 +65,8 @@ def load(
     tensors |= initial_weights(model, _new_modules(own, additions, model))
     check_weights(tensors, model, folder)
     model.load_state_dict(tensors, assign=True)
-    if base == "nf4":
-        quantize(model, nf4, copy=quantized_copy(folder, nf4, cache), device=device)
+    if base in FOUR_BITS:
+        quantize(model, nf4, base=base, copy=quantized_copy(folder, nf4, cache), device=device)
     cast(model, base, device)
     choose_attention(model, device, attention)
     return model.eval()
@@ -81,16 +82,16 @@ def weights(
         ValueError: a pattern of `nf4` matches no linear layer.
     """
     opened, additions, dtype = places(folder), oft_tensors(folder), weight_dtype(base)
-    linears = quantizable(empty_model(config), nf4) if base == "nf4" else {}
+    linears = quantizable(empty_model(config), nf4) if base in FOUR_BITS else {}
     quantized = {f"{name}.weight" for name in linears}
-    copy = quantized_copy(folder, nf4, cache) if linears else None
+    copy = quantized_copy(folder, nf4, cache) if base == TABULATED else None
     shapes = {name: linear.weight.shape for name, linear in linears.items()}
     blocks = dict(map_blocks(copy, shapes)) if copy is not None and copy.is_file() else {}
 
     def made(name: str) -> Tensor:
         tensor = additions[name] if name in additions else opened[name].get_tensor(name)
         if name in quantized:
-            return rounded(tensor, blocks.get(name.removesuffix(".weight")))
+            return rounded(tensor, base, blocks.get(name.removesuffix(".weight")))
         return tensor.to(dtype)
 
     return Weights(dict.fromkeys([*opened, *additions]), made)
