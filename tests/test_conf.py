@@ -18,7 +18,12 @@ import vla_tune.run.folder  # noqa: F401 (registers the resolvers)
 
 CONF = Path(__file__).parents[1] / "conf"
 ROOTS = sorted(path.stem for path in CONF.glob("*.yaml"))
-NEEDED = {"eval": ["run=nowhere", "task=lift"], "merge": ["run=nowhere"], "spectrum": ["run=nowhere"]}
+NEEDED = {
+    "combine": ["runs=[nowhere]", "to=nowhere"],
+    "eval": ["run=nowhere", "task=lift"],
+    "merge": ["run=nowhere"],
+    "spectrum": ["run=nowhere"],
+}
 """What a root configuration asks of the user."""
 
 

@@ -39,12 +39,12 @@ def merge_run(cfg: DictConfig) -> ParityReport:
 
     report = merge(
         destination,
-        base=_base(build(trained.model), cfg.base),
+        base=base_of(build(trained.model), cfg.base),
         adapter=build(trained.adapter),
         adapter_folder=run / ADAPTER_FOLDER,
         contract=live.contract,
         check=check,
-        dtype=_dtype(cfg.dtype),
+        dtype=dtype_of(cfg.dtype),
         rank=cfg.rank,
     )
     Console().print(f"{report}\nWritten to {destination}", highlight=False, soft_wrap=True)
@@ -53,14 +53,19 @@ def merge_run(cfg: DictConfig) -> ParityReport:
     return report
 
 
-def _base(checkpoint: Any, choice: str) -> Checkpoint:
+def base_of(checkpoint: Any, choice: str) -> Checkpoint:
     """Whose weights are changed; the content, and so its hash, is the same."""
     if choice not in ("trained", "original"):
         raise ValueError(f"base={choice!r}: choose trained, what training multiplied with, or original, the weights before 4 bits.")
     return replace(checkpoint, base="bf16") if choice == "original" and checkpoint.base in FOUR_BITS else checkpoint
 
 
-def _dtype(name: str) -> torch.dtype:
+def dtype_of(name: str) -> torch.dtype:
+    """The dtype of merged weights.
+
+    Raises:
+        ValueError: they cannot be merged into this one.
+    """
     choices = {"bf16": torch.bfloat16, "fp32": torch.float32}
     if name not in choices:
         raise ValueError(

@@ -1,0 +1,83 @@
+"""Several finished runs over one base -> one checkpoint that holds what all of them learned."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from vla_tune.adapters.changes import Changes
+from vla_tune.adapters.combination import combined
+from vla_tune.adapters.merging import merged
+from vla_tune.export import ParityError, ParityReport, parity
+from vla_tune.models.base import Checkpoint
+from vla_tune.models.files import new_folder
+from vla_tune.run.folder import ADAPTER_FOLDER, load_config
+from vla_tune.run.merge import base_of, dtype_of, recorded_observations
+from vla_tune.run.objects import build, load_policy
+from vla_tune.schema import Contract
+
+_ROWS = 16
+
+
+def combine_runs(cfg: DictConfig) -> ParityReport:
+    """What `scripts/combine.py` does.
+
+    No live policy does what a combination does, so the gate compares the written folder with the same combination in float32:
+    it measures rounding and files. What the combination is able to do, `scripts/eval.py` measures, task by task.
+
+    Raises:
+        ParityError: the written policy acts differently; nothing is written.
+        ValueError: the runs do not belong together, or one cannot be combined.
+    """
+    runs = [Path(run) for run in cfg.runs]
+    trained = [load_config(run) for run in runs]
+    contract = _common_contract(runs)
+    bases = {str(config.adapter.base) for config in trained}
+    if len(bases) > 1 and cfg.base != "original":
+        raise ValueError(f"the runs were trained on base={', '.join(sorted(bases))}: choose base=original.")
+    checkpoints = [build(config.model) for config in trained]
+    hashes = [checkpoint.content_hash() for checkpoint in checkpoints]
+    if len(set(hashes)) > 1:
+        raise ValueError(f"{cfg.runs[0]} and {cfg.runs[hashes.index(next(h for h in hashes if h != hashes[0]))]} have other bases.")
+    adapters = zip(trained, runs, hashes, strict=True)
+    changes = [build(config.adapter).changes(run / ADAPTER_FOLDER, base_hash=known) for config, run, known in adapters]
+    factors = [1.0] * len(runs) if cfg.factors is None else [float(factor) for factor in cfg.factors]
+    change = combined(changes, factors, build(cfg.combination))
+    frames = [frame for config in trained for frame in recorded_observations(build(config.data), count=cfg.observations)]
+    base, to = base_of(checkpoints[0], cfg.base), Path(cfg.to)
+    with new_folder(to) as temporary, tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.exact.") as exact:
+        _write(base, change, Path(exact), torch.float32, contract)
+        _write(base, change, temporary, dtype_of(cfg.dtype), contract)
+        policies = [load_policy(folder, rows=_ROWS, device="cpu").policy for folder in (Path(exact), temporary)]
+        report = parity(policies[0], policies[1], frames, contract=contract, tolerance=build(cfg.tolerance))
+        if not report.passed:
+            raise ParityError(f"{report}\nNothing was written to {to}.")
+    Console().print(f"{report}\nWritten to {to}", highlight=False, soft_wrap=True)
+    Path(cfg.json).write_text(json.dumps(asdict(report) | {"passed": report.passed}, indent=1) + "\n")
+    return report
+
+
+def _write(base: Checkpoint, changes: Changes, folder: Path, dtype: torch.dtype, contract: Contract) -> None:
+    base.write(folder, merged(base.weights(), changes, dtype=dtype), contract)
+
+
+def _common_contract(runs: Sequence[Path]) -> Contract:
+    """What all runs agree on.
+
+    Raises:
+        ValueError: they do not; the first difference is named.
+    """
+    contracts = [Contract.load(run) for run in runs]
+    for run, contract in zip(runs[1:], contracts[1:], strict=True):
+        other = [field.name for field in fields(Contract) if getattr(contract, field.name) != getattr(contracts[0], field.name)]
+        if other:
+            raise ValueError(
+                f"{run} and {runs[0]} have another {other[0]}: one policy keeps one contract. Train them on the same robot, "
+                "with the same statistics."
+            )
+    return contracts[0]
