@@ -30,6 +30,9 @@ _COLUMNS = {
     "merges": lambda row: "yes" if row["not_mergeable"] is None else "no",
 }
 
+_BELOW = {"forgotten": "forgotten [points]", "generalisation_gap": "held-out - training loss"}
+"""Entries of a row that are drawn -> the axis."""
+
 
 def compared(runs: Mapping[str, Sequence[Results]]) -> list[dict[str, Any]]:
     """One row per choice; rates are over the episodes of all its seeds, costs are medians.
@@ -51,9 +54,9 @@ def comparison_markdown(rows: Sequence[Mapping[str, Any]], *, choice: str) -> st
 
 
 def plot_comparison(rows: Sequence[Mapping[str, Any]], path: Path, *, choice: str, title: str) -> None:
-    """Success with its interval and its seeds, above how much better the training data is known."""
-    figure = Figure(figsize=(max(7.0, 1.0 + 0.9 * len(rows)), 6.4), layout="constrained")
-    success, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    """Success with its interval and its seeds, above what was forgotten and how much better the training data is known."""
+    figure = Figure(figsize=(max(7.0, 1.0 + 0.9 * len(rows)), 8.0), layout="constrained")
+    success, *below = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 2))
     places = range(len(rows))
     rates = [100 * row["success_rate"] for row in rows]
     success.errorbar(places, rates, whiskers(rows), fmt="o", color=COLOURS[1], capsize=3, label="all seeds, 95 % Wilson interval")
@@ -64,15 +67,21 @@ def plot_comparison(rows: Sequence[Mapping[str, Any]], path: Path, *, choice: st
     success.set_ylabel("success rate [%]")
     finish_rates(success, "")
     success.legend(frameon=False, loc="lower right")
-    gaps = [float("nan") if row["generalisation_gap"] is None else row["generalisation_gap"] for row in rows]
-    below.plot(places, gaps, "o-", color=COLOURS[2], linewidth=1.2)
-    below.axhline(0, color=COLOURS[0], linewidth=0.8)
-    below.set_ylabel("held-out - training loss")
-    quiet(below)
-    names = [str(row["choice"]) for row in rows]
-    below.set_xticks(list(places), names, **slant(names))
-    below.set_xlabel(choice)
+    for axes, (key, label) in zip(below, _BELOW.items(), strict=True):
+        values = [float("nan") if row[key] is None else row[key] for row in rows]
+        axes.plot(places, values, "o", color=COLOURS[2])
+        axes.axhline(0, color=COLOURS[0], linewidth=0.8)
+        axes.set_ylabel(label)
+        quiet(axes)
+    names = [_short(str(row["choice"])) for row in rows]
+    below[-1].set_xticks(list(places), names, **slant(names))
+    below[-1].set_xlabel(choice)
     save(figure, path, title)
+
+
+def _short(choice: str) -> str:
+    """`adapter.alpha=16, data=tabletop` -> `alpha=16, data=tabletop`: labels are long enough."""
+    return ", ".join(part.partition("=")[0].rpartition(".")[2] + "".join(part.partition("=")[1:]) for part in choice.split(", "))
 
 
 def _row(choice: str, seeds: Sequence[Results]) -> dict[str, Any]:
