@@ -50,3 +50,10 @@ def test_merging_is_one_rounding(load_base, merge_in_memory):
     for dtype in (torch.float32, torch.bfloat16):
         merged = merge_in_memory(Full(), model, dtype=dtype)
         assert all(torch.equal(merged[name], tensor.to(dtype)) for name, tensor in model.state_dict().items())
+
+
+def test_the_vision_tower_can_stay_as_it_is(tiny_model):
+    report = Full(targets=["language_model.*", "projector.*"]).attach(tiny_model)
+    assert report.modules["vision_backbone"] == 0
+    assert min(report.modules["language_model"], report.modules["projector"]) > 0
+    assert not any(p.requires_grad for name, p in tiny_model.named_parameters() if name.startswith("vision_backbone."))
