@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vla_tune.bench import loading_suite
+from vla_tune.bench import loading_suite, own_process
 from vla_tune.bench.loading_suite import LoadingSuite
 from vla_tune.bench.synthetic import random_checkpoint
 from vla_tune.models.openvla.load import empty_model, load, load_config
@@ -32,17 +32,17 @@ def test_a_random_checkpoint_is_read_as_any_other(tmp_path, architecture):
     assert weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
-def in_this_process(work, folder, cache, threads):
+def in_this_process(work, look, *, threads):
     """Starting another takes longer than all the rest."""
     before = torch.get_num_threads()
-    loaded = loading_suite._load(work, folder, cache, threads)
+    took = own_process.measured(work, look, threads=threads)
     torch.set_num_threads(before)
-    return loaded
+    return took
 
 
-@pytest.mark.parametrize("runs", [in_this_process, pytest.param(loading_suite._in_its_own_process, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runs", [in_this_process, pytest.param(own_process.in_its_own_process, marks=pytest.mark.slow)])
 def test_every_loader_makes_the_same_bytes_and_says_what_it_took(tmp_path, architecture, monkeypatch, runs):
-    monkeypatch.setattr(loading_suite, "_in_its_own_process", runs)
+    monkeypatch.setattr(loading_suite, "in_its_own_process", runs)
     folder = tmp_path / "made"
     rows = LoadingSuite(folder=str(folder), architecture=str(architecture), threads=1).rows()
     assert [row["work"] for row in rows] == ["from_pretrained, NF4", "NF4", "NF4, hash and copy made", "NF4, from the copy"]

@@ -1,20 +1,18 @@
 """How long a checkpoint takes to load in 4 bits, and how much memory on the way."""
 
 import hashlib
-import multiprocessing
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from vla_tune.bench.measure import Rates, Reading, Row, read_clocks, rows_of
+from vla_tune.bench.measure import Rates, Row, rows_of
+from vla_tune.bench.own_process import Took, in_its_own_process
 from vla_tune.bench.synthetic import random_checkpoint
 from vla_tune.models.files import weight_files
 from vla_tune.models.openvla import OpenVLA
@@ -23,13 +21,10 @@ from vla_tune.models.precision import weight_report
 
 
 class Loaded(NamedTuple):
-    """What one load took."""
+    """A finished model."""
 
-    seconds: Reading
-    peak_bytes: int
-    """The most anonymous memory that the load added: mapped files do not count."""
     model_bytes: int
-    """Of the finished model's weights."""
+    """Of its weights."""
     sha256: str
     """Over names and bytes of all its tensors."""
 
@@ -52,7 +47,8 @@ class LoadingSuite:
             random_checkpoint(folder, architecture=Path(self.architecture), seed=self.seed)
         size = sum(path.stat().st_size for path in weight_files(folder))
         with tempfile.TemporaryDirectory(dir=folder.parent) as cache:
-            loads = {name: _in_its_own_process(work, folder, Path(cache), self.threads) for name, work in WORKS.items()}
+            works = {name: partial(work, folder, Path(cache)) for name, work in WORKS.items()}
+            loads = {name: in_its_own_process(work, _loaded, threads=self.threads) for name, work in works.items()}
         columns = [[Rates(max(1, size // 10**6), loaded.seconds)] for loaded in loads.values()]
         rows = rows_of("loading", [(name, "MB") for name in loads], columns)
         first = next(iter(loads.values()))
@@ -91,30 +87,18 @@ WORKS: Mapping[str, Callable[[Path, Path], nn.Module]] = {
 }
 
 
-def _memory(loaded: Loaded, first: Loaded) -> Row:
+def _memory(took: Took, first: Took) -> Row:
+    loaded: Loaded = took.found
     return {
-        "peak_bytes": loaded.peak_bytes,
+        "peak_bytes": took.added_bytes,
         "model_bytes": loaded.model_bytes,
-        "peak_ratio": loaded.peak_bytes / loaded.model_bytes,
-        "same_bytes": loaded.sha256 == first.sha256,
+        "peak_ratio": took.added_bytes / loaded.model_bytes,
+        "same_bytes": loaded.sha256 == first.found.sha256,
     }
 
 
-def _in_its_own_process(work: Callable[[Path, Path], nn.Module], folder: Path, cache: Path, threads: int) -> Loaded:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # so that torch is imported once
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_load, work, folder, cache, threads).result()
-
-
-def _load(work: Callable[[Path, Path], nn.Module], folder: Path, cache: Path, threads: int) -> Loaded:
-    torch.set_num_threads(threads)
-    with _Peak() as peak:
-        start = read_clocks()
-        model = work(folder, cache)
-        end = read_clocks()
-    size = sum(tower.bytes_ for tower in weight_report(model))
-    return Loaded(Reading(end.wall - start.wall, end.cpu - start.cpu), peak.added, size, _digest(model))
+def _loaded(model: nn.Module) -> Loaded:
+    return Loaded(sum(tower.bytes_ for tower in weight_report(model)), _digest(model))
 
 
 def _digest(model: nn.Module) -> str:
@@ -123,32 +107,3 @@ def _digest(model: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
-
-
-class _Peak:
-    """The most anonymous memory of this process, looked at every few milliseconds by a thread."""
-
-    added: int = 0
-
-    def __enter__(self) -> "_Peak":
-        self._before, self._done = _anonymous(), threading.Event()
-        self._watcher = threading.Thread(target=self._watch)
-        self._watcher.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._done.set()
-        self._watcher.join()
-
-    def _watch(self) -> None:
-        while True:
-            self.added = max(self.added, _anonymous() - self._before)
-            if self._done.is_set():
-                return
-            time.sleep(0.01)
-
-
-def _anonymous() -> int:
-    """Bytes that no file stands behind."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:")))

@@ -18,7 +18,7 @@ def speed_table(rows: Sequence[Row], *, title: str) -> Table:
         table.add_column(name, no_wrap=True)
     for name in ("per second", "per CPU s", "CPU ratio"):
         table.add_column(name, justify="right", no_wrap=True)
-    memory = any("peak_bytes" in row for row in rows)
+    memory = any("peak_bytes" in row or "process_peak_bytes" in row for row in rows)
     if memory:
         table.add_column("peak, GB", justify="right", no_wrap=True)
     for _, group in groupby(rows, key=itemgetter("suite")):
@@ -45,6 +45,8 @@ def _spread(row: Row, name: str) -> str:
 
 
 def _peak(row: Row) -> str:
+    if "process_peak_bytes" in row:
+        return f"{row['process_peak_bytes'] / 1e9:.2f}"
     return f"{row['peak_bytes'] / 1e9:.2f} of {row['model_bytes'] / 1e9:.2f}" if "peak_bytes" in row else ""
 
 

@@ -45,7 +45,7 @@ def written_once(folder: Path, recipe: Mapping[str, Any], write: Callable[[Path]
         write(partial)
         record = {"recipe": recipe, "versions": {name: version(name) for name in _PACKAGES}}
         (partial / RECIPE_FILE).write_text(json.dumps(record, indent=1) + "\n")
-        os.rename(partial, folder)
+        _place(partial, folder, recipe)
     except Exception as error:
         if _disk_is_full(error, folder.parent):
             text = f"the disk of {folder.parent} is full: free some space or record elsewhere; nothing was kept"
@@ -54,6 +54,16 @@ def written_once(folder: Path, recipe: Mapping[str, Any], write: Callable[[Path]
     finally:
         shutil.rmtree(shelter, ignore_errors=True)
     return folder
+
+
+def _place(partial: Path, folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Rename, unless another process of the same sweep recorded it meanwhile: then its folder is the one."""
+    try:
+        os.rename(partial, folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        _check_same(folder, recipe)
 
 
 def _check_same(folder: Path, recipe: Mapping[str, Any]) -> None:

@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from vla_tune.adapters import Lora
+from vla_tune.bench import merge_suite, own_process
+from vla_tune.bench.merge_suite import MergeSuite
+from vla_tune.models.openvla.tiny import tiny_config
+
+
+@pytest.fixture
+def architecture(tmp_path: Path) -> Path:
+    folder = tmp_path / "architecture"
+    tiny_config().save_pretrained(folder)
+    return folder
+
+
+def in_this_process(work, look, *, threads):
+    before = torch.get_num_threads()
+    took = own_process.measured(work, look, threads=threads)
+    torch.set_num_threads(before)
+    return took
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's call
+@pytest.mark.parametrize("runs", [in_this_process, pytest.param(own_process.in_its_own_process, marks=pytest.mark.slow)])
+def test_merges_are_timed_beside_a_copy_and_beside_peft_whose_bytes_they_are(tmp_path, architecture, monkeypatch, runs):
+    monkeypatch.setattr(merge_suite, "in_its_own_process", runs)
+    suite = MergeSuite(
+        folder=str(tmp_path / "large"),
+        small=str(tmp_path / "small"),
+        small_blocks=2,
+        architecture=str(architecture),
+        adapter=Lora(rank=4, alpha=8, targets=["q_proj", "down_proj"]),
+        threads=1,
+        repetitions=2,
+    )
+    rows = {row["work"]: row for row in suite.rows()}
+    assert list(rows) == ["copy and fsync", "merge, bf16", "merge, NF4 copy kept", "merge, NF4 made anew", "peft", "merge"]
+    assert rows["merge"]["same_bytes"]
+    assert "same_bytes" not in rows["merge, bf16"]
+    assert [row["baseline"] for row in rows.values()] == ["copy and fsync"] * 4 + ["peft"] * 2
+    assert all(row["process_peak_bytes"] > 0 and row["repetitions"] == 2 for row in rows.values())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["architecture", "large", "small"]
