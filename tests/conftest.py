@@ -1,6 +1,6 @@
 """A random tiny policy: the shipped architecture with untrained weights, built in milliseconds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from vla_tune.adapters import Adapter
 from vla_tune.adapters.merging import merged
 from vla_tune.data.collate import Batch, collate
 from vla_tune.heads import ParallelTokenHead, action_space
+from vla_tune.models.cpu_bfloat16 import quick_bfloat16
 from vla_tune.models.nf4 import plain_weights
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
 from vla_tune.models.openvla.tiny import PROMPT, tiny_config, train_tokenizer
@@ -34,6 +35,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Two workers on two cores: threads that wait for each other's would be slower than none."""
     if hasattr(config, "workerinput"):
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_products() -> Iterator[None]:
+    """A CPU without bfloat16 multiplies as it does in every command, and not for an hour."""
+    with quick_bfloat16("cpu"):
+        yield
 
 
 @pytest.fixture(scope="session")

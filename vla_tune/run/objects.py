@@ -1,8 +1,8 @@
 """What a configuration describes, as objects."""
 
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import nn
 from vla_tune.data import build_pipeline
 from vla_tune.heads import HEADS, head_of
 from vla_tune.models.base import Checkpoint
+from vla_tune.models.cpu_bfloat16 import quick_bfloat16
 from vla_tune.models.files import CONFIG_FILE as MODEL_CONFIG_FILE
 from vla_tune.models.files import existing
 from vla_tune.models.hf import HFCheckpoint
@@ -57,7 +58,13 @@ def device_of(cfg: DictConfig) -> str:
 
 def forward_context(precision: str, device: str) -> Callable[[], AbstractContextManager[Any]]:
     """Opens the autocast that a contract's precision asks for."""
-    return {"bf16": partial(torch.autocast, device, torch.bfloat16), "fp32": nullcontext}[precision]
+    return {"bf16": partial(_autocast, device), "fp32": nullcontext}[precision]
+
+
+@contextmanager
+def _autocast(device: str) -> Iterator[None]:
+    with quick_bfloat16(device), torch.autocast(device, torch.bfloat16):
+        yield
 
 
 def policy_of(model: nn.Module, contract: Contract, processor: Processor, *, rows: int, device: str) -> LocalPolicy:

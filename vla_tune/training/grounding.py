@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vla_tune.models.cpu_bfloat16 import quick_bfloat16
 from vla_tune.models.openvla import OpenVLA
 
 
@@ -54,13 +55,14 @@ def ground(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / warmup_steps) * (0.02 + 0.49 * (1 + np.cos(np.pi * step / steps)))
     )
-    for step in range(1, steps + 1):
-        loss, metrics = readout(model, next(batches))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        on_step(step, metrics)
+    with quick_bfloat16(next(model.parameters()).device):
+        for step in range(1, steps + 1):
+            loss, metrics = readout(model, next(batches))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            on_step(step, metrics)
 
 
 class _Readout(nn.Module):

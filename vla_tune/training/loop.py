@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from vla_tune.adapters import training_context
 from vla_tune.heads.base import Head
+from vla_tune.models.cpu_bfloat16 import quick_bfloat16
 from vla_tune.training.accelerator import accelerator_for
 from vla_tune.training.checkpoint import CheckpointFolder
 from vla_tune.training.feed import Fetched, feed
@@ -104,7 +105,7 @@ def train(
     progress = state.restore(folder, steps=steps)
     held_out = validation or Validation([])
     batches = {"batch_size": batch_size, "pad_id": pad_id}
-    with {"bf16": training_context(model), "fp32": nullcontext()}[precision]:
+    with quick_bfloat16(accelerator.device), {"bf16": training_context(model), "fp32": nullcontext()}[precision]:
         progress = _loop(
             progress,
             fetches=feed(samples, sampler, start=progress.step, stop=steps, pad_id=pad_id, workers=workers),
