@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from vla_tune.adapters import Adapter, Full, Lora
 from vla_tune.adapters.lora import update
+from vla_tune.check.parity import ParityReport, Tolerance, parity
 from vla_tune.data import build_pipeline
-from vla_tune.export import ParityError, ParityReport, Tolerance, merge, parity
+from vla_tune.export import ParityError, merge
 from vla_tune.models.files import content_hash
 from vla_tune.models.nf4 import plain_weights, quantize
 from vla_tune.models.openvla import OpenVLA, OpenVLACheckpoint

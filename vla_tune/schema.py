@@ -183,6 +183,15 @@ ActionTokens = BinTokens | FastTokens
 
 
 @dataclass(frozen=True, kw_only=True)
+class BaseWeights:
+    """The weights that an adapter belongs to."""
+
+    content_hash: str
+    format: str
+    """In which training multiplied with them: `bf16`, `nf4`, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contract:
     """Everything that must be the same in training, evaluation, merging and on the robot."""
 
@@ -204,6 +213,8 @@ class Contract:
     precision: Literal["bf16", "fp32"]
     """Of the forward pass: bf16 is autocast, fp32 is none."""
     statistics: Statistics
+    base: BaseWeights | None = None
+    """Beside an adapter's files: what it belongs to. Whole weights need no other."""
 
     @property
     def statistics_hash(self) -> str:
@@ -315,14 +326,11 @@ def _structure[T](record: dict[str, Any], kind: type[T], source: str) -> T:
 
 
 def _refuse_targets(value: Any, source: str) -> None:
-    if isinstance(value, Mapping):
-        if "_target_" in value:
-            raise ValueError(f"{source} holds _target_={value['_target_']!r}: a contract is data and runs no code.")
-        for child in value.values():
-            _refuse_targets(child, source)
-    elif isinstance(value, list | tuple):
-        for child in value:
-            _refuse_targets(child, source)
+    if isinstance(value, Mapping) and "_target_" in value:
+        raise ValueError(f"{source} holds _target_={value['_target_']!r}: a contract is data and runs no code.")
+    children = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    for child in children:
+        _refuse_targets(child, source)
 
 
 def _check_widths(contract: Contract, source: str) -> None:

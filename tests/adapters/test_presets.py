@@ -75,6 +75,28 @@ def test_a_preset_learns_as_many_parameters_as_it_should(name: str):
     assert (report.trainable, report.total, dict(report.modules)) == (parameters, NO_ADAPTER + parameters, modules)
 
 
+HEAD, BLOCK = 32_064 * 4096, 202_383_360
+"""Parameters of `lm_head`, as many as of the embeddings, and of one block of the language model."""
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("full", NO_ADAPTER),
+        ("full_frozen_vision", NO_ADAPTER - 730_911_680),
+        ("full_last_layer", 2 * HEAD + BLOCK),
+        ("full_sandwich", 730_911_680 + 71_385_600 + 2 * HEAD + BLOCK),
+    ],
+)
+def test_parts_of_the_model_learn_in_full(name: str, parameters: int):
+    model = empty_model(load_config(ROOT / "vla_tune/assets/openvla_7b")).float()
+    assert preset(name).attach(model).trainable == parameters
+    last = model.get_parameter("language_model.model.layers.31.mlp.up_proj.weight")
+    first = model.get_parameter("language_model.model.layers.0.mlp.up_proj.weight")
+    assert last.requires_grad
+    assert first.requires_grad == (name in ("full", "full_frozen_vision"))
+
+
 def test_every_preset_of_lora_is_counted():
     lora = {path.stem for path in (ROOT / "conf/adapter").glob("*.yaml") if "lora" in path.stem or "linear" in path.stem}
     assert lora == PRESETS.keys()

@@ -175,3 +175,20 @@ def test_a_parallel_head_refuses_them(contract: Contract):
 def test_soft_targets_are_refused(head, tiny_model: OpenVLA, learning: Batch):
     with pytest.raises(ValueError, match=r"set head.deviation=0"):
         replace(head, deviation=2.0)
+
+
+def test_after_its_own_codes_a_model_chooses_them_again(model, head, learning):
+    own = head.raw(model, learning)
+    assert torch.equal(head.after(model, learning, own), own)
+
+
+def test_after_other_codes_it_chooses_what_is_allowed_there(model, head, fast, learning):
+    other = head.raw(model, replace(learning, pixel_values=-learning.pixel_values))
+    chosen = head.after(model, learning, other)
+    assert chosen.shape == other.shape
+    for row, said in zip(chosen.tolist(), other.tolist(), strict=True):
+        complete = said.index(STOP) if STOP in said else len(said)
+        for place in range(complete):
+            allowed = fast.allowed_next(said[:place], horizon=4, action_dimension=4)
+            assert row[place] in allowed
+        assert row[complete:] == [STOP] * (len(row) - complete)

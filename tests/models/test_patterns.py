@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_tune.models.patterns import matching_names
+from vla_tune.models.patterns import counted, matching_names
 
 NAMES = [f"language.layers.{layer}.attention.{leaf}" for layer in range(11) for leaf in ("q_proj", "v_proj")] + ["vision.q_proj"]
 
@@ -38,3 +38,11 @@ def test_every_pattern_must_match_and_the_nearest_names_are_listed():
         matching_names(NAMES, ["v_proj", "q_prj"], within=["language"])
     with pytest.raises(ValueError, match="no pattern"):
         matching_names(NAMES, [])
+
+
+def test_numbers_from_the_end_are_counted_among_the_names():
+    assert matching_names(NAMES, ["layers.-1.*"]) == NAMES[20:22]
+    assert matching_names(NAMES, ["layers.-11.attention.v_proj"]) == [NAMES[1]]
+    assert counted(["q_proj", "layers.-2.*"], NAMES) == ["q_proj", "layers.9.*"]
+    with pytest.raises(ValueError, match=r"there are 11 of 'layers', counted from -1"):
+        matching_names(NAMES, ["layers.-12.*"])

@@ -1,78 +1,34 @@
 """Two runs over one base -> one checkpoint that holds both, or a line that says why not."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 
 from vla_tune.adapters.changes import LowRank
 from vla_tune.models.nf4 import plain_weights
 from vla_tune.models.openvla import OpenVLACheckpoint
-from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.run import combine
 from vla_tune.run.combine import combine_runs
-from vla_tune.schema import Observation
-
-
-def configuration(root: str, *overrides: str) -> DictConfig:
-    with initialize(version_base="1.3", config_path="../../conf"):
-        return compose(root, overrides=list(overrides))
+from vla_tune.run.recorded import observation_in
 
 
 @pytest.fixture
-def base(tmp_path: Path, tiny_model, tiny_tokenizer, tiny_contract) -> Path:
-    with torch.no_grad():  # freshly initialised, it would say the same whatever it sees
-        for weight in tiny_model.parameters():
-            weight.mul_(5.0 if weight.ndim > 1 else 1.0)
-    save_checkpoint(tmp_path / "base", tiny_model, tiny_tokenizer, tiny_contract)
-    return tmp_path / "base"
+def combined(configuration, frames, tiny_contract, monkeypatch: pytest.MonkeyPatch):
+    """Combines runs on random frames, with loose limits."""
+    seen = [observation_in(frame, tiny_contract.embodiment) for frame in frames[:4]]
+    monkeypatch.setattr(combine, "recorded_observations", lambda data, *, count: seen[:count])
+
+    def run(runs: list[Path], to: Path, *overrides: str):
+        names = ",".join(map(str, runs))
+        return combine_runs(configuration("combine", f"runs=[{names}]", f"to={to}", "tolerance.token_agreement=0.5", *overrides))
+
+    return run
 
 
-@pytest.fixture
-def run_of(base: Path, tiny_contract, monkeypatch: pytest.MonkeyPatch):
-    """What of a finished run is read; its recorded frames are random ones."""
-    noise = np.random.default_rng(0)
-    frames = [
-        Observation(
-            images={"front": noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)},
-            state=noise.uniform(0, 0.1, 4).astype(np.float32),
-            instruction="lift the red block",
-        )
-        for _ in range(4)
-    ]
-    monkeypatch.setattr(combine, "recorded_observations", lambda data, *, count: frames[:count])
-
-    def make(name: str, *, adapter: str, seed: int, **contract) -> Path:
-        cfg = configuration("train", f"adapter={adapter}", f"model.folder={base}")
-        run, checkpoint, method = base.parent / name, OpenVLACheckpoint(str(base), base=cfg.adapter.base), instantiate(cfg.adapter)
-        model = checkpoint.load(device="cpu")
-        torch.manual_seed(seed)
-        method.attach(model)
-        for parameter in method.stored(model).values():
-            parameter.data += 0.1 * torch.randn(parameter.shape)
-        method.save(run / "adapter", model, base_hash=checkpoint.content_hash())
-        model_node = OmegaConf.to_container(cfg.model, resolve=False)
-        record = {"model": model_node, "adapter": cfg.adapter, "data": {"_target_": "vla_tune.adapters.combination.Linear"}}
-        (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(record)))
-        replace(tiny_contract, **contract).save(run)
-        return run
-
-    return make
-
-
-def combined(runs: list[Path], to: Path, *overrides: str):
-    names = ",".join(map(str, runs))
-    return combine_runs(configuration("combine", f"runs=[{names}]", f"to={to}", "tolerance.token_agreement=0.5", *overrides))
-
-
-def test_the_checkpoint_holds_what_both_learned(run_of, base: Path, tmp_path: Path):
+def test_the_checkpoint_holds_what_both_learned(combined, run_of, base: Path, tmp_path: Path):
     runs = [run_of("one", adapter="lora_r2", seed=1), run_of("other", adapter="lora_r4", seed=2)]
     report = combined(runs, tmp_path / "both", "factors=[0.5,2.0]", "dtype=fp32", "tolerance.mean_error=1.0")
     assert report.token_agreement == 1.0, "fp32 is exact"
@@ -91,13 +47,13 @@ def test_the_checkpoint_holds_what_both_learned(run_of, base: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("method", ["ties", "dare"])
-def test_each_combination_writes_one(method: str, run_of, tmp_path: Path):
+def test_each_combination_writes_one(method: str, combined, run_of, tmp_path: Path):
     runs = [run_of(name, adapter="lora_r2", seed=seed) for seed, name in enumerate(("one", "other"))]
     combined(runs, tmp_path / "both", f"combination={method}", "tolerance.mean_error=1.0")
     assert (tmp_path / "both" / "contract.json").is_file()
 
 
-def test_runs_that_do_not_belong_together_are_refused(run_of, tmp_path: Path):
+def test_runs_that_do_not_belong_together_are_refused(combined, run_of, tmp_path: Path):
     one = run_of("one", adapter="lora_r2", seed=1)
     with pytest.raises(ValueError, match=r"other and .*one have another horizon"):
         combined([one, run_of("other", adapter="lora_r2", seed=2, horizon=3)], tmp_path / "both")

@@ -19,7 +19,7 @@ from vla_tune.adapters.changes import Changes, LowRank
 from vla_tune.adapters.files import read_tensors, write_tensors
 from vla_tune.adapters.lora_file import CONFIG_FILE, PREFIX, WEIGHTS_FILE, read_changes, read_config
 from vla_tune.adapters.targets import EVERYTHING, full_names, target_names
-from vla_tune.models.patterns import matching_names, name_regex
+from vla_tune.models.patterns import counted, matching_names, name_regex
 from vla_tune.models.precision import weight_dtype
 
 NAME = "default"
@@ -139,13 +139,20 @@ class Lora:
             r=self.rank,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
-            target_modules=list(names) if list(self.targets) == EVERYTHING else name_regex(self.targets, within=self.towers),
+            target_modules=list(names)
+            if list(self.targets) == EVERYTHING
+            else name_regex(counted(self.targets, names), within=self.towers),
             init_lora_weights=_INITIALISATIONS[self.initialisation],
             use_rslora=self.scaling == "rank_stabilised",
             rank_pattern=_by_layer(self.ranks, names),
             alpha_pattern=_by_layer(self.alphas, names),
             inference_mode=False,
         )
+
+    def _peft_targets(self, names: Sequence[str]) -> str | list[str]:
+        if list(self.targets) == EVERYTHING:
+            return list(names)
+        return name_regex(counted(self.targets, names), within=self.towers)
 
     def _peft_config_in_file(self, names: Sequence[str]) -> LoraConfig:
         """What a saved adapter says of itself."""

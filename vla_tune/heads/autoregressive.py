@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vla_tune.data.collate import Batch
 from vla_tune.heads.base import ActionSpace, HeadLoss
-from vla_tune.heads.decoding import Constrained, Decoder, Watched
+from vla_tune.heads.decoding import After, Constrained, Decoder, Watched
 from vla_tune.heads.loss import Softmax, WholeVocabulary, before, cross_entropy, labelled, rows_of
 from vla_tune.models.base import VLA
 
@@ -57,6 +57,10 @@ class AutoregressiveTokenHead:
     def raw(self, model: VLA, batch: Batch) -> Int[Tensor, "B K"]:
         """The ids that `decoder` chooses; a row that is complete goes on with the stop id."""
         return self.decoder(model, prompt_of(batch), self.space).ids
+
+    def after(self, model: VLA, batch: Batch, codes: Int[Tensor, "B K"]) -> Int[Tensor, "B K"]:
+        """The ids that would be chosen, each as if those before it had been `codes`."""
+        return After(codes)(model, prompt_of(batch), self.space).ids
 
     def actions(self, raw: Int[Tensor, "B K"]) -> Float[np.ndarray, "B T A"]:
         """The chunks that the codes before the stop id stand for."""

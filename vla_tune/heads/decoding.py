@@ -66,6 +66,25 @@ class Watched:
         return _decode(model, prompt, space, choose)
 
 
+@dataclass(frozen=True, eq=False)
+class After:
+    """As `Constrained`, but each id is chosen as if those before it had been `codes`: one policy where another has spoken."""
+
+    codes: Int[Tensor, "B K"]
+
+    def __call__(self, model: VLA, prompt: Batch, space: ActionSpace) -> Decoded:
+        """As many ids as there are codes."""
+        rows, state = space.rows(prompt.input_ids.device), model.prefill(prompt)
+        chosen: list[Int[Tensor, " B"]] = []
+        for place, code in enumerate(self.codes.unbind(dim=1)):
+            allowed = _allowed(list(self.codes[:, :place].unbind(dim=1)), space, prompt)
+            ids = _best(model.vocabulary_logits(state.hidden, rows), rows, allowed)
+            chosen.append(ids if allowed is None else ids.where(allowed.any(dim=1), space.stop_id))
+            if place + 1 < self.codes.shape[1]:
+                state = model.advance(code, state)
+        return Decoded(torch.stack(chosen, dim=1), None)
+
+
 @dataclass(frozen=True)
 class FullVocabulary:
     """The most likely id of all, as the original does; for comparisons.

@@ -117,6 +117,11 @@ class Checkpoint(Protocol):
         ...
 
     @property
+    def base(self) -> str:
+        """The weight format (`models.precision.FORMATS`)."""
+        ...
+
+    @property
     def path(self) -> Path:
         """Where the files lie."""
         ...

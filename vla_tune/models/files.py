@@ -1,5 +1,6 @@
 """Checkpoint folders: safetensors that are read strictly, and folders that appear whole or not at all."""
 
+import glob
 import hashlib
 import json
 import os
@@ -98,17 +99,29 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
     Raises:
         ValueError: `folder` exists already.
+        OSError: its place cannot be written.
     """
     if folder.exists():
         raise ValueError(f"{folder} exists and nothing is overwritten: remove it or choose another folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    temporary.mkdir()
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise OSError(error.errno, f"{folder} cannot be written ({error.strerror}): choose a folder that can") from None
+    _clear_abandoned(folder)
     try:
         yield temporary
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _clear_abandoned(folder: Path) -> None:
+    """Remove what processes that were killed on the way to `folder` left behind."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
+        process = left.name.split(".")[-2]
+        if process.isdigit() and not Path(f"/proc/{process}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _opened(path: Path) -> safe_open:

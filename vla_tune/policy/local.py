@@ -94,7 +94,8 @@ class LocalPolicy:
         """
         if not isinstance(self.head, TokenHead):
             return None
-        return np.array(self._in_passes(partial(self.head.outside_mass, self.model), self._samples(observations)))
+        head = self.head
+        return np.array(self.in_passes(lambda batch, _: head.outside_mass(self.model, batch), observations))
 
     def reset(self) -> None:
         """Nothing to forget: every chunk follows from its observation alone."""
@@ -102,7 +103,7 @@ class LocalPolicy:
     def _samples(self, observations: Sequence[Observation]) -> list[dict[str, Any]]:
         return [self.pipeline(to_sample(observation, self.contract.embodiment)) for observation in observations]
 
-    def _predict(self, batch: Batch) -> Float[np.ndarray, "B T A"]:
+    def _predict(self, batch: Batch, _: Sequence[int]) -> Float[np.ndarray, "B T A"]:
         if isinstance(self.head, FixedHead) and self.head.replayable:
             return self.head.actions(self._raw(batch))
         return self.head.predict(self.model, batch)
@@ -112,14 +113,25 @@ class LocalPolicy:
         assert isinstance(self.head, FixedHead)
         return self.launch(partial(self.head.raw, self.model), self.model)
 
-    def _in_passes(self, read: Callable[[Batch], np.ndarray], samples: list[dict[str, Any]]) -> list[Any]:
+    def in_passes(self, read: Callable[[Batch, Sequence[int]], np.ndarray], observations: Sequence[Observation]) -> list[Any]:
+        """One result of `read` for each observation; it is given a batch, and which observations its first rows are."""
+        return self._in_passes(read, self._samples(observations))
+
+    def actions_of(self, codes: Sequence[np.ndarray], observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
+        """The actions that ids stand for, in robot units."""
+        assert isinstance(self.head, FixedHead)
+        chunks = [self.head.actions(torch.from_numpy(row)[None])[0] for row in codes]
+        pairs = zip(chunks, self._samples(observations), strict=True)
+        return np.stack([self.pipeline.robot_actions(chunk, sample) for chunk, sample in pairs])
+
+    def _in_passes(self, read: Callable[[Batch, Sequence[int]], np.ndarray], samples: list[dict[str, Any]]) -> list[Any]:
         """One result of `read` for each sample."""
         results: dict[int, Any] = {}
         with evaluating(self.model), torch.inference_mode(), self.precision():
             for members in passes([bucket(sample) for sample in samples], self.rows):
                 rows = filled([samples[index] for index in members], self.rows)
                 batch = collate(rows, pad_id=self.pad_id, multiple=TEXT_BUCKET)
-                results |= zip(members, read(batch.to(device_of(self.model))), strict=False)
+                results |= zip(members, read(batch.to(device_of(self.model)), members), strict=False)
         return [results[index] for index in range(len(samples))]
 
 

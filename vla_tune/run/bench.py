@@ -15,7 +15,11 @@ from vla_tune.bench.measure import Reporting, Row, Suite
 from vla_tune.bench.report_file import write_report
 from vla_tune.bench.table import machine_text, speed_table
 from vla_tune.policy import LocalPolicy
-from vla_tune.run.objects import build, device_of, load_policy
+from vla_tune.run.costs import merged_run
+from vla_tune.run.folder import load_config
+from vla_tune.run.objects import build, device_of, load_base, load_policy
+from vla_tune.run.recorded import recorded_observations
+from vla_tune.run.shared import load_shared
 from vla_tune.training.threads import sensible_threads, set_threads
 
 
@@ -47,6 +51,30 @@ def acting_suite(runs: Sequence[str], *, device: str, **options: Any) -> Suite:
     from vla_tune.bench.acting_suite import ActingSuite  # gymnasium is not needed by the other suites
 
     return ActingSuite(policies={Path(run).name: partial(policy_in, run, rows=1, device=device) for run in runs}, **options)
+
+
+def adapters_suite(runs: Sequence[str], *, device: str, observations: int, **options: Any) -> Suite:
+    """The first of `runs` alone, and all of them over their base, for `conf/suite`.
+
+    Raises:
+        ValueError: no run is named.
+    """
+    from vla_tune.bench.adapters_suite import AdaptersSuite
+
+    if not runs:
+        raise ValueError("there is no adapter to measure: name finished runs over one base, e.g. 'suite.runs=[runs/a,runs/b]'.")
+    folders = {Path(run).name: Path(run) for run in runs}
+    first = Path(runs[0])
+    return AdaptersSuite(
+        alone={
+            "base": partial(load_base, first, rows=1, device=device),
+            "merged": partial(merged_run, first, device=device),
+            "live": partial(policy_in, runs[0], rows=1, device=device),
+        },
+        shared=lambda rows: load_shared(folders, rows=rows, device=device),
+        observations=lambda: recorded_observations(build(load_config(first).data), count=observations),
+        **options,
+    )
 
 
 def policy_in(checkpoint: str, *, rows: int, device: str) -> LocalPolicy:

@@ -13,12 +13,14 @@ from rich.console import Console
 from vla_tune.adapters.changes import Changes
 from vla_tune.adapters.combination import combined
 from vla_tune.adapters.merging import merged
-from vla_tune.export import ParityError, ParityReport, parity
+from vla_tune.check.parity import ParityReport, parity
+from vla_tune.export import ParityError
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.files import new_folder
 from vla_tune.run.folder import ADAPTER_FOLDER, load_config
-from vla_tune.run.merge import base_of, dtype_of, recorded_observations
+from vla_tune.run.merge import base_of, dtype_of
 from vla_tune.run.objects import build, load_policy
+from vla_tune.run.recorded import recorded_observations
 from vla_tune.schema import Contract
 
 _ROWS = 16

@@ -15,11 +15,11 @@ from vla_tune.adapters.changes import Changes
 from vla_tune.adapters.merging import merged
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.precision import num_parameters
-from vla_tune.policy import Policy
-from vla_tune.run.folder import ADAPTER_FOLDER
-from vla_tune.run.merge import recorded_observations
+from vla_tune.policy import LocalPolicy, Policy
+from vla_tune.run.folder import ADAPTER_FOLDER, load_config
 from vla_tune.run.objects import build, checkpoint_in, device_of, load_policy, policy_of
-from vla_tune.schema import Contract
+from vla_tune.run.recorded import recorded_observations
+from vla_tune.schema import CONTRACT_FILE, Contract
 
 _ROUNDS = 15
 
@@ -42,10 +42,10 @@ def costs(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     except ValueError as error:
         reason = str(error)
     else:
-        policies["merged"] = _merged(checkpoint, changes, contract, beside=folder, device=device)
+        policies["merged"] = merged_policy(checkpoint, changes, contract, beside=folder, device=device)
     return {
         "base_parameters": num_parameters(base),
-        "adapter_bytes": sum(path.stat().st_size for path in adapter_folder.iterdir()),
+        "adapter_bytes": sum(path.stat().st_size for path in adapter_folder.iterdir() if path.name != CONTRACT_FILE),
         "not_mergeable": reason,
         "milliseconds": milliseconds(policies, recorded_observations(build(cfg.data), count=1), device=device),
     }
@@ -63,7 +63,19 @@ def milliseconds(policies: Mapping[str, Policy], observations: Sequence[Any], *,
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def _merged(checkpoint: Checkpoint, changes: Changes, contract: Contract, *, beside: Path, device: str) -> Policy:
+def merged_run(run: Path, *, device: str) -> LocalPolicy:
+    """The merged policy of a finished run, by way of a folder that does not stay.
+
+    Raises:
+        ValueError: the adapter cannot be merged.
+    """
+    cfg = load_config(run)
+    checkpoint = build(cfg.model)
+    changes = build(cfg.adapter).changes(run / ADAPTER_FOLDER, base_hash=checkpoint.content_hash())
+    return merged_policy(checkpoint, changes, Contract.load(run), beside=run, device=device)
+
+
+def merged_policy(checkpoint: Checkpoint, changes: Changes, contract: Contract, *, beside: Path, device: str) -> LocalPolicy:
     """The merged policy, by way of a folder that does not stay."""
     temporary = Path(mkdtemp(dir=beside))
     try:

@@ -1,6 +1,6 @@
 """The main job: demonstrations -> adapter -> evaluation."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from vla_tune.run.costs import costs
 from vla_tune.run.evaluate import CELLS, evaluate, print_rows
 from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE, opened_run
 from vla_tune.run.objects import build, device_of, forward_context, load_policy
-from vla_tune.schema import CONTRACT_FILE, Contract
+from vla_tune.schema import CONTRACT_FILE, BaseWeights, Contract
 from vla_tune.tokens import check_collisions, pad_id, stop_id
 from vla_tune.training import train
 from vla_tune.training.loggers import ConsoleLogger
@@ -111,7 +111,9 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> dict[str,
         resume_command=resume_command,
         **cfg.training,
     )
-    adapter.save(folder / ADAPTER_FOLDER, model, base_hash=checkpoint.content_hash())
+    base = BaseWeights(content_hash=checkpoint.content_hash(), format=adapter.base)
+    adapter.save(folder / ADAPTER_FOLDER, model, base_hash=base.content_hash)
+    replace(contract, base=base).save(folder / ADAPTER_FOLDER)
     seen = Validation(EvenlySpaced(Transformed(data.training, pipeline), count=len(data.validation)))
     device, autocast = torch.device(device_of(cfg)), forward_context(cfg.precision, device_of(cfg))
     options = {"batch_size": cfg.training.batch_size, "pad_id": pad_id(processor), "device": device, "autocast": autocast}

@@ -5,51 +5,39 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from vla_tune.data.sources import Data
-from vla_tune.export import ParityReport, merge, parity
+from vla_tune.export import Report, merge
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.four_bits import FOUR_BITS
 from vla_tune.run.folder import ADAPTER_FOLDER, load_config
-from vla_tune.run.objects import build, load_policy
-from vla_tune.schema import Embodiment, Observation
-
-_ROWS = 16
+from vla_tune.run.objects import build
+from vla_tune.schema import Contract
 
 
-def merge_run(cfg: DictConfig) -> ParityReport:
-    """What `scripts/merge.py` does: merge `cfg.run` into `cfg.to`, print and write the parity.
+def merge_run(cfg: DictConfig) -> Report:
+    """What `scripts/merge.py` does: merge `cfg.run` into `cfg.to`, print and write what the gate found.
 
     Raises:
         ParityError: the merged policy acts differently; nothing is written.
     """
     run, destination = Path(cfg.run), Path(cfg.to)
     trained = load_config(run)
-    live = load_policy(run, rows=_ROWS, device="cpu").policy
-    observations = recorded_observations(build(trained.data), count=cfg.observations)
-    tolerance = build(cfg.tolerance)
-
-    def check(folder: Path) -> ParityReport:
-        merged = load_policy(folder, rows=_ROWS, device="cpu").policy
-        return parity(live, merged, observations, contract=live.contract, tolerance=tolerance)
-
     report = merge(
         destination,
         base=base_of(build(trained.model), cfg.base),
         adapter=build(trained.adapter),
         adapter_folder=run / ADAPTER_FOLDER,
-        contract=live.contract,
-        check=check,
+        contract=Contract.load(run),
+        check=build(cfg.gate).prepare(run),
         dtype=dtype_of(cfg.dtype),
         rank=cfg.rank,
     )
     Console().print(f"{report}\nWritten to {destination}", highlight=False, soft_wrap=True)
     if cfg.json:
-        Path(cfg.json).write_text(json.dumps(asdict(report) | {"passed": report.passed}, indent=1) + "\n")
+        Path(cfg.json).write_text(json.dumps(asdict(report) | {"passed": report.passed}, indent=1) + "\n")  # pyright: ignore[reportArgumentType]
     return report
 
 
@@ -72,15 +60,3 @@ def dtype_of(name: str) -> torch.dtype:
             f"dtype={name!r}: merged weights are written as {' or '.join(choices)}; 4 bits would round the update away."
         )
     return choices[name]
-
-
-def recorded_observations(data: Data, *, count: int) -> list[Observation]:
-    """Evenly spaced frames of the held-out episodes, as a robot would see them."""
-    frames = data.validation
-    rows = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).astype(int))
-    return [_observation(frames[int(row)], data.embodiment) for row in rows]
-
-
-def _observation(sample: dict, body: Embodiment) -> Observation:
-    images = {camera.role: sample[camera.key] for camera in body.cameras}
-    return Observation(images=images, state=sample[body.state_key], instruction=sample["instruction"])

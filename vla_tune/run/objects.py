@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,23 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from vla_tune.data import build_pipeline
-from vla_tune.heads import HEADS, head_of
+from vla_tune.data.collate import collate
+from vla_tune.heads import HEADS, RegressionHead, head_of
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.cpu_bfloat16 import quick_bfloat16
 from vla_tune.models.files import CONFIG_FILE as MODEL_CONFIG_FILE
 from vla_tune.models.files import existing
 from vla_tune.models.hf import HFCheckpoint
-from vla_tune.models.liveness import check_liveness
+from vla_tune.models.liveness import check_liveness, probes
 from vla_tune.models.openvla import OpenVLACheckpoint, OpenVLAConfig
 from vla_tune.policy import LocalPolicy
+from vla_tune.policy.local import device_of as device_of_model
+from vla_tune.policy.local import evaluating
 from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, load_config
-from vla_tune.schema import Contract
+from vla_tune.schema import CONTRACT_FILE, BaseWeights, Contract
 from vla_tune.tokens import Processor, pad_id, stop_id
 
 _ALLOWED = ("vla_tune.", "torch.optim.", "bitsandbytes.optim.", "gymnasium.make", "envs.")
@@ -73,17 +76,22 @@ def policy_of(model: nn.Module, contract: Contract, processor: Processor, *, row
     Raises:
         ValueError: the model does not react to images or instructions.
     """
-    pipeline, precision = build_pipeline(contract, processor), forward_context(contract.precision, device)
-    with precision():
-        check_liveness(model, pipeline, contract.embodiment, pad_id=pad_id(processor), device=device)  # pyright: ignore[reportArgumentType]
+    policy = unprobed_policy(model, contract, processor, rows=rows, device=device)
+    with policy.precision():
+        check_liveness(policy.model, policy.pipeline, contract.embodiment, pad_id=policy.pad_id, device=device)
+    return policy
+
+
+def unprobed_policy(model: nn.Module, contract: Contract, processor: Processor, *, rows: int, device: str) -> LocalPolicy:
+    """The same, taken on trust, without a forward pass."""
     return LocalPolicy(
         model,  # pyright: ignore[reportArgumentType]
         head_of(contract, HEADS[contract.decoding], stop_id=stop_id(processor)),
-        pipeline,
+        build_pipeline(contract, processor),
         contract,
         pad_id=pad_id(processor),
         rows=rows,
-        precision=precision,
+        precision=forward_context(contract.precision, device),
     )
 
 
@@ -96,6 +104,23 @@ def load_policy(folder: Path, *, rows: int, device: str) -> Trained:
     return Trained(policy_of(model, Contract.load(folder), checkpoint.processor, rows=rows, device=device), (folder,))
 
 
+def answer(policy: LocalPolicy) -> Tensor:
+    """What a policy's head computes for a fixed probe, so that two can be compared bit for bit."""
+    sample = probes(policy.pipeline, policy.contract.embodiment)[0]
+    batch = collate([sample], pad_id=policy.pad_id).to(device_of_model(policy.model))
+    with evaluating(policy.model), torch.inference_mode(), policy.precision():
+        hidden = policy.model(batch)
+        if isinstance(policy.head, RegressionHead):
+            return policy.head.raw(policy.model, batch)
+        return policy.model.vocabulary_logits(hidden[0])
+
+
+def load_base(run: Path, *, rows: int, device: str) -> LocalPolicy:
+    """The base of a run without what was learned, behind the run's contract."""
+    checkpoint: Checkpoint = build(load_config(run).model)
+    return policy_of(checkpoint.load(device=device), Contract.load(run), checkpoint.processor, rows=rows, device=device)
+
+
 def checkpoint_in(folder: Path) -> Checkpoint:
     """The checkpoint in a folder, by the architecture that its configuration names."""
     record = json.loads(existing(folder / MODEL_CONFIG_FILE).read_text())
@@ -104,15 +129,35 @@ def checkpoint_in(folder: Path) -> Checkpoint:
 
 
 def _load_run(folder: Path, *, rows: int, device: str) -> Trained:
-    cfg, adapter_folder = load_config(folder), folder / ADAPTER_FOLDER
+    cfg, adapter_folder, contract = load_config(folder), folder / ADAPTER_FOLDER, Contract.load(folder)
     if not adapter_folder.is_dir():
         raise FileNotFoundError(f"{adapter_folder} is missing: the run is not finished; start it again to resume it.")
     checkpoint: Checkpoint = build(cfg.model)
     model, adapter = checkpoint.load(device=device), build(cfg.adapter)
+    _check_contract(adapter_folder, contract, BaseWeights(content_hash=checkpoint.content_hash(), format=adapter.base))
+    without = answer(unprobed_policy(model, contract, checkpoint.processor, rows=rows, device=device))
     adapter.attach(model)
     adapter.load(adapter_folder, model, base_hash=checkpoint.content_hash())
-    policy = policy_of(model, Contract.load(folder), checkpoint.processor, rows=rows, device=device)
+    policy = policy_of(model, contract, checkpoint.processor, rows=rows, device=device)
+    if torch.equal(answer(policy), without):
+        raise ValueError(
+            f"{adapter_folder} changes nothing: the base answers the same with and without it. It was never trained, or its files "
+            "are another run's: train it, or copy the adapter folder again."
+        )
     return Trained(policy, (checkpoint.path, adapter_folder))
+
+
+def _check_contract(adapter_folder: Path, contract: Contract, base: BaseWeights) -> None:
+    """The adapter folder names the base and says the same as the run around it."""
+    own = Contract.load(adapter_folder)
+    if own.base != base:
+        raise ValueError(f"{adapter_folder} belongs to {own.base}, the model is {base}: use the base folder of its training run.")
+    names = [field.name for field in fields(Contract) if field.name != "base"]
+    if different := [name for name in names if getattr(own, name) != getattr(contract, name)]:
+        raise ValueError(
+            f"{adapter_folder / CONTRACT_FILE} and that of the run around it have another {different[0]}: an adapter acts as "
+            "its own contract says; take both from one training run."
+        )
 
 
 def _check_targets(node: Any) -> None:

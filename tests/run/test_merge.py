@@ -1,0 +1,64 @@
+"""scripts/merge.py with its gates, on runs that learned noise."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from vla_tune.export import ParityError
+from vla_tune.run import gates
+from vla_tune.run.merge import merge_run
+from vla_tune.run.recorded import observation_in
+
+LOOSE = ("tolerance.token_agreement=0.5", "tolerance.mean_error=1.0")
+"""Untrained codes tip between bins that are far apart."""
+
+
+@pytest.fixture
+def merged(configuration, frames, tiny_contract, monkeypatch: pytest.MonkeyPatch):
+    seen = [observation_in(frame, tiny_contract.embodiment) for frame in frames]
+    monkeypatch.setattr(gates, "recorded_frames", lambda data, *, count: frames[:count])
+    monkeypatch.setattr(gates, "recorded_observations", lambda data, *, count: seen[:count])
+
+    def run(folder: Path, *overrides: str):
+        return merge_run(configuration("merge", f"run={folder}", *overrides))
+
+    return run
+
+
+@pytest.mark.parametrize("adapter", ["lora_r2", "qlora_r16"])
+def test_the_report_says_what_is_kept_of_the_gain(adapter, run_of, merged):
+    run = run_of("one", adapter=adapter, seed=1)
+    report = merged(run, *LOOSE, "tolerance.gain_kept=-100.0")
+    losses = report.losses
+    assert losses.base != losses.live
+    assert losses.merged == pytest.approx(losses.live, rel=0.02)
+    assert json.loads((run / "parity.json").read_text())["losses"]["live"] == losses.live
+    assert "held-out loss: base" in str(report)
+
+
+@pytest.mark.parametrize("adapter", ["lora_r2", "qlora_r16"])
+def test_layers_are_compared_where_the_model_is_too_large(adapter, run_of, merged, base: Path):
+    run = run_of("one", adapter=adapter, seed=1)
+    report = merged(run, "gate=layers", "gate.layers=4")
+    assert report.passed
+    assert len(report.layers) == 4
+    assert report.layers[0].endswith("layers.0.self_attn.q_proj")
+    assert max(report.errors) < 0.005 < min(report.effects)
+    assert (run / "merged" / "contract.json").is_file()
+
+
+def test_a_merge_onto_other_weights_fails_the_layers_too(run_of, merged):
+    run = run_of("one", adapter="qlora_r16", seed=1, scale=0.01)
+    with pytest.raises(ParityError, match="merged layers are NOT what was trained"):
+        merged(run, "gate=layers", "base=original")
+    assert not (run / "merged").exists()
+
+
+def test_float32_keeps_every_bit(run_of, merged, base: Path):
+    run = run_of("one", adapter="lora_r2", seed=1)
+    merged(run, *LOOSE, "dtype=fp32", "tolerance.gain_kept=-100.0")
+    written, plain = load_file(run / "merged" / "model.safetensors"), load_file(base / "model.safetensors")
+    assert written.keys() == plain.keys()
+    assert (written["projector.fc1.weight"] == plain["projector.fc1.weight"].float()).all()

@@ -1,0 +1,1 @@
+"""Whether what will run is what was trained."""

@@ -1,0 +1,24 @@
+"""Held-out frames of a run's data."""
+
+import numpy as np
+
+from vla_tune.data.sources import Data
+from vla_tune.schema import Embodiment, Observation
+
+
+def recorded_frames(data: Data, *, count: int) -> list[dict]:
+    """Evenly spaced frames of the held-out episodes."""
+    frames = data.validation
+    rows = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).astype(int))
+    return [frames[int(row)] for row in rows]
+
+
+def observation_in(frame: dict, body: Embodiment) -> Observation:
+    """A recorded frame, as a robot would see it."""
+    images = {camera.role: frame[camera.key] for camera in body.cameras}
+    return Observation(images=images, state=frame[body.state_key], instruction=frame["instruction"])
+
+
+def recorded_observations(data: Data, *, count: int) -> list[Observation]:
+    """Evenly spaced frames of the held-out episodes, as a robot would see them."""
+    return [observation_in(frame, data.embodiment) for frame in recorded_frames(data, count=count)]
