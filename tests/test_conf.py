@@ -22,6 +22,7 @@ NEEDED = {
     "combine": ["runs=[nowhere]", "to=nowhere"],
     "eval": ["run=nowhere", "task=lift"],
     "merge": ["run=nowhere"],
+    "serve": ["policy=nowhere"],
     "spectrum": ["run=nowhere"],
 }
 """What a root configuration asks of the user."""

@@ -1,0 +1,63 @@
+"""scripts/serve.py: what a robot gets over the wire is what the local policy does."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from vla_tune.run import serve as module
+from vla_tune.run.objects import load_policy
+from vla_tune.run.recorded import observation_in
+from vla_tune.run.serve import _policies, _serve, serve
+from vla_tune.serving.client import RemotePolicy
+from vla_tune.serving.metrics import Metrics
+from vla_tune.serving.security import Loopback
+from vla_tune.serving.server import PolicyServer
+from vla_tune.serving.worker import Worker
+
+
+def test_over_the_wire_it_acts_as_in_this_process(run_of, frames, tiny_contract, configuration):
+    run = run_of("one", adapter="lora_r2", seed=1)
+    seen = [observation_in(frame, tiny_contract.embodiment) for frame in frames]
+    local = load_policy(run, rows=2, device="cpu").policy
+    act, contracts = _policies(configuration("serve", f"policy={run}", "rows=2", "device=cpu"))
+    server = PolicyServer(Worker(act, rows=2, seconds=30.0), contracts, Loopback(), Metrics())
+    found: dict[str, np.ndarray] = {}
+
+    def client() -> None:
+        while not server.ready:
+            time.sleep(0.01)
+        policy = RemotePolicy(f"ws://localhost:{port}", contract=tiny_contract)
+        found["actions"] = policy.act(seen)
+        policy.close()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    port = 18_765
+    thread = threading.Thread(target=client)
+    thread.start()
+    asyncio.run(asyncio.wait_for(_serve(server, "localhost", port), 60))
+    thread.join()
+    with ThreadPoolExecutor(1) as pool:  # as the server does: what the tests' own thread multiplies with is its own
+        assert np.array_equal(found["actions"], pool.submit(local.act, seen).result())
+
+
+def test_several_runs_are_named_by_their_folders(run_of, frames, tiny_contract, configuration):
+    runs = [run_of(name, adapter="lora_r2", seed=seed) for seed, name in enumerate(("one", "other"))]
+    act, contracts = _policies(configuration("serve", f"policy=[{','.join(map(str, runs))}]", "rows=2", "device=cpu"))
+    assert list(contracts) == ["one", "other"]
+    seen = [observation_in(frame, tiny_contract.embodiment) for frame in frames[:2]]
+    chunks = act([seen[0], seen[0]], ["one", "other"])
+    assert not np.array_equal(chunks[0], chunks[1])
+    with pytest.raises(ValueError, match="no policy is named"):
+        _policies(configuration("serve", "policy=[]"))
+
+
+def test_an_open_address_is_refused_before_anything_is_loaded(configuration, monkeypatch):
+    monkeypatch.setattr(module, "_policies", lambda cfg: pytest.fail("it was loaded"))
+    with pytest.raises(ValueError, match=r"host=0.0.0.0 is reachable from other machines"):
+        serve(configuration("serve", "policy=nowhere", "host=0.0.0.0"))

@@ -1,0 +1,112 @@
+"""Messages: what openpi's clients send is read, and nothing that could hurt."""
+
+import contextlib
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from vla_tune.serving.codec import MAX_BYTES, MAX_DEPTH, MessageError, decode, encode
+
+SHAPES = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
+KINDS = st.sampled_from(["|b1", "|u1", "<i2", "<u4", ">i8", "<f2", "<f4", ">f8"])
+PLAIN = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text() | st.binary()
+VALUES = st.recursive(
+    PLAIN, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=12
+)
+
+
+@given(VALUES)
+def test_plain_values_come_back(value):
+    assert decode(encode(value)) == value
+
+
+@given(KINDS.flatmap(lambda kind: arrays.arrays(np.dtype(kind), SHAPES)))
+def test_arrays_come_back_bit_for_bit(array):
+    found = decode(encode({"image": array}))["image"]
+    assert (found.dtype, found.shape, found.tobytes()) == (array.dtype, array.shape, array.tobytes())
+    assert not found.flags.writeable
+
+
+@given(KINDS.filter(lambda kind: kind != ">f8"))
+def test_scalars_keep_their_dtype(kind):
+    """A float64 is a Python float, and comes back as one."""
+    found = decode(encode(np.dtype(kind).type(1)))
+    assert found == 1
+    assert found.dtype == np.dtype(kind).newbyteorder("=")
+
+
+def test_the_bytes_are_openpis():
+    message = encode({"actions": np.zeros((1, 2), "<f4"), "n": np.float32(1.5)})
+    assert message.startswith(
+        b"\x82\xa7actions\x84\xc4\x0b__ndarray__\xc3\xc4\x04data\xc4\x08" + bytes(8) + b"\xc4\x05dtype\xa3<f4"
+    )
+    assert b"\xc4\x05shape\x92\x01\x02\xa1n\x83\xc4\x0d__npgeneric__\xc3" in message
+
+
+def array(**changes) -> bytes:
+    record = {b"__ndarray__": True, b"data": bytes(8), b"dtype": "<f4", b"shape": [2]}
+    return msgpack.packb({"x": record | {key.encode(): value for key, value in changes.items()}})
+
+
+HOSTILE = {
+    "objects": array(dtype="|O"),
+    "void": array(dtype="|V8"),
+    "a structure": array(dtype="<f4,<f4"),
+    "dates": array(dtype="<M8[s]"),
+    "no dtype": array(dtype=None),
+    "a dtype of bytes": array(dtype=b"<f4"),
+    "a negative size": array(shape=[-2]),
+    "sizes that multiply to the right number": array(shape=[-1, -2]),
+    "a huge shape": array(shape=[2**62, 2**62]),
+    "an overflowing shape": array(shape=[2**32, 2**32]),
+    "a size of True": array(shape=[True, 2]),
+    "a size of 2.0": array(shape=[2.0]),
+    "too many dimensions": array(shape=[1] * 40 + [2]),
+    "no shape": array(shape=None),
+    "a short buffer": array(data=bytes(7)),
+    "a long buffer": array(data=bytes(9)),
+    "text as data": array(data="12345678"),
+    "a scalar of text": msgpack.packb({b"__npgeneric__": True, b"data": "1", b"dtype": "<f4"}),
+    "a scalar out of range": msgpack.packb({b"__npgeneric__": True, b"data": 300, b"dtype": "|u1"}),
+    "a deep list": b"\x91" * 100 + b"\xc0",
+    "a very deep list": b"\x91" * 1_000_000 + b"\xc0",
+    "a deep map": b"\x81\xa1a" * 40 + b"\xc0",
+    "a long list announced": b"\xdd\xff\xff\xff\xff",
+    "a long map announced": b"\xdf\xff\xff\xff\xff",
+    "long bytes announced": b"\xc6\xff\xff\xff\xff",
+    "a number as a key": msgpack.packb({1: 2}),
+    "bytes as a key": msgpack.packb({b"a": 2}),
+    "an extension": msgpack.packb(msgpack.ExtType(5, b"code")),
+    "text that is none": b"\xa2\xff\xfe",
+    "nothing": b"",
+    "two messages": msgpack.packb(1) + msgpack.packb(2),
+    "too large": bytes(MAX_BYTES + 1),
+}
+
+
+@pytest.mark.parametrize("message", HOSTILE.values(), ids=HOSTILE)
+def test_what_could_hurt_is_refused_in_one_sentence(message):
+    with pytest.raises(MessageError) as caught:
+        decode(message)
+    assert len(str(caught.value)) < 400
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_read_or_refused(message):
+    with contextlib.suppress(MessageError):
+        decode(message)
+
+
+def test_what_cannot_be_read_is_not_sent():
+    for value in (np.array([object()]), {1, 2}, object(), np.array(["text"]), np.zeros(MAX_BYTES, np.uint8), 2**70):
+        with pytest.raises(MessageError):
+            encode(value)
+    deep: list = []
+    for _ in range(MAX_DEPTH):
+        deep = [deep]
+    with pytest.raises(MessageError, match="deeper than"):
+        decode(encode(deep))

@@ -1,0 +1,208 @@
+"""Server and client: what goes in comes out, and what goes wrong is said."""
+
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from websockets.sync.client import connect
+
+from vla_tune.policy import Policy
+from vla_tune.schema import Observation
+from vla_tune.serving import codec
+from vla_tune.serving.client import RemotePolicy, ServerError, UnreachableError
+from vla_tune.serving.protocol import contract_in, request_of
+from vla_tune.serving.security import Insecure, Loopback, Tls
+
+
+def seen(value: float = 0.01) -> Observation:
+    image = np.full((64, 64, 3), 7, np.uint8)
+    return Observation({"front": image}, np.array([value, 0, 0, 1], np.float32), "lift the red block")
+
+
+def http(url: str, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url.replace("ws:", "http:") + path, timeout=5) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_a_remote_policy_acts_as_the_local_one(served, echo, tiny_contract):
+    with served(echo) as address:
+        policy = RemotePolicy(address.url, contract=tiny_contract)
+        assert isinstance(policy, Policy)
+        actions = policy.act([seen(0.01), seen(0.02)])
+        assert actions.shape == (2, 4, 4)
+        assert np.array_equal(actions[:, 0, 0], np.array([0.01, 0.02], np.float32))
+        actions[0] = 0  # it may be written
+        policy.reset()
+        assert policy.timing["round_trip_ms"] >= policy.timing["infer_ms"] > 0
+        assert contract_in(policy.metadata) == tiny_contract
+        policy.close()
+
+
+def test_another_contract_is_refused_and_what_differs_is_named(served, echo, tiny_contract):
+    with served(echo) as address:
+        policy = RemotePolicy(address.url, contract=replace(tiny_contract, execute_steps=2))
+        with pytest.raises(ValueError, match="another contract than the one given: execute_steps differ"):
+            policy.act([seen()])
+        with pytest.raises(ValueError, match="has no adapter 'other': there are default"):
+            RemotePolicy(address.url, adapter="other").act([seen()])
+
+
+def test_an_openpi_client_gets_metadata_then_actions(served, echo):
+    """No `endpoint`, as openpi-client 0.1.2 sends it."""
+    with served(echo) as address, connect(address.url, compression=None, proxy=None) as connection:
+        metadata = codec.decode(connection.recv())
+        assert metadata["action_horizon"] == 4
+        assert metadata["image_keys"] == {"front": "observation/front"}
+        for value in (0.01, 0.02):
+            connection.send(codec.encode(request_of(seen(value))))
+            reply = codec.decode(connection.recv())
+            assert reply["actions"][0, 0] == np.float32(value)
+        assert reply["server_timing"]["prev_total_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"observation/front": np.zeros((64, 64, 3), np.float32)}, "an image is uint8"),
+        ({"observation/front": "picture"}, "an image is uint8"),
+        ({"observation/state": np.zeros(3)}, "the state is 4 numbers"),
+        ({"observation/state": np.array([np.nan, 0, 0, 0])}, "NaN or infinity"),
+        ({"prompt": ""}, "the instruction"),
+        ({"observation/wrist": np.zeros((1, 1, 3), np.uint8)}, r"unknown \['observation/wrist'\]"),
+        ({"adapter": "other"}, "loaded are default"),
+        ({"endpoint": "kill"}, "there are infer and reset"),
+    ],
+)
+def test_a_bad_request_is_answered_and_the_connection_stays(served, echo, change, message):
+    with served(echo) as address, connect(address.url, compression=None, proxy=None) as connection:
+        connection.recv()
+        connection.send(codec.encode({"endpoint": "infer"} | request_of(seen()) | change))
+        reply = codec.decode(connection.recv())
+        assert reply["type"] == "error"
+        with pytest.raises(AssertionError, match=message):
+            raise AssertionError(reply["message"])
+        connection.send(codec.encode(request_of(seen(0.03))))
+        assert codec.decode(connection.recv())["actions"][0, 0] == np.float32(0.03)
+
+
+def test_a_failing_policy_is_an_id_for_the_client_and_a_traceback_for_the_log(served, caplog):
+    def act(observations, names):
+        raise RuntimeError("a secret path")
+
+    with served(act) as address:
+        with pytest.raises(ServerError, match=r"the policy failed on this observation; .* \([0-9a-f]{12}\)") as caught:
+            RemotePolicy(address.url).act([seen()])
+        with connect(address.url, compression=None, proxy=None) as connection:
+            connection.recv()
+            connection.send(codec.encode(request_of(seen())))
+            assert isinstance(connection.recv(), str), "openpi's clients expect a text, and the end"
+    assert "secret" not in str(caught.value)
+    assert "a secret path" in caplog.text
+
+
+def test_health_readiness_and_metrics(served, echo):
+    with served(echo) as address:
+        assert http(address.url, "/healthz") == (200, "OK\n")
+        assert http(address.url, "/readyz") == (503, "warming up\n")
+        address.server.ready = True
+        assert http(address.url, "/readyz") == (200, "ready\n")
+        RemotePolicy(address.url).act([seen(), seen(5.0)])
+        status, text = http(address.url, "/metrics")
+        assert status == 200
+        assert "vla_inference_seconds_count 2.0" in text
+        assert "vla_out_of_range_actions_total" in text
+
+
+def test_a_key_is_asked_for_and_compared(served, echo):
+    class Keyed(Loopback):
+        def admits(self, authorization):
+            return authorization == "Api-Key right"
+
+    with served(echo, security=Keyed()) as address:
+        assert RemotePolicy(address.url, api_key="right").act([seen()]).shape == (1, 4, 4)
+        for key in (None, "wrong"):
+            with pytest.raises(ServerError, match="HTTP 401"):
+                RemotePolicy(address.url, api_key=key).act([seen()])
+        assert http(address.url, "/metrics")[0] == 401
+        assert http(address.url, "/healthz")[0] == 200
+
+
+def test_who_may_be_reached(tmp_path, caplog):
+    for host in ("localhost", "127.0.0.1", "::1"):
+        Loopback().check(host)
+    with pytest.raises(ValueError, match="choose security=tls with a key"):
+        Loopback().check("0.0.0.0")
+    Insecure().check("0.0.0.0")
+    assert "whoever reaches 0.0.0.0" in caplog.text
+    key = tmp_path / "key"
+    key.write_text("short")
+    with pytest.raises(ValueError, match="a key needs at least 16"):
+        Tls(certificate=str(key), private_key=str(key), api_key_file=str(key))
+    key.write_text("0123456789abcdef\n")
+    choice = Tls(certificate=str(key), private_key=str(key), api_key_file=str(key))
+    assert choice.admits("Api-Key 0123456789abcdef")
+    assert not choice.admits("Api-Key 0123456789abcdeF")
+    assert not choice.admits(None)
+    with pytest.raises(ValueError, match=r"security.certificate=.*missing is no file"):
+        Tls(certificate=str(tmp_path / "missing"), private_key=str(key), api_key_file=str(key))
+
+
+def test_a_server_that_comes_back_is_found_again(served, echo):
+    with served(echo) as address:
+        policy = RemotePolicy(address.url, patience=5.0)
+        policy.act([seen()])
+    with pytest.raises(UnreachableError, match=r"cannot be reached within 0.2 s"):
+        replace(policy, patience=0.2).act([seen()])
+    with served(echo, port=address.port):
+        assert policy.act([seen(0.5)])[0, 0, 0] == np.float32(0.5)
+        policy.close()
+
+
+def test_no_answer_in_time_is_said_and_the_late_one_is_not_taken_for_the_next(served):
+    slow = threading.Event()
+
+    def act(observations, names):
+        if not slow.is_set():
+            slow.set()
+            time.sleep(0.5)
+        return [np.tile(observation.state.astype(np.float32), (4, 1)) for observation in observations]
+
+    with served(act) as address:
+        policy = RemotePolicy(address.url, timeout=0.2)
+        with pytest.raises(UnreachableError, match=r"no answer within 0.2 s"):
+            policy.act([seen(0.1)])
+        policy.timeout = 5.0
+        assert policy.act([seen(0.2)])[0, 0, 0] == np.float32(0.2)
+        policy.close()
+
+
+def test_clients_that_act_at_once_are_not_crossed(served, echo):
+    found: dict[int, list[float]] = {}
+
+    def client(number: int) -> None:
+        policy = RemotePolicy(address.url)
+        found[number] = [float(policy.act([seen(number + step / 64)])[0, 0, 0]) for step in range(20)]
+        policy.close()
+
+    with served(echo, rows=8) as address:
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == {number: [number + step / 64 for step in range(20)] for number in range(8)}
+
+
+def test_the_client_needs_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, vla_tune.serving.client; assert 'torch' not in sys.modules, 'torch'"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,124 @@
+"""One thread for the policy: the newest observation wins, and who waits together shares a pass."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from vla_tune.schema import Observation
+from vla_tune.serving.worker import RefusedError, Worker
+
+
+def seen(number: int) -> Observation:
+    return Observation({}, np.array([number], np.float32), "touch the red block")
+
+
+class Policy:
+    """Answers with what it saw; the first pass waits until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.passes: list[list[float]] = []
+        self.go, self.busy = threading.Event(), threading.Event()
+
+    def __call__(self, observations, names):
+        self.passes.append([float(observation.state[0]) for observation in observations])
+        self.busy.set()
+        self.go.wait(5)
+        if any(observation.state[0] < 0 for observation in observations):
+            raise ValueError("a negative state")
+        return [np.full((2, 1), observation.state[0]) for observation in observations]
+
+
+def run(scenario, *, rows: int = 4, seconds: float = 5.0) -> Policy:
+    policy = Policy()
+
+    async def main() -> None:
+        worker = Worker(policy, rows=rows, seconds=seconds)
+        running = asyncio.create_task(worker.run())
+        try:
+            await asyncio.wait_for(scenario(worker, policy), 10)
+        finally:
+            policy.go.set()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
+    return policy
+
+
+async def occupied(worker: Worker, policy: Policy) -> asyncio.Task:
+    """A pass that is under way."""
+    task = asyncio.create_task(worker.submit("first", seen(0), "a"))
+    while not policy.busy.is_set():
+        await asyncio.sleep(0.001)
+    return task
+
+
+def test_who_waits_together_shares_a_pass_and_gets_its_own_actions():
+    async def scenario(worker, policy):
+        first = await occupied(worker, policy)
+        others = [asyncio.create_task(worker.submit(client, seen(client), "a")) for client in range(1, 7)]
+        await asyncio.sleep(0.01)
+        policy.go.set()
+        replies = await asyncio.gather(first, *others)
+        assert [reply.actions[0, 0] for reply in replies] == list(range(7))
+        assert [reply.batch for reply in replies] == [1, 4, 4, 4, 4, 2, 2]
+
+    assert run(scenario).passes == [[0], [1, 2, 3, 4], [5, 6]]
+
+
+def test_the_newest_observation_of_a_client_wins():
+    async def scenario(worker, policy):
+        await occupied(worker, policy)
+        older = asyncio.create_task(worker.submit("robot", seen(1), "a"))
+        await asyncio.sleep(0.01)
+        newer = asyncio.create_task(worker.submit("robot", seen(2), "a"))
+        await asyncio.sleep(0.01)
+        policy.go.set()
+        assert (await newer).actions[0, 0] == 2
+        with pytest.raises(RefusedError, match="a newer observation of this client"):
+            await older
+
+    assert run(scenario).passes == [[0], [2]]
+
+
+def test_a_late_observation_is_not_acted_on():
+    async def scenario(worker, policy):
+        await occupied(worker, policy)
+        late = asyncio.create_task(worker.submit("robot", seen(1), "a"))
+        await asyncio.sleep(0.1)
+        policy.go.set()
+        with pytest.raises(RefusedError, match=r"waited longer than 0.05 s"):
+            await late
+
+    assert run(scenario, seconds=0.05).passes == [[0]]
+
+
+def test_a_bad_observation_harms_its_own_client_only():
+    async def scenario(worker, policy):
+        first = await occupied(worker, policy)
+        bad, good = (asyncio.create_task(worker.submit(client, seen(client), "a")) for client in (-1, 1))
+        await asyncio.sleep(0.01)
+        policy.go.set()
+        assert (await good).actions[0, 0] == 1
+        with pytest.raises(ValueError, match="a negative state"):
+            await bad
+        assert (await first).batch == 1
+        assert (await worker.submit("after", seen(5), "a")).actions[0, 0] == 5
+
+    run(scenario)
+
+
+def test_when_it_stops_who_waits_is_told():
+    waiting: list[asyncio.Task] = []
+
+    async def scenario(worker, policy):
+        await occupied(worker, policy)
+        waiting.append(asyncio.create_task(worker.submit("robot", seen(1), "a")))
+        await asyncio.sleep(0.01)
+        assert worker.waiting == 1
+
+    run(scenario)
+    with pytest.raises(RefusedError, match="the server stops"):
+        raise waiting[0].exception() or AssertionError

@@ -1,0 +1,169 @@
+"""A policy that runs elsewhere: needs numpy, msgpack and websockets, and no torch."""
+
+import logging
+import random
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from vla_tune.schema import Contract, Observation
+from vla_tune.serving import codec
+from vla_tune.serving.protocol import contract_hash, contract_in, request_of
+
+_log = logging.getLogger(__name__)
+
+
+class ServerError(Exception):
+    """The server refused an observation, or failed on it; the message is its own."""
+
+
+class UnreachableError(ConnectionError):
+    """There is no connection, or no answer in time."""
+
+
+@dataclass(eq=False)
+class RemotePolicy:
+    """Acts as a local policy does, over a websocket.
+
+    The connection is made when it is first needed, and again, after pauses that double, when it was lost.
+
+    Args:
+        url: `ws://host:port`, or `wss://` for TLS.
+        contract: What the policy must be; None takes what the server announces.
+        adapter: Which of the server's adapters acts; None is its default.
+        api_key: For servers that ask for one.
+        certificate: A PEM file with the authority that signed the server's certificate; None trusts the system's.
+        timeout: Seconds for an answer.
+        patience: Seconds of trying to connect.
+
+    Raises:
+        ValueError: on connecting, if the server has another contract.
+        UnreachableError: no connection within `patience`, or no answer within `timeout`.
+        ServerError: the server refused the observation.
+    """
+
+    url: str
+    contract: Contract | None = None
+    adapter: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    certificate: str | None = None
+    timeout: float = 10.0
+    patience: float = 10.0
+    sleep: Callable[[float], None] = time.sleep
+    _connection: ClientConnection | None = field(default=None, init=False)
+    _closing: ExitStack = field(default_factory=ExitStack, init=False)
+    _metadata: dict[str, Any] = field(default_factory=dict, init=False)
+    timing: dict[str, float] = field(default_factory=dict, init=False)
+    """Of the last answer, in ms: the server's `infer_ms` and `queue_ms`, and `round_trip_ms`."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the server said first."""
+        self._connected()
+        return self._metadata
+
+    def act(self, observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
+        """The next T actions for each observation, in robot units."""
+        return np.stack([self._infer(observation) for observation in observations])
+
+    def reset(self) -> None:
+        """Tell the server that a new episode begins."""
+        self._ask({"endpoint": "reset"})
+
+    def close(self) -> None:
+        """End the connection; the next call makes a new one."""
+        self._connection = None
+        self._closing.close()
+
+    def _infer(self, observation: Observation) -> Float[np.ndarray, "T A"]:
+        begun = time.perf_counter()
+        reply = self._ask({"endpoint": "infer"} | request_of(observation, adapter=self.adapter))
+        actions = reply.get("actions")
+        if not isinstance(actions, np.ndarray) or actions.ndim != 2 or not np.isfinite(actions).all():
+            raise ServerError("the server's actions are no finite numbers [T A]: look at its log.")
+        self.timing = {"round_trip_ms": 1000 * (time.perf_counter() - begun)} | dict(reply.get("server_timing", {}))
+        return np.array(actions)  # what was decoded cannot be written
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """One question, one answer; a connection that was lost is made again once."""
+        encoded = codec.encode(message)
+        for last in (False, True):
+            connection = self._connected()
+            try:
+                connection.send(encoded)
+                return self._answer(connection.recv(timeout=self.timeout))
+            except TimeoutError:
+                self.close()  # its answer may still come, and must not be taken for the next one's
+                raise UnreachableError(f"{self.url} gave no answer within {self.timeout:g} s.") from None
+            except ConnectionClosed as error:
+                self.close()
+                if last:
+                    raise UnreachableError(f"{self.url} closed the connection ({error}).") from None
+        raise AssertionError("unreachable")
+
+    def _answer(self, message: str | bytes) -> dict[str, Any]:
+        if isinstance(message, str):
+            raise ServerError(message)
+        reply = codec.decode(message)
+        if reply.get("type") == "error":
+            raise ServerError(f"{reply.get('message')} ({reply.get('id')})")
+        return reply
+
+    def _connected(self) -> ClientConnection:
+        if self._connection is None:
+            connection = self._connect()
+            try:
+                self._metadata = codec.decode(connection.recv(timeout=self.timeout))  # pyright: ignore[reportArgumentType]
+                self._check_contract()
+            except BaseException:
+                self.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _connect(self) -> ClientConnection:
+        deadline, pause = time.monotonic() + self.patience, 0.05
+        headers = {} if self.api_key is None else {"Authorization": f"Api-Key {self.api_key}"}
+        context = ssl.create_default_context(cafile=self.certificate) if self.url.startswith("wss:") else None
+        options: dict[str, Any] = {"compression": None, "proxy": None, "max_size": codec.MAX_BYTES, "ssl": context}
+        while True:
+            try:
+                opened = connect(self.url, additional_headers=headers, open_timeout=self.timeout, **options)
+                return self._closing.enter_context(opened)
+            except InvalidStatus as error:
+                raise ServerError(f"{self.url} refused: HTTP {error.response.status_code} {error.response.body!r}") from None
+            except ssl.SSLCertVerificationError as error:
+                remedy = "name its authority as certificate="
+                raise ServerError(f"{self.url} has a certificate that is not trusted ({error.verify_message}): {remedy}.") from None
+            except (OSError, WebSocketException) as error:
+                if time.monotonic() + pause > deadline:
+                    raise UnreachableError(f"{self.url} cannot be reached within {self.patience:g} s ({error}).") from None
+                self.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, 2.0)
+
+    def _check_contract(self) -> None:
+        known = self._metadata.get("adapters", {})
+        name = self.adapter or self._metadata.get("default_adapter")
+        if name not in known:
+            raise ValueError(f"{self.url} has no adapter {name!r}: there are {', '.join(map(str, known))}.")
+        if self.contract is not None and contract_hash(self.contract) != known[name]:
+            found = _difference(self.contract, self._metadata)
+            raise ValueError(f"{self.url} acts by another contract than the one given: {found}.")
+
+
+def _difference(contract: Contract, metadata: dict[str, Any]) -> str:
+    """What differs first."""
+    try:
+        other = contract_in(metadata)
+    except ValueError as error:
+        return str(error)
+    names = [name for name in contract.__dataclass_fields__ if getattr(contract, name) != getattr(other, name)]
+    return f"{', '.join(names)} differ" if names else "the adapter is not the server's default, and its contract differs"

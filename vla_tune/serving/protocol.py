@@ -1,0 +1,112 @@
+"""What server and client say to each other: openpi's messages, with names that follow from the contract."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vla_tune.schema import Contract, Observation, content_hash, contract_from_record, to_record
+from vla_tune.serving.codec import MessageError
+
+PROMPT, STATE, ADAPTER, ENDPOINT = "prompt", "observation/state", "adapter", "endpoint"
+_IMAGE = "observation/{role}"
+
+
+def contract_hash(contract: Contract) -> str:
+    """SHA-256 of all that the contract says, to compare two sides without sending it."""
+    return content_hash(to_record(contract))
+
+
+def metadata_of(contracts: Mapping[str, Contract]) -> dict[str, Any]:
+    """The first message of a server: its contracts by the name of the adapter, and what they ask for, for other clients."""
+    default = next(iter(contracts))
+    contract, body = contracts[default], contracts[default].embodiment
+    return {
+        "protocol": "vla-tune",
+        "adapters": {name: contract_hash(each) for name, each in contracts.items()},
+        "default_adapter": default,
+        "contract": json.dumps(to_record(contract) | {"statistics_hash": contract.statistics_hash}),
+        "contract_hash": contract_hash(contract),
+        "image_keys": {camera.role: _IMAGE.format(role=camera.role) for camera in body.cameras},
+        "image_resolution": [[camera.height, camera.width] for camera in body.cameras],
+        "state_key": STATE,
+        "state_dimension": body.state_dimension,
+        "action_dim": body.action_dimension,
+        "action_horizon": contract.horizon,
+        "execute_steps": contract.execute_steps,
+        "control_hz": body.control_hz,
+    }
+
+
+def contract_in(metadata: Mapping[str, Any]) -> Contract:
+    """The contract that a server announced.
+
+    Raises:
+        ValueError: it announced none.
+    """
+    text = metadata.get("contract")
+    if not isinstance(text, str):
+        raise ValueError("the server announces no contract: it is not a vla-tune server, or an older one.")
+    return contract_from_record(json.loads(text), source="the server's contract")
+
+
+def request_of(observation: Observation, *, adapter: str | None = None) -> dict[str, Any]:
+    """The message that asks for actions."""
+    images = {_IMAGE.format(role=role): np.ascontiguousarray(image) for role, image in observation.images.items()}
+    named = {} if adapter is None else {ADAPTER: adapter}
+    return images | {STATE: np.asarray(observation.state), PROMPT: observation.instruction} | named
+
+
+def observation_in(message: Mapping[str, Any], contract: Contract) -> Observation:
+    """What a request shows.
+
+    Raises:
+        MessageError: something is missing, left over, or of another kind; it is named with what is expected.
+    """
+    body = contract.embodiment
+    keys = {_IMAGE.format(role=camera.role): camera for camera in body.cameras}
+    expected = {*keys, STATE, PROMPT}
+    given = message.keys() - {ADAPTER, ENDPOINT, "session_id"}
+    if given != expected:
+        missing, unknown = sorted(expected - given), sorted(map(str, given - expected))[:5]
+        raise MessageError(f"an observation holds {sorted(expected)}: missing {missing}, unknown {unknown}.")
+    images = {camera.role: _image(key, message[key]) for key, camera in keys.items()}
+    return Observation(images=images, state=_state(message[STATE], body.state_dimension), instruction=_text(message[PROMPT]))
+
+
+def _image(key: str, value: Any) -> np.ndarray:
+    if not (isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3 and value.size):
+        raise MessageError(f"{key} is {_kind(value)}: an image is uint8 [height width 3], RGB.")
+    return value
+
+
+def _state(value: Any, dimension: int) -> np.ndarray:
+    if not (isinstance(value, np.ndarray) and value.shape == (dimension,) and value.dtype.kind in "fiu"):
+        raise MessageError(f"{STATE} is {_kind(value)}: the state is {dimension} numbers in robot units.")
+    state = value.astype(np.float32)
+    if not np.isfinite(state).all():
+        raise MessageError(f"{STATE} holds NaN or infinity: {state.tolist()}. Check the sensor.")
+    return state
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise MessageError(f"{PROMPT} is {_kind(value)}: it is the instruction, as text that is not empty.")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else f"{type(value).__name__} {str(value)[:40]!r}"
+
+
+def adapter_in(message: Mapping[str, Any], known: Sequence[str]) -> str:
+    """The adapter that a request names; the first one if it names none.
+
+    Raises:
+        MessageError: there is none of this name.
+    """
+    name = message.get(ADAPTER, known[0])
+    if name not in known:
+        raise MessageError(f"adapter {str(name)[:80]!r}: loaded are {', '.join(known)}.")
+    return name

@@ -1,0 +1,115 @@
+"""Who may reach a server: nobody but this machine, whoever has the key over TLS, or, said aloud, anybody."""
+
+import hmac
+import ipaddress
+import logging
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+_log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Security(Protocol):
+    """Decides which addresses are served, how connections are encrypted and who is let in."""
+
+    def check(self, host: str) -> None:
+        """Refuse an address that this choice does not protect.
+
+        Raises:
+            ValueError: it is reachable from elsewhere.
+        """
+        ...
+
+    def context(self) -> ssl.SSLContext | None:
+        """For TLS; None serves plain."""
+        ...
+
+    def admits(self, authorization: str | None) -> bool:
+        """Whether a connection with this `Authorization` header is let in."""
+        ...
+
+
+@dataclass(frozen=True)
+class Loopback:
+    """This machine alone."""
+
+    def check(self, host: str) -> None:
+        """Only loopback addresses."""
+        if not _is_loopback(host):
+            raise ValueError(
+                f"host={host} is reachable from other machines: choose security=tls with a key and a certificate, or, in a network "
+                "that you trust, security=insecure."
+            )
+
+    def context(self) -> None:
+        """Plain."""
+
+    def admits(self, authorization: str | None) -> bool:
+        """Everybody here."""
+        return True
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Encrypted, and only with the key.
+
+    Raises:
+        ValueError: a file is missing, or the key is too short.
+    """
+
+    certificate: str
+    """PEM file."""
+    private_key: str
+    """PEM file."""
+    api_key_file: str
+    """Holds the key that clients send as `Authorization: Api-Key ...`."""
+
+    def __post_init__(self) -> None:
+        for name in ("certificate", "private_key", "api_key_file"):
+            if not Path(getattr(self, name)).is_file():
+                raise ValueError(f"security.{name}={getattr(self, name)} is no file: make one, e.g. with openssl.")
+        if len(self._key) < 16:
+            raise ValueError(f"{self.api_key_file} holds {len(self._key)} characters: a key needs at least 16.")
+
+    def check(self, host: str) -> None:
+        """Any address."""
+
+    def context(self) -> ssl.SSLContext:
+        """Of the certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, self.private_key)
+        return context
+
+    def admits(self, authorization: str | None) -> bool:
+        """With the key; compared in constant time."""
+        return hmac.compare_digest((authorization or "").encode(), f"Api-Key {self._key}".encode())
+
+    @property
+    def _key(self) -> str:
+        return Path(self.api_key_file).read_text().strip()
+
+
+@dataclass(frozen=True)
+class Insecure:
+    """Anybody who reaches the address commands the robot."""
+
+    def check(self, host: str) -> None:
+        """Any address, with a warning."""
+        _log.warning("security=insecure: whoever reaches %s reads what the robot sees and uses the policy.", host)
+
+    def context(self) -> None:
+        """Plain."""
+
+    def admits(self, authorization: str | None) -> bool:
+        """Everybody."""
+        return True
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

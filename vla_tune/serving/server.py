@@ -1,0 +1,171 @@
+"""A websocket server that openpi's clients know: metadata first, then one reply for each observation."""
+
+import asyncio
+import http
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from vla_tune.schema import Contract
+from vla_tune.serving import codec
+from vla_tune.serving.metrics import Metrics
+from vla_tune.serving.protocol import ENDPOINT, adapter_in, metadata_of, observation_in
+from vla_tune.serving.security import Security
+from vla_tune.serving.worker import RefusedError, Worker
+
+_log = logging.getLogger(__name__)
+_PENDING = 8
+"""Requests of one connection that may be on their way; more would only be dropped as old."""
+
+
+@dataclass(eq=False)
+class PolicyServer:
+    """Serves a worker's policy.
+
+    Args:
+        worker: Runs the policy.
+        contracts: By the name of the adapter; the first is the default.
+        security: Who is let in.
+        metrics: What is counted.
+    """
+
+    worker: Worker
+    contracts: Mapping[str, Contract]
+    security: Security
+    metrics: Metrics
+    ready: bool = field(default=False, init=False)
+    """Whether a first inference went well."""
+
+    @asynccontextmanager
+    async def serving(self, host: str, port: int) -> AsyncIterator[Server]:
+        """Listens until the block ends; port 0 takes a free one.
+
+        Raises:
+            ValueError: `security` does not protect this address.
+            OSError: the address is taken.
+        """
+        self.security.check(host)
+        options: dict[str, Any] = {"ssl": self.security.context(), "process_request": self._http, "compression": None}
+        running = asyncio.create_task(self.worker.run())
+        try:
+            async with serve(self._connection, host, port, max_size=codec.MAX_BYTES, **options) as server:
+                yield server
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    def _http(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Plain requests; None goes on to a websocket."""
+        path = request.path.partition("?")[0]
+        if path == "/healthz":
+            return connection.respond(http.HTTPStatus.OK, "OK\n")
+        if path == "/readyz":
+            status = http.HTTPStatus.OK if self.ready else http.HTTPStatus.SERVICE_UNAVAILABLE
+            return connection.respond(status, "ready\n" if self.ready else "warming up\n")
+        if not self.security.admits(request.headers.get("Authorization")):
+            self.metrics.rejected.labels("key").inc()
+            return connection.respond(http.HTTPStatus.UNAUTHORIZED, "the header Authorization: Api-Key ... is missing or wrong\n")
+        if path == "/metrics":
+            kind, text = self.metrics.exposition()
+            headers = Headers({"Content-Type": kind, "Content-Length": str(len(text)), "Connection": "close"})
+            return Response(http.HTTPStatus.OK, "OK", headers, text)
+        return None
+
+    async def _connection(self, connection: ServerConnection) -> None:
+        """One client: observations are read while older ones are answered."""
+        self.metrics.clients.inc()
+        replies: asyncio.Queue[asyncio.Task[_Answer]] = asyncio.Queue(_PENDING)
+        sender = asyncio.create_task(self._send(connection, replies))
+        try:
+            await connection.send(codec.encode(metadata_of(self.contracts)))
+            async for message in connection:
+                await replies.put(asyncio.create_task(self._answer(connection, message)))
+        except ConnectionClosed:
+            pass
+        finally:
+            sender.cancel()
+            while not replies.empty():
+                replies.get_nowait().cancel()
+            self.metrics.clients.dec()
+
+    async def _send(self, connection: ServerConnection, replies: "asyncio.Queue[asyncio.Task[_Answer]]") -> None:
+        """The answers, in the order of the questions."""
+        previous: float | None = None
+        while True:
+            answer = await (await replies.get())
+            if previous is not None and "server_timing" in answer.content:
+                answer.content["server_timing"]["prev_total_ms"] = previous
+            try:
+                if answer.failed_plainly:
+                    await connection.send(f"{answer.content['message']} ({answer.content['id']})")
+                    await connection.close(1011, "see the message before")
+                    return
+                await connection.send(codec.encode(answer.content))
+            except ConnectionClosed:
+                return
+            previous = 1000 * (time.monotonic() - answer.begun)
+
+    async def _answer(self, connection: ServerConnection, message: str | bytes) -> "_Answer":
+        begun, enveloped = time.monotonic(), False
+        try:
+            content = _content(message)
+            enveloped = ENDPOINT in content
+            return _Answer(begun, await self._reply(connection, content, begun), failed_plainly=False)
+        except (codec.MessageError, RefusedError, ValueError) as error:
+            self.metrics.rejected.labels(type(error).__name__).inc()
+            return _Answer(begun, _error(str(error)), failed_plainly=not enveloped)
+        except Exception:  # what a policy raises is for the log, not for the network
+            answer = _error("the policy failed on this observation; the server's log says why")
+            self.metrics.rejected.labels("failure").inc()
+            _log.exception("request %s failed", answer["id"])
+            return _Answer(begun, answer, failed_plainly=not enveloped)
+
+    async def _reply(self, connection: ServerConnection, message: Mapping[str, Any], begun: float) -> dict[str, Any]:
+        endpoint = message.get(ENDPOINT, "infer")
+        if endpoint == "reset":
+            return {"status": "reset successful"}
+        if endpoint != "infer":
+            raise codec.MessageError(f"endpoint {str(endpoint)[:40]!r}: there are infer and reset.")
+        name = adapter_in(message, list(self.contracts))
+        contract = self.contracts[name]
+        with self.metrics.queue(self.worker):
+            reply = await self.worker.submit(connection.id, observation_in(message, contract), name)
+        self.metrics.served(reply, contract)
+        inference = 1000 * reply.inference_seconds
+        total = 1000 * (time.monotonic() - begun)
+        return {
+            "actions": reply.actions,
+            "adapter": name,
+            "policy_timing": {"infer_ms": inference},
+            "server_timing": {"infer_ms": total, "queue_ms": 1000 * reply.waited_seconds, "batch": reply.batch},
+        }
+
+
+@dataclass(frozen=True)
+class _Answer:
+    begun: float
+    content: dict[str, Any]
+    failed_plainly: bool
+    """An error for a client that sent no envelope: openpi's understands only a text and the end of the connection."""
+
+
+def _content(message: str | bytes) -> Mapping[str, Any]:
+    if isinstance(message, str):
+        raise codec.MessageError("a text frame came: observations are binary msgpack messages.")
+    content = codec.decode(message)
+    if not isinstance(content, Mapping):
+        raise codec.MessageError(f"a message is a map, not a {type(content).__name__}.")
+    return content
+
+
+def _error(sentence: str) -> dict[str, Any]:
+    return {"type": "error", "id": uuid.uuid4().hex[:12], "message": sentence}
