@@ -1,5 +1,8 @@
 """Server and client: what goes in comes out, and what goes wrong is said."""
 
+import shutil
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -8,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from vla_tune.policy import Policy
@@ -57,12 +61,12 @@ def test_another_contract_is_refused_and_what_differs_is_named(served, echo, tin
 def test_an_openpi_client_gets_metadata_then_actions(served, echo):
     """No `endpoint`, as openpi-client 0.1.2 sends it."""
     with served(echo) as address, connect(address.url, compression=None, proxy=None) as connection:
-        metadata = codec.decode(connection.recv())
+        metadata = codec.decode(connection.recv(decode=False))
         assert metadata["action_horizon"] == 4
         assert metadata["image_keys"] == {"front": "observation/front"}
         for value in (0.01, 0.02):
             connection.send(codec.encode(request_of(seen(value))))
-            reply = codec.decode(connection.recv())
+            reply = codec.decode(connection.recv(decode=False))
             assert reply["actions"][0, 0] == np.float32(value)
         assert reply["server_timing"]["prev_total_ms"] > 0
 
@@ -84,12 +88,12 @@ def test_a_bad_request_is_answered_and_the_connection_stays(served, echo, change
     with served(echo) as address, connect(address.url, compression=None, proxy=None) as connection:
         connection.recv()
         connection.send(codec.encode({"endpoint": "infer"} | request_of(seen()) | change))
-        reply = codec.decode(connection.recv())
+        reply = codec.decode(connection.recv(decode=False))
         assert reply["type"] == "error"
         with pytest.raises(AssertionError, match=message):
             raise AssertionError(reply["message"])
         connection.send(codec.encode(request_of(seen(0.03))))
-        assert codec.decode(connection.recv())["actions"][0, 0] == np.float32(0.03)
+        assert codec.decode(connection.recv(decode=False))["actions"][0, 0] == np.float32(0.03)
 
 
 def test_a_failing_policy_is_an_id_for_the_client_and_a_traceback_for_the_log(served, caplog):
@@ -201,8 +205,40 @@ def test_clients_that_act_at_once_are_not_crossed(served, echo):
 
 
 def test_the_client_needs_no_torch():
-    import subprocess
-    import sys
-
     code = "import sys, vla_tune.serving.client; assert 'torch' not in sys.modules, 'torch'"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_over_tls_with_the_key(served, echo, tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    names = {"certificate": tmp_path / "certificate.pem", "private_key": tmp_path / "private_key.pem"}
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    files = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(names["private_key"]), "-out", str(names["certificate"])]
+    subprocess.run([*command, *files], check=True, capture_output=True)
+    (tmp_path / "key").write_text("0123456789abcdef")
+    security = Tls(**{name: str(path) for name, path in names.items()}, api_key_file=str(tmp_path / "key"))
+    with served(echo, security=security) as address:
+        url = address.url.replace("ws:", "wss:")
+        policy = RemotePolicy(url, certificate=str(names["certificate"]), api_key="0123456789abcdef")
+        assert policy.act([seen()]).shape == (1, 4, 4)
+        policy.close()
+        with pytest.raises(ServerError, match="HTTP 401"):
+            RemotePolicy(url, certificate=str(names["certificate"]), api_key="another-0123456789").act([seen()])
+        with pytest.raises(ServerError, match="a certificate that is not trusted"):
+            RemotePolicy(url, api_key="0123456789abcdef").act([seen()])
+
+
+def test_a_message_that_is_too_large_ends_its_connection_only(served, echo):
+    with served(echo) as address:
+        policy = RemotePolicy(address.url)
+        policy.act([seen()])
+        with connect(address.url, compression=None, proxy=None) as connection:
+            connection.recv()
+            connection.send(bytes(codec.MAX_BYTES + 1))
+            with pytest.raises(ConnectionClosed) as caught:
+                connection.recv()
+            assert caught.value.rcvd is not None
+            assert caught.value.rcvd.code == 1009
+        assert policy.act([seen(0.4)])[0, 0, 0] == np.float32(0.4)
+        policy.close()
