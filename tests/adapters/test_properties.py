@@ -38,10 +38,13 @@ def outputs(model: OpenVLA, batch) -> Tensor:
         return model.vocabulary_logits(model(batch)[batch.placeholders]).float()
 
 
-def learn(adapter: Any, model: OpenVLA) -> None:
+def learned(adapter: Any, model: OpenVLA) -> Any:
+    """The adapter, attached to a model in which it has learned something."""
+    adapter.attach(model)
     generator = torch.Generator().manual_seed(1)
     for parameter in adapter.stored(model).values():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return adapter
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +74,8 @@ def test_attached_it_is_the_base(load_base, tiny_batch, method, rank, targets, b
 @many
 @given(**everything)
 def test_saved_and_loaded_every_bit_is_there(load_base, tiny_batch, folder, method, rank, targets, base):
-    model, again, adapter = load_base(base), load_base(base), METHODS[method](rank, targets, base)
-    adapter.attach(model)
-    learn(adapter, model)
+    model, again = load_base(base), load_base(base)
+    adapter = learned(METHODS[method](rank, targets, base), model)
     to = folder()
     adapter.save(to, model, base_hash=HASH)
     torch.manual_seed(7)
@@ -86,9 +88,8 @@ def test_saved_and_loaded_every_bit_is_there(load_base, tiny_batch, folder, meth
 @given(**everything)
 def test_merged_each_weight_is_the_exact_sum_or_its_neighbour(load_base, folder, merge_in_memory, method, rank, targets, base):
     """In bf16 within 1 unit in the last place of the sum in float32; what is not linear refuses."""
-    model, adapter = load_base(base), METHODS[method](rank, targets, base)
-    adapter.attach(model)
-    learn(adapter, model)
+    model = load_base(base)
+    adapter = learned(METHODS[method](rank, targets, base), model)
     if method == "houlsby":
         adapter.save(to := folder(), model, base_hash=HASH)
         with pytest.raises(ValueError, match="not linear"):
@@ -103,9 +104,8 @@ def test_merged_each_weight_is_the_exact_sum_or_its_neighbour(load_base, folder,
 @many
 @given(**everything)
 def test_switched_on_and_off_the_others_are_as_before(load_base, tiny_batch, folder, method, rank, targets, base):
-    model, adapter = load_base(base), METHODS[method](rank, targets, base)
-    adapter.attach(model)
-    learn(adapter, model)
+    model = load_base(base)
+    adapter = learned(METHODS[method](rank, targets, base), model)
     adapter.save(to := folder(), model, base_hash=HASH)
     shared = load_base(base)
     plain, bank = outputs(shared, tiny_batch), AdapterBank(shared, base_hash=HASH)

@@ -1,13 +1,18 @@
 """A random tiny checkpoint in production's precision, and an architecture like that of 7B."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 
+from vla_tune.bench import own_process
 from vla_tune.models.openvla import OpenVLAConfig
 from vla_tune.models.openvla.save import save_checkpoint
+from vla_tune.models.openvla.tiny import tiny_config
 
 
 @pytest.fixture
@@ -15,6 +20,27 @@ def checkpoint(tmp_path: Path, tiny_model, tiny_tokenizer, tiny_contract) -> Pat
     folder = tmp_path / "base"
     save_checkpoint(folder, tiny_model, tiny_tokenizer, replace(tiny_contract, precision="bf16"))
     return folder
+
+
+@pytest.fixture
+def tiny_architecture(tmp_path: Path) -> Path:
+    """The tiny model's configuration alone."""
+    folder = tmp_path / "architecture"
+    tiny_config().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType], None]:
+    """Lets the works of a suite's module be done here."""
+
+    def done(work, look, *, threads):
+        before = torch.get_num_threads()
+        took = own_process.measured(work, look, threads=threads)
+        torch.set_num_threads(before)
+        return took
+
+    return lambda suite: monkeypatch.setattr(suite, "in_its_own_process", done)
 
 
 @pytest.fixture(scope="session")

@@ -1,37 +1,20 @@
-from pathlib import Path
-
 import pytest
-import torch
 
 from vla_tune.adapters import Lora
-from vla_tune.bench import merge_suite, own_process
+from vla_tune.bench import merge_suite
 from vla_tune.bench.merge_suite import MergeSuite
-from vla_tune.models.openvla.tiny import tiny_config
-
-
-@pytest.fixture
-def architecture(tmp_path: Path) -> Path:
-    folder = tmp_path / "architecture"
-    tiny_config().save_pretrained(folder)
-    return folder
-
-
-def in_this_process(work, look, *, threads):
-    before = torch.get_num_threads()
-    took = own_process.measured(work, look, threads=threads)
-    torch.set_num_threads(before)
-    return took
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's call
-@pytest.mark.parametrize("runs", [in_this_process, pytest.param(own_process.in_its_own_process, marks=pytest.mark.slow)])
-def test_merges_are_timed_beside_a_copy_and_beside_peft_whose_bytes_they_are(tmp_path, architecture, monkeypatch, runs):
-    monkeypatch.setattr(merge_suite, "in_its_own_process", runs)
+@pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_merges_are_timed_beside_a_copy_and_beside_peft_whose_bytes_they_are(tmp_path, tiny_architecture, request, alone):
+    if not alone:  # starting a process takes longer than all the rest
+        request.getfixturevalue("in_this_process")(merge_suite)
     suite = MergeSuite(
         folder=str(tmp_path / "large"),
         small=str(tmp_path / "small"),
         small_blocks=2,
-        architecture=str(architecture),
+        architecture=str(tiny_architecture),
         adapter=Lora(rank=4, alpha=8, targets=["q_proj", "down_proj"]),
         threads=1,
         repetitions=2,

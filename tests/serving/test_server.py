@@ -206,7 +206,7 @@ def test_clients_that_act_at_once_are_not_crossed(served, echo):
 
 def test_the_client_needs_no_torch():
     code = "import sys, vla_tune.serving.client; assert 'torch' not in sys.modules, 'torch'"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_over_tls_with_the_key(served, echo, tmp_path):

@@ -139,9 +139,7 @@ class Lora:
             r=self.rank,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
-            target_modules=list(names)
-            if list(self.targets) == EVERYTHING
-            else name_regex(counted(self.targets, names), within=self.towers),
+            target_modules=self._peft_targets(names),
             init_lora_weights=_INITIALISATIONS[self.initialisation],
             use_rslora=self.scaling == "rank_stabilised",
             rank_pattern=_by_layer(self.ranks, names),

@@ -5,16 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from vla_tune.data.collate import collate
 from vla_tune.heads import AutoregressiveTokenHead
 from vla_tune.policy import LocalPolicy, Policy
 from vla_tune.policy.local import device_of, evaluating
-from vla_tune.policy.spoken import codes_after, spoken_codes
+from vla_tune.policy.spoken import Codes, codes_after, spoken_codes
 from vla_tune.schema import Contract, Group, Observation
-
-Codes = Int[np.ndarray, " K"]
 
 
 @dataclass(frozen=True, kw_only=True)

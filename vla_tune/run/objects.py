@@ -134,10 +134,11 @@ def _load_run(folder: Path, *, rows: int, device: str) -> Trained:
         raise FileNotFoundError(f"{adapter_folder} is missing: the run is not finished; start it again to resume it.")
     checkpoint: Checkpoint = build(cfg.model)
     model, adapter = checkpoint.load(device=device), build(cfg.adapter)
-    _check_contract(adapter_folder, contract, BaseWeights(content_hash=checkpoint.content_hash(), format=adapter.base))
+    base = BaseWeights(content_hash=checkpoint.content_hash(), format=adapter.base)
+    _check_contract(adapter_folder, contract, base)
     without = answer(unprobed_policy(model, contract, checkpoint.processor, rows=rows, device=device))
     adapter.attach(model)
-    adapter.load(adapter_folder, model, base_hash=checkpoint.content_hash())
+    adapter.load(adapter_folder, model, base_hash=base.content_hash)
     policy = policy_of(model, contract, checkpoint.processor, rows=rows, device=device)
     if torch.equal(answer(policy), without):
         raise ValueError(

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +11,6 @@ import numpy as np
 from jaxtyping import Float
 
 from vla_tune.schema import Observation
-
-_log = logging.getLogger(__name__)
 
 
 class RefusedError(ValueError):
