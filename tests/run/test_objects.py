@@ -48,7 +48,7 @@ def test_an_adapter_of_another_base_is_refused(run_of):
 def test_runs_over_one_base_act_as_each_alone(run_of, frames, tiny_contract):
     runs = {name: run_of(name, adapter=f"lora_r{rank}", seed=rank) for name, rank in (("one", 2), ("other", 4))}
     seen = [observation_in(frame, tiny_contract.embodiment) for frame in frames]
-    shared = load_shared(runs, rows=2, device="cpu")
+    shared = load_shared(runs, rows=2, device="cpu").policies
     assert shared.names == ("one", "other")
     for name, run in runs.items():
         alone = load_policy(run, rows=2, device="cpu").policy.act(seen)
@@ -58,10 +58,34 @@ def test_runs_over_one_base_act_as_each_alone(run_of, frames, tiny_contract):
 
 def test_runs_over_different_bases_do_not_share(run_of):
     runs = {"one": run_of("one", adapter="lora_r2", seed=1), "other": run_of("other", adapter="qlora_r16", seed=2)}
-    with pytest.raises(ValueError, match="adapters share one base only"):
+    with pytest.raises(ValueError, match=r"the model is .*: use the base folder of its training run"):
         load_shared(runs, rows=1, device="cpu")
     with pytest.raises(ValueError, match="no run was named"):
         load_shared({}, rows=1, device="cpu")
+
+
+def test_runs_come_and_go_over_a_base_that_stays(run_of, frames, tiny_contract):
+    one, other, dead = (
+        run_of("one", adapter="lora_r2", seed=1),
+        run_of("other", adapter="lora_r4", seed=2),
+        run_of("dead", adapter="houlsby_64", seed=3, scale=0.0),
+    )
+    seen = observation_in(frames[0], tiny_contract.embodiment)
+    shared = load_shared({"one": one}, rows=1, device="cpu")
+    before = shared.policies.act([seen], ["one"])[0]
+    shared.add("other", other)
+    assert list(shared.contracts) == ["one", "other"]
+    with pytest.raises(ValueError, match="'other' is loaded: remove it first"):
+        shared.add("other", other)
+    with pytest.raises(ValueError, match="dead/adapter changes nothing"):
+        shared.add("dead", dead)
+    assert list(shared.contracts) == list(shared.policies.names) == ["one", "other"]
+    shared.remove("other")
+    assert np.array_equal(shared.policies.act([seen], ["one"])[0], before)
+    with pytest.raises(ValueError, match="'one' is the only one: add another before it goes"):
+        shared.remove("one")
+    with pytest.raises(ValueError, match="adapter 'other': loaded are"):
+        shared.remove("other")
 
 
 def test_a_run_that_is_not_finished_is_named(run_of, tmp_path: Path):

@@ -25,8 +25,8 @@ def test_over_the_wire_it_acts_as_in_this_process(run_of, frames, tiny_contract,
     run = run_of("one", adapter="lora_r2", seed=1)
     seen = [observation_in(frame, tiny_contract.embodiment) for frame in frames]
     local = load_policy(run, rows=2, device="cpu").policy
-    act, contracts = _policies(configuration("serve", f"policy={run}", "rows=2", "device=cpu"))
-    server = PolicyServer(Worker(act, rows=2, seconds=30.0), contracts, Loopback(), Metrics())
+    served = _policies(configuration("serve", f"policy={run}", "rows=2", "device=cpu"))
+    server = PolicyServer(Worker(served.act, rows=2, seconds=30.0), served.contracts, Loopback(), Metrics())
     found: dict[str, np.ndarray] = {}
 
     def client() -> None:
@@ -48,13 +48,30 @@ def test_over_the_wire_it_acts_as_in_this_process(run_of, frames, tiny_contract,
 
 def test_several_runs_are_named_by_their_folders(run_of, frames, tiny_contract, configuration):
     runs = [run_of(name, adapter="lora_r2", seed=seed) for seed, name in enumerate(("one", "other"))]
-    act, contracts = _policies(configuration("serve", f"policy=[{','.join(map(str, runs))}]", "rows=2", "device=cpu"))
-    assert list(contracts) == ["one", "other"]
+    served = _policies(configuration("serve", f"policy=[{','.join(map(str, runs))}]", "rows=2", "device=cpu"))
+    assert list(served.contracts) == ["one", "other"]
     seen = [observation_in(frame, tiny_contract.embodiment) for frame in frames[:2]]
-    chunks = act([seen[0], seen[0]], ["one", "other"])
+    chunks = served.act([seen[0], seen[0]], ["one", "other"])
     assert not np.array_equal(chunks[0], chunks[1])
     with pytest.raises(ValueError, match="no policy is named"):
         _policies(configuration("serve", "policy=[]"))
+
+
+def test_runs_of_one_folder_join_and_leave(run_of, configuration):
+    one, other = run_of("one", adapter="lora_r2", seed=1), run_of("other", adapter="lora_r4", seed=2)
+    served = _policies(configuration("serve", f"policy=[{one}]", f"adapters={one.parent}", "device=cpu"))
+    served.adapters.add(other.name)
+    assert list(served.contracts) == ["one", "other"]
+    served.adapters.remove("one")
+    assert list(served.contracts) == ["other"]
+    for name in ("../one", str(one), "", "base"):
+        with pytest.raises(ValueError, match="holds one, other"):
+            served.adapters.add(name)
+    with pytest.raises(ValueError, match="so that others can join"):
+        _policies(configuration("serve", f"policy={one}", f"adapters={one.parent}"))
+    fixed = _policies(configuration("serve", f"policy=[{one}]", "device=cpu")).adapters
+    with pytest.raises(ValueError, match="started without a folder"):
+        fixed.add("other")
 
 
 def test_an_open_address_is_refused_before_anything_is_loaded(configuration, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 from vla_tune.schema import Contract
 from vla_tune.serving.metrics import Metrics
 from vla_tune.serving.security import Loopback, Security
-from vla_tune.serving.server import PolicyServer
+from vla_tune.serving.server import FixedAdapters, PolicyServer
 from vla_tune.serving.worker import Worker
 
 
@@ -33,9 +33,15 @@ def served(tiny_contract: Contract):
     """Serves `act` until the block ends."""
 
     @contextmanager
-    def run(act: Callable, *, security: Security | None = None, rows: int = 4, contracts=None, port: int = 0) -> Iterator[Address]:
+    def run(
+        act: Callable, *, security: Security | None = None, rows: int = 4, contracts=None, port: int = 0, adapters=None
+    ) -> Iterator[Address]:
         server = PolicyServer(
-            Worker(act, rows=rows, seconds=5.0), contracts or {"default": tiny_contract}, security or Loopback(), Metrics()
+            Worker(act, rows=rows, seconds=5.0),
+            contracts or {"default": tiny_contract},
+            security or Loopback(),
+            Metrics(),
+            adapters or FixedAdapters(),
         )
         listening, found = threading.Event(), []
 

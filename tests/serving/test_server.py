@@ -81,7 +81,7 @@ def test_an_openpi_client_gets_metadata_then_actions(served, echo):
         ({"prompt": ""}, "the instruction"),
         ({"observation/wrist": np.zeros((1, 1, 3), np.uint8)}, r"unknown \['observation/wrist'\]"),
         ({"adapter": "other"}, "loaded are default"),
-        ({"endpoint": "kill"}, "there are infer and reset"),
+        ({"endpoint": "kill"}, "there are infer, reset"),
     ],
 )
 def test_a_bad_request_is_answered_and_the_connection_stays(served, echo, change, message):

@@ -1,6 +1,7 @@
 """Policies that share a base: each has its own adapter and contract, and one forward pass acts for several."""
 
 from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,10 @@ class SharedPolicies:
         """
         self._check([name])
         return SharedPolicy(self, name)
+
+    def acting(self, name: str) -> AbstractContextManager[None]:
+        """In this context, a forward pass of one row through the model goes through the adapter `name`."""
+        return self._bank.chosen([name])
 
     def act(self, observations: Sequence[Observation], names: Sequence[str]) -> list[Float[np.ndarray, "T A"]]:
         """The next actions for each observation, by the adapter named beside it, in the units of its own robot.

@@ -71,7 +71,7 @@ def adapters_suite(runs: Sequence[str], *, device: str, observations: int, **opt
             "merged": partial(merged_run, first, device=device),
             "live": partial(policy_in, runs[0], rows=1, device=device),
         },
-        shared=lambda rows: load_shared(folders, rows=rows, device=device),
+        shared=lambda rows: load_shared(folders, rows=rows, device=device).policies,
         observations=lambda: recorded_observations(build(load_config(first).data), count=observations),
         **options,
     )

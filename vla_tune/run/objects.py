@@ -129,27 +129,46 @@ def checkpoint_in(folder: Path) -> Checkpoint:
 
 
 def _load_run(folder: Path, *, rows: int, device: str) -> Trained:
-    cfg, adapter_folder, contract = load_config(folder), folder / ADAPTER_FOLDER, Contract.load(folder)
-    if not adapter_folder.is_dir():
-        raise FileNotFoundError(f"{adapter_folder} is missing: the run is not finished; start it again to resume it.")
+    cfg, adapter_folder, contract = load_config(folder), finished_adapter(folder), Contract.load(folder)
     checkpoint: Checkpoint = build(cfg.model)
     model, adapter = checkpoint.load(device=device), build(cfg.adapter)
     base = BaseWeights(content_hash=checkpoint.content_hash(), format=adapter.base)
-    _check_contract(adapter_folder, contract, base)
+    check_adapter_contract(adapter_folder, contract, base)
     without = answer(unprobed_policy(model, contract, checkpoint.processor, rows=rows, device=device))
     adapter.attach(model)
     adapter.load(adapter_folder, model, base_hash=base.content_hash)
     policy = policy_of(model, contract, checkpoint.processor, rows=rows, device=device)
     if torch.equal(answer(policy), without):
-        raise ValueError(
-            f"{adapter_folder} changes nothing: the base answers the same with and without it. It was never trained, or its files "
-            "are another run's: train it, or copy the adapter folder again."
-        )
+        raise without_effect(adapter_folder)
     return Trained(policy, (checkpoint.path, adapter_folder))
 
 
-def _check_contract(adapter_folder: Path, contract: Contract, base: BaseWeights) -> None:
-    """The adapter folder names the base and says the same as the run around it."""
+def finished_adapter(run: Path) -> Path:
+    """The folder with what a run learned.
+
+    Raises:
+        FileNotFoundError: there is none yet.
+    """
+    folder = run / ADAPTER_FOLDER
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is missing: the run is not finished; start it again to resume it.")
+    return folder
+
+
+def without_effect(adapter_folder: Path) -> ValueError:
+    """What is raised for an adapter with which the base answers as it does without."""
+    return ValueError(
+        f"{adapter_folder} changes nothing: the base answers the same with and without it. It was never trained, or its files "
+        "are another run's: train it, or copy the adapter folder again."
+    )
+
+
+def check_adapter_contract(adapter_folder: Path, contract: Contract, base: BaseWeights) -> None:
+    """The adapter folder names the base and says the same as the run around it.
+
+    Raises:
+        ValueError: it belongs to another base or another format of it, or its contract is not the run's.
+    """
     own = Contract.load(adapter_folder)
     if own.base != base:
         raise ValueError(f"{adapter_folder} belongs to {own.base}, the model is {base}: use the base folder of its training run.")

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from vla_tune.policy import LocalPolicy
+from vla_tune.run.folder import CONFIG_FILE
 from vla_tune.run.objects import build, device_of, load_policy
-from vla_tune.run.shared import load_shared
+from vla_tune.run.shared import SharedRuns, load_shared
 from vla_tune.schema import Contract, Observation
 from vla_tune.serving.metrics import Metrics
-from vla_tune.serving.server import PolicyServer
+from vla_tune.serving.server import Adapters, FixedAdapters, PolicyServer
 from vla_tune.serving.worker import Act, Worker
 
 DEFAULT = "default"
@@ -35,8 +37,9 @@ def serve(cfg: DictConfig) -> None:
     logging.basicConfig(level=logging.INFO)
     security = build(cfg.security)
     security.check(cfg.host)  # before minutes of loading
-    act, contracts = _policies(cfg)
-    server = PolicyServer(Worker(act, rows=cfg.rows, seconds=float(cfg.seconds)), contracts, security, Metrics())
+    served = _policies(cfg)
+    worker = Worker(served.act, rows=cfg.rows, seconds=float(cfg.seconds))
+    server = PolicyServer(worker, served.contracts, security, Metrics(), served.adapters)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(server, cfg.host, cfg.port))
 
@@ -55,17 +58,52 @@ async def _serve(server: PolicyServer, host: str, port: int) -> None:
         await stop.wait()
 
 
-def _policies(cfg: DictConfig) -> tuple[Act, Mapping[str, Contract]]:
-    """What acts, and the contracts by name."""
+@dataclass(frozen=True, eq=False)
+class Served:
+    """What acts, by which contracts, and what may join it."""
+
+    act: Act
+    contracts: Mapping[str, Contract]
+    adapters: Adapters
+
+
+@dataclass(frozen=True, eq=False)
+class RunsUnder:
+    """Adapters that a client may ask for: the finished runs in one folder, by the names of their own folders."""
+
+    root: Path
+    shared: SharedRuns
+
+    def add(self, name: str) -> None:
+        """Load it.
+
+        Raises:
+            ValueError: it is no plain name of a run in this folder, or `SharedRuns.add` refuses it.
+            FileNotFoundError: the run is not finished.
+        """
+        known = sorted(path.name for path in self.root.iterdir() if (path / CONFIG_FILE).is_file())
+        if name not in known:
+            raise ValueError(f"adapter {name[:80]!r}: {self.root} holds {', '.join(known) or 'no run'}.")
+        self.shared.add(name, self.root / name)
+
+    def remove(self, name: str) -> None:
+        """Forget it."""
+        self.shared.remove(name)
+
+
+def _policies(cfg: DictConfig) -> Served:
     folders = [Path(folder) for folder in ([cfg.policy] if isinstance(cfg.policy, str) else cfg.policy)]
     if not folders:
         raise ValueError("no policy is named: policy=runs/a, or policy=[runs/a,runs/b] over one base.")
     device = device_of(cfg)
-    if len(folders) == 1:
+    if isinstance(cfg.policy, str):
+        if cfg.adapters:
+            raise ValueError(f"adapters={cfg.adapters}: write policy=[{cfg.policy}], so that others can join it over its base.")
         policy = load_policy(folders[0], rows=cfg.rows, device=device).policy
-        return _alone(policy), {DEFAULT: policy.contract}
+        return Served(_alone(policy), {DEFAULT: policy.contract}, FixedAdapters())
     shared = load_shared({folder.name: folder for folder in folders}, rows=cfg.rows, device=device)
-    return shared.act, {folder.name: Contract.load(folder) for folder in folders}
+    adapters = RunsUnder(Path(cfg.adapters), shared) if cfg.adapters else FixedAdapters()
+    return Served(shared.policies.act, shared.contracts, adapters)
 
 
 def _alone(policy: LocalPolicy) -> Act:

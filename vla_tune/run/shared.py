@@ -3,35 +3,79 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from vla_tune.models.base import Checkpoint
 from vla_tune.policy import SharedPolicies
-from vla_tune.run.folder import ADAPTER_FOLDER, load_config
-from vla_tune.run.objects import build, policy_of
-from vla_tune.schema import Contract
+from vla_tune.run.folder import load_config
+from vla_tune.run.objects import answer, build, check_adapter_contract, finished_adapter, policy_of, without_effect
+from vla_tune.schema import BaseWeights, Contract
 
 
-def load_shared(runs: Mapping[str, Path], *, rows: int, device: str) -> SharedPolicies:
+class SharedRuns:
     """The policies of finished runs by name, over a base that is loaded once.
 
     Args:
-        runs: Folders by the names under which their policies act.
+        first: A run whose base it is.
         rows: Observations in one forward pass, whichever adapters they ask for.
         device: Where all of them are.
+    """
+
+    def __init__(self, first: Path, *, rows: int, device: str) -> None:
+        checkpoint: Checkpoint = build(load_config(first).model)
+        self._model, self._rows, self._device = checkpoint.load(device=device), rows, device
+        self._base = BaseWeights(content_hash=checkpoint.content_hash(), format=checkpoint.base)
+        self._contracts: dict[str, Contract] = {}
+        self.policies = SharedPolicies(self._model, base_hash=self._base.content_hash, rows=rows)
+
+    @property
+    def contracts(self) -> Mapping[str, Contract]:
+        """Of those that can act, by name, as it is now."""
+        return self._contracts
+
+    def add(self, name: str, run: Path) -> None:
+        """Make a run available, all or nothing.
+
+        Raises:
+            FileNotFoundError: the run is not finished.
+            ValueError: the name is taken, or the run has another base or format of it, cannot share one, or changes nothing.
+        """
+        if name in self._contracts:
+            raise ValueError(f"adapter {name!r} is loaded: remove it first, or give the new one another name.")
+        cfg, folder, contract = load_config(run), finished_adapter(run), Contract.load(run)
+        check_adapter_contract(folder, contract, self._base)
+        processor = build(cfg.model).processor
+        policy = policy_of(self._model, contract, processor, rows=self._rows, device=self._device)
+        without = answer(policy)
+        self.policies.add(name, policy, build(cfg.adapter), folder)
+        with self.policies.acting(name):
+            unchanged = torch.equal(answer(policy), without)
+        if unchanged:
+            self.policies.remove(name)
+            raise without_effect(folder)
+        self._contracts[name] = contract
+
+    def remove(self, name: str) -> None:
+        """Take a run's adapter away; its memory is free again.
+
+        Raises:
+            ValueError: there is none of this name, or it is the last.
+        """
+        if set(self._contracts) == {name}:
+            raise ValueError(f"adapter {name!r} is the only one: add another before it goes.")
+        self.policies.remove(name)
+        del self._contracts[name]
+
+
+def load_shared(runs: Mapping[str, Path], *, rows: int, device: str) -> SharedRuns:
+    """Finished runs by the names under which they act.
 
     Raises:
-        ValueError: there is no run, the bases differ in content or format, or an adapter cannot share its base.
+        ValueError: there is no run, or `SharedRuns.add` refuses one.
     """
     if not runs:
         raise ValueError("no run was named: several policies need at least one.")
-    checkpoints: dict[str, Checkpoint] = {name: build(load_config(run).model) for name, run in runs.items()}
-    first = next(iter(checkpoints))
-    known = {name: (checkpoint.content_hash(), checkpoint.base) for name, checkpoint in checkpoints.items()}
-    for name, base in known.items():
-        if base != known[first]:
-            raise ValueError(f"{runs[name]} was trained on {base}, {runs[first]} on {known[first]}: adapters share one base only.")
-    model = checkpoints[first].load(device=device)
-    shared = SharedPolicies(model, base_hash=known[first][0], rows=rows)
+    shared = SharedRuns(next(iter(runs.values())), rows=rows, device=device)
     for name, run in runs.items():
-        policy = policy_of(model, Contract.load(run), checkpoints[name].processor, rows=rows, device=device)
-        shared.add(name, policy, build(load_config(run).adapter), run / ADAPTER_FOLDER)
+        shared.add(name, run)
     return shared

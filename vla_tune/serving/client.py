@@ -16,7 +16,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from vla_tune.schema import Contract, Observation
 from vla_tune.serving import codec
-from vla_tune.serving.protocol import contract_hash, contract_in, request_of
+from vla_tune.serving.protocol import ADAPTER, ADD, ENDPOINT, REMOVE, contract_hash, contract_in, request_of
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +76,15 @@ class RemotePolicy:
 
     def reset(self) -> None:
         """Tell the server that a new episode begins."""
-        self._ask({"endpoint": "reset"})
+        self._ask({ENDPOINT: "reset"})
+
+    def add_adapter(self, name: str) -> None:
+        """Make the server load one more adapter, from the folder that it was started with."""
+        self._ask({ENDPOINT: ADD, ADAPTER: name})
+
+    def remove_adapter(self, name: str) -> None:
+        """Make the server forget an adapter."""
+        self._ask({ENDPOINT: REMOVE, ADAPTER: name})
 
     def close(self) -> None:
         """End the connection; the next call makes a new one."""
@@ -85,7 +93,7 @@ class RemotePolicy:
 
     def _infer(self, observation: Observation) -> Float[np.ndarray, "T A"]:
         begun = time.perf_counter()
-        reply = self._ask({"endpoint": "infer"} | request_of(observation, adapter=self.adapter))
+        reply = self._ask({ENDPOINT: "infer"} | request_of(observation, adapter=self.adapter))
         actions = reply.get("actions")
         if not isinstance(actions, np.ndarray) or actions.ndim != 2 or not np.isfinite(actions).all():
             raise ServerError("the server's actions are no finite numbers [T A]: look at its log.")

@@ -10,6 +10,7 @@ from vla_tune.schema import Contract, Observation, content_hash, contract_from_r
 from vla_tune.serving.codec import MessageError
 
 PROMPT, STATE, ADAPTER, ENDPOINT = "prompt", "observation/state", "adapter", "endpoint"
+ADD, REMOVE = "add_adapter", "remove_adapter"
 _IMAGE = "observation/{role}"
 
 

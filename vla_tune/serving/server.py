@@ -8,7 +8,8 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
@@ -18,7 +19,7 @@ from websockets.http11 import Request, Response
 from vla_tune.schema import Contract
 from vla_tune.serving import codec
 from vla_tune.serving.metrics import Metrics
-from vla_tune.serving.protocol import ENDPOINT, adapter_in, metadata_of, observation_in
+from vla_tune.serving.protocol import ADAPTER, ADD, ENDPOINT, REMOVE, adapter_in, metadata_of, observation_in
 from vla_tune.serving.security import Security
 from vla_tune.serving.worker import RefusedError, Worker
 
@@ -27,21 +28,58 @@ _PENDING = 8
 """Requests of one connection that may be on their way; more would only be dropped as old."""
 
 
+@runtime_checkable
+class Adapters(Protocol):
+    """Adds and removes what is served, while it is served; called in the policy's thread."""
+
+    def add(self, name: str) -> None:
+        """Make the adapter of this name available.
+
+        Raises:
+            ValueError: it is not among those that may be added, or cannot be.
+            OSError: its files cannot be read.
+        """
+        ...
+
+    def remove(self, name: str) -> None:
+        """Take it away.
+
+        Raises:
+            ValueError: there is none of this name, or it is the last.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FixedAdapters:
+    """What is served stays as it is."""
+
+    def add(self, name: str) -> None:
+        """Refused."""
+        raise ValueError("adapters cannot be added: the server was started without a folder to take them from (adapters=...).")
+
+    def remove(self, name: str) -> None:
+        """Refused."""
+        raise ValueError("adapters cannot be removed: the server was started without a folder to take them from (adapters=...).")
+
+
 @dataclass(eq=False)
 class PolicyServer:
     """Serves a worker's policy.
 
     Args:
         worker: Runs the policy.
-        contracts: By the name of the adapter; the first is the default.
+        contracts: By the name of the adapter, as they are now; the first is the default.
         security: Who is let in.
         metrics: What is counted.
+        adapters: Changes what is served.
     """
 
     worker: Worker
     contracts: Mapping[str, Contract]
     security: Security
     metrics: Metrics
+    adapters: Adapters = FixedAdapters()
     ready: bool = field(default=False, init=False)
     """Whether a first inference went well."""
 
@@ -120,7 +158,7 @@ class PolicyServer:
             content = _content(message)
             enveloped = ENDPOINT in content
             return _Answer(begun, await self._reply(connection, content, begun), failed_plainly=False)
-        except (codec.MessageError, RefusedError, ValueError) as error:
+        except (codec.MessageError, RefusedError, ValueError, FileNotFoundError) as error:
             self.metrics.rejected.labels(type(error).__name__).inc()
             return _Answer(begun, _error(str(error)), failed_plainly=not enveloped)
         except Exception:  # what a policy raises is for the log, not for the network
@@ -133,8 +171,10 @@ class PolicyServer:
         endpoint = message.get(ENDPOINT, "infer")
         if endpoint == "reset":
             return {"status": "reset successful"}
+        if endpoint in (ADD, REMOVE):
+            return await self._change(endpoint, message)
         if endpoint != "infer":
-            raise codec.MessageError(f"endpoint {str(endpoint)[:40]!r}: there are infer and reset.")
+            raise codec.MessageError(f"endpoint {str(endpoint)[:40]!r}: there are infer, reset, {ADD} and {REMOVE}.")
         name = adapter_in(message, list(self.contracts))
         contract = self.contracts[name]
         with self.metrics.queue(self.worker):
@@ -147,6 +187,15 @@ class PolicyServer:
             "policy_timing": {"infer_ms": 1000 * reply.inference_seconds},
             "server_timing": {"infer_ms": total, "queue_ms": 1000 * reply.waited_seconds, "batch": reply.batch},
         }
+
+    async def _change(self, endpoint: str, message: Mapping[str, Any]) -> dict[str, Any]:
+        name = message.get(ADAPTER)
+        if not isinstance(name, str):
+            raise codec.MessageError(f"{endpoint} names no adapter: say which one as text under {ADAPTER!r}.")
+        change = {ADD: self.adapters.add, REMOVE: self.adapters.remove}[endpoint]
+        await self.worker.between(partial(change, name))
+        _log.info("%s %s: served are %s", endpoint, name, ", ".join(self.contracts))
+        return {"status": f"{endpoint} successful", "adapters": list(self.contracts)}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -60,6 +61,7 @@ class Worker:
     clock: Callable[[], float] = time.monotonic
     _waiting: dict[Hashable, _Request] = field(default_factory=dict)
     _something: asyncio.Event = field(default_factory=asyncio.Event)
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="inference"))
 
     @property
     def waiting(self) -> int:
@@ -84,17 +86,20 @@ class Worker:
 
     async def run(self) -> None:
         """Until it is cancelled; then who waits is refused."""
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, thread_name_prefix="inference") as thread:
+        with self._thread:
             try:
                 while True:
                     await self._something.wait()
                     if requests := self._next():
-                        await self._serve(loop, thread, requests)
+                        await self._serve(requests)
             finally:
                 for request in self._waiting.values():
                     _refuse(request, "the server stops")
                 self._waiting.clear()
+
+    async def between[Result](self, change: Callable[[], Result]) -> Result:
+        """What `change` returns; it runs in the policy's thread, between two forward passes."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, change)
 
     def _next(self) -> list[_Request]:
         """The oldest that wait and are not late."""
@@ -108,15 +113,15 @@ class Worker:
                 _refuse(request, f"it waited longer than {self.seconds:g} s: the server is busy, or send fewer observations")
         return [request for request in found if not request.reply.done()]
 
-    async def _serve(self, loop: asyncio.AbstractEventLoop, thread: ThreadPoolExecutor, requests: list[_Request]) -> None:
+    async def _serve(self, requests: list[_Request]) -> None:
         """One forward pass; if it fails, each alone, so that a bad observation harms nobody else's."""
         begun = self.clock()
         try:
-            chunks = await loop.run_in_executor(thread, self._act, requests)
+            chunks = await self.between(partial(self._act, requests))
         except Exception as error:  # a policy may raise anything; the worker goes on
             if len(requests) > 1:
                 for request in requests:
-                    await self._serve(loop, thread, [request])
+                    await self._serve([request])
             elif not requests[0].reply.done():
                 requests[0].reply.set_exception(error)
             return
