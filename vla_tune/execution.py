@@ -103,6 +103,13 @@ def two_ended(embodiment: Embodiment) -> Bool[np.ndarray, " A"]:
     return np.array([group.gripper is not None for group in embodiment.action for _ in range(group.dimension)])
 
 
+def averaged(predictions: Float[np.ndarray, "N A"], *, decay: float, newest: Bool[np.ndarray, " A"]) -> Float[np.ndarray, " A"]:
+    """The weighted mean of the predictions for a tick, oldest first; in the dimensions `newest`, the last one."""
+    weights = np.exp(-decay * np.arange(len(predictions)))
+    mean = weights @ predictions / weights.sum()
+    return np.where(newest, predictions[-1], mean).astype(predictions.dtype)
+
+
 class _Queue:
     """The first `steps` actions of a chunk (all of them without `steps`)."""
 
@@ -143,8 +150,6 @@ class _Ensemble:
     def next(self) -> Float[np.ndarray, " A"]:
         assert not self.needs_chunk, "no chunk for this tick"
         predictions = np.stack([chunk[0] for chunk in self._chunks])
-        weights = np.exp(-self._decay * np.arange(len(predictions)))
-        mean = weights @ predictions / weights.sum()
         self._chunks = deque(chunk[1:] for chunk in self._chunks if len(chunk) > 1)
         self.needs_chunk = True
-        return np.where(self._newest, predictions[-1], mean).astype(predictions.dtype)
+        return averaged(predictions, decay=self._decay, newest=self._newest)

@@ -1,0 +1,148 @@
+"""A robot of two joints and a gripper that does exactly what it is sent, on a clock that a test turns."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from vla_tune.control.emergency import AnyOf
+from vla_tune.control.limits import Limits
+from vla_tune.control.log import InMemory
+from vla_tune.control.loop import Controller, Parts
+from vla_tune.control.rejection import ActionRange
+from vla_tune.control.robot import Seen
+from vla_tune.control.safety import Safety
+from vla_tune.control.setpoints import FromCommanded, SetPoints
+from vla_tune.control.state import Rules
+from vla_tune.control.strategy import RecedingHorizon
+from vla_tune.schema import Camera, ColumnStatistics, Embodiment, Gripper, Group, Observation
+
+HZ = 50
+
+
+def group(name: str, dimension: int, **changed) -> Group:
+    given = {"unit": "rad", "frame": "none", "representation": "absolute", "rotation": "none", "normalized": True, "gripper": None}
+    return Group(name=name, dimension=dimension, **(given | changed))
+
+
+GRIPPER = group("gripper", 1, unit="1", normalized=False, gripper=Gripper(engaged=1.0, released=0.0))
+
+
+@pytest.fixture(scope="session")
+def group_of():
+    """Makes a group."""
+    return group
+
+
+@pytest.fixture(scope="session")
+def gripper() -> Group:
+    return GRIPPER
+
+
+@pytest.fixture(scope="session")
+def body() -> Embodiment:
+    return Embodiment(
+        name="arm",
+        cameras=(Camera(role="front", key="observation.images.front", height=4, width=4),),
+        state_key="observation.state",
+        state=(group("joints", 2), GRIPPER),
+        action_key="action",
+        action=(group("joints", 2), GRIPPER),
+        control_hz=HZ,
+    )
+
+
+@pytest.fixture(scope="session")
+def limits() -> dict:
+    return LIMITS
+
+
+LIMITS = {"joints": {"low": [-2.0, -1.0], "high": [2.0, 1.0], "step": 0.05, "velocity": 2.0, "acceleration": 20.0, "jerk": 400.0}}
+
+
+@dataclass
+class Turned:
+    """A clock that jumps to where one would sleep until."""
+
+    time: float = 100.0
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep_until(self, when: float) -> None:
+        self.time = max(self.time, when)
+
+
+@dataclass(eq=False)
+class Arm:
+    """Is where it was sent."""
+
+    embodiment: Embodiment
+    clock: Turned
+    hz: int = HZ
+    position: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    sent: list[np.ndarray] = field(default_factory=list)
+    stopped: bool = False
+    held: int = 0
+    pictures: int = 0
+
+    def connect(self) -> None: ...
+
+    def observe(self) -> Seen:
+        self.pictures += 1
+        image = np.full((4, 4, 3), self.pictures % 256, np.uint8)
+        return Seen(Observation({"front": image}, self.position.astype(np.float32), "go"), self.clock.now())
+
+    def send(self, action: np.ndarray) -> np.ndarray:
+        assert not self.stopped, "a stopped robot was sent an action"
+        self.sent.append(action.copy())
+        self.position = action.astype(np.float64)
+        return action
+
+    def hold(self) -> None:
+        self.held += 1
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def disconnect(self) -> None: ...
+
+
+LOW, HIGH = (-2.0, -1.0, 0.0), (2.0, 1.0, 1.0)
+
+
+@pytest.fixture(scope="session")
+def statistics() -> ColumnStatistics:
+    return STATISTICS
+
+
+STATISTICS = ColumnStatistics(mean=(0.0,) * 3, std=(1.0,) * 3, min=LOW, max=HIGH, q01=LOW, q99=HIGH, mask=(True,) * 3)
+
+
+@pytest.fixture
+def arm(body: Embodiment) -> Arm:
+    return Arm(body, Turned())
+
+
+@pytest.fixture
+def controlled(body: Embodiment, arm: Arm):
+    """A controller of the arm with other parts in place of some."""
+
+    def make(policy, **changed) -> tuple[Controller, InMemory]:
+        robot = changed.pop("robot", arm)
+        log = InMemory()
+        parts = {
+            "robot": robot,
+            "policy": policy,
+            "actions": ActionRange(STATISTICS, margin=0.25),
+            "set_points": SetPoints(body, {"joints": "joints", "gripper": "gripper"}, FromCommanded()),
+            "safety": Safety(Limits(LIMITS).axes(body), hz=robot.hz),
+            "strategy": RecedingHorizon(steps=4, blend=0),
+            "stop": AnyOf([]),
+            "rules": Rules(stale=0.5, frozen=1.0, patience=1.0, rejections=3, watchdog=30.0),
+            "log": log,
+            "clock": arm.clock,
+        }
+        return Controller(Parts(**(parts | changed))), log
+
+    return make

@@ -1,0 +1,85 @@
+"""Ways to stop a robot at once; none of them waits for a network."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TextIO, runtime_checkable
+
+
+@runtime_checkable
+class EmergencyStop(Protocol):
+    """Asked at every tick."""
+
+    def pressed(self) -> str | None:
+        """Why to stop; None goes on."""
+        ...
+
+
+@dataclass(frozen=True)
+class StopFile:
+    """Stops when this file exists: `touch STOP` from any terminal."""
+
+    path: str
+
+    def pressed(self) -> str | None:
+        """The file's name."""
+        return f"the file {self.path} exists" if Path(self.path).exists() else None
+
+
+@dataclass(eq=False)
+class StopKey:
+    """Stops when return is pressed in the terminal that controls."""
+
+    source: TextIO = field(default_factory=lambda: sys.stdin)
+    _read: threading.Event = field(default_factory=threading.Event, init=False)
+
+    def __post_init__(self) -> None:
+        if self.source.isatty():
+            threading.Thread(target=self._wait, name="stop key", daemon=True).start()
+
+    def pressed(self) -> str | None:
+        """Whether it was."""
+        return "return was pressed" if self._read.is_set() else None
+
+    def _wait(self) -> None:
+        if self.source.readline():
+            self._read.set()
+
+
+@dataclass(eq=False)
+class StopSignal:
+    """Stops on SIGINT (Ctrl-C) or SIGTERM, instead of ending the program in the middle of a motion."""
+
+    _received: list[int] = field(default_factory=list, init=False)
+
+    def pressed(self) -> str | None:
+        """The first signal that came."""
+        return f"{signal.Signals(self._received[0]).name} was received" if self._received else None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes the signals until the block ends; only the main thread can."""
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, _: Any) -> None:
+        self._received.append(number)
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """Stops when one of several says so."""
+
+    stops: Sequence[EmergencyStop]
+
+    def pressed(self) -> str | None:
+        """What the first that was pressed says."""
+        return next((reason for stop in self.stops if (reason := stop.pressed())), None)

@@ -1,0 +1,70 @@
+"""What is not acted on: observations that are old, broken or frozen, and chunks that no training data resembles."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+
+from vla_tune.control.robot import Seen
+from vla_tune.schema import ColumnStatistics
+
+
+@dataclass(frozen=True)
+class ActionRange:
+    """Refuses chunks that are not finite or far outside the actions of the training data.
+
+    Args:
+        statistics: Of those actions.
+        margin: How far outside is allowed, as a share of the range from min to max; decoded codes can lie some way outside
+            (FAST's, by about a tenth of it).
+    """
+
+    statistics: ColumnStatistics
+    margin: float
+
+    def problem(self, chunk: Float[np.ndarray, "T A"]) -> str | None:
+        """Why `chunk` is refused; None if it is not."""
+        low, high = np.array(self.statistics.min), np.array(self.statistics.max)
+        if chunk.ndim != 2 or chunk.shape[1] != len(low) or not len(chunk):
+            return f"it has shape {list(chunk.shape)}, not [T {len(low)}]"
+        if not np.isfinite(chunk).all():
+            return "it holds NaN or infinity"
+        slack = self.margin * (high - low) + 1e-6
+        outside = (chunk < low - slack) | (chunk > high + slack)
+        if not outside.any():
+            return None
+        row, column = np.argwhere(outside)[0].tolist()
+        return f"dimension {column} is {chunk[row, column]:.4g}, in the training data {low[column]:.4g} to {high[column]:.4g}"
+
+
+@dataclass(kw_only=True)
+class Freshness:
+    """Refuses observations that do not show the present.
+
+    Args:
+        stale: Seconds after which one is too old.
+        frozen: Seconds of motion without a change in a camera's picture after which that camera is taken for frozen.
+    """
+
+    stale: float
+    frozen: float
+    _pictures: dict[str, np.ndarray] = field(default_factory=dict, init=False)
+    _moved: dict[str, float] = field(default_factory=dict, init=False)
+    _last: float | None = field(default=None, init=False)
+
+    def problem(self, seen: Seen, *, now: float, moving: bool) -> str | None:
+        """Why `seen` is refused; None if it is not."""
+        frozen = self._frozen(seen, now, moving)
+        if not np.isfinite(seen.observation.state).all():
+            return f"the observed state is {seen.observation.state.tolist()}"
+        if now - seen.time > self.stale:
+            return f"the observation is {now - seen.time:.2f} s old"
+        return f"the camera {frozen} shows the same picture for {self.frozen:g} s of motion" if frozen else None
+
+    def _frozen(self, seen: Seen, now: float, moving: bool) -> str | None:
+        passed, self._last = 0.0 if self._last is None else now - self._last, now
+        for role, picture in seen.observation.images.items():
+            same = role in self._pictures and np.array_equal(self._pictures[role], picture)
+            self._moved[role] = self._moved.get(role, 0.0) + (passed if moving else 0.0) if same else 0.0
+            self._pictures[role] = picture
+        return next((role for role, moved in self._moved.items() if moved > self.frozen), None)

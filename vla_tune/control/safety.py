@@ -1,0 +1,147 @@
+"""What stands between a policy and a robot: nothing leaves it that is not finite, inside the box, and smooth."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from ruckig import ControlInterface, InputParameter, OutputParameter, Result, Ruckig
+
+from vla_tune.control.limits import Axes
+
+_ROUNDING = 1e-4
+"""Of a step's limit: set-points are made from float32 actions, which is no clamping."""
+_AT_REST = 1e-6
+"""Of a velocity's limit: a trajectory ends with rounding."""
+
+
+class UnsafeError(ValueError):
+    """A set-point that cannot be made safe; the robot is held."""
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """A set-point that may be sent."""
+
+    command: Float[np.ndarray, " A"]
+    """Absolute, in the units of the action."""
+    clamped: Bool[np.ndarray, " A"]
+    """Where it is not what was asked for."""
+
+
+class Safety:
+    """Absolute set-points in, absolute set-points inside the limits out; one per tick.
+
+    In order: finite; into the box; at most `step` from the last command; then a trajectory within velocity, acceleration and jerk
+    (Ruckig, arXiv 2105.04830), of which the next tick's point is commanded. It continues from what was *commanded*, not from what
+    was measured. Two-ended dimensions pass, limited to their ends.
+
+    The trajectory ends at the target with the speed at which targets move on, which keeps it from lagging behind; but only with so
+    much of it that it could still stop inside the box, and within `step` of the last command. As it could always stop there, no
+    command leaves the box and none is further than `step` from the one before.
+
+    Args:
+        axes: The limits.
+        hz: Ticks per second.
+    """
+
+    def __init__(self, axes: Axes, *, hz: int) -> None:
+        self._axes, self._hz, count = axes, hz, len(axes.low)
+        self._generator, self._out = Ruckig(count, 1 / hz), OutputParameter(count)
+        self._now = InputParameter(count)
+        self._now.max_velocity, self._now.max_acceleration = axes.velocity.tolist(), axes.acceleration.tolist()
+        self._now.max_jerk = axes.jerk.tolist()
+        self._now.minimum_duration = 1 / hz  # a target reached within the tick would be passed
+        self._command: Float[np.ndarray, " A"] | None = None
+
+    @property
+    def command(self) -> Float[np.ndarray, " A"]:
+        """The last command."""
+        assert self._command is not None, "the filter was not seeded"
+        return self._command
+
+    @property
+    def moving(self) -> bool:
+        """Whether the last command was one of a motion."""
+        return bool((np.abs(self._now.current_velocity) > _AT_REST * self._axes.velocity).any())
+
+    def seed(self, position: Float[np.ndarray, " A"]) -> None:
+        """Begin at rest where the robot is.
+
+        Raises:
+            UnsafeError: this is not finite.
+        """
+        _check_finite(position)
+        self._command = position.astype(np.float64)
+        self._target = self._command[self._axes.continuous]
+        at_rest = [0.0] * len(self._axes.low)
+        self._now.current_position = self._command[self._axes.continuous].tolist()
+        self._now.current_velocity, self._now.current_acceleration = at_rest, at_rest
+
+    def filter(self, target: Float[np.ndarray, " A"]) -> Filtered:
+        """The command for this tick on the way to `target`.
+
+        Raises:
+            UnsafeError: `target` is not finite; nothing has changed.
+        """
+        _check_finite(target)
+        axes, before = self._axes, self.command[self._axes.continuous]
+        boxed = np.clip(target[axes.continuous], axes.low, axes.high)
+        near = np.clip(boxed, before - axes.step, before + axes.step)
+        self._now.control_interface = ControlInterface.Position
+        self._now.target_position = near.tolist()
+        self._now.target_velocity = self._onward(near, before, (near - self._target) * self._hz).tolist()
+        self._now.target_acceleration = [0.0] * len(near)
+        self._target = near
+        command = target.astype(np.float64)
+        command[axes.continuous] = self._advance()
+        command[~axes.continuous] = np.clip(command[~axes.continuous], *axes.ends)
+        return self._commanded(command, target)
+
+    def brake(self) -> Filtered:
+        """The command for this tick on the shortest way to rest; two-ended dimensions keep what they have."""
+        self._now.control_interface = ControlInterface.Velocity
+        self._now.target_velocity = self._now.target_acceleration = [0.0] * len(self._axes.low)
+        command = self.command.copy()
+        command[self._axes.continuous] = self._target = self._advance()
+        return self._commanded(command, command)
+
+    def _onward(
+        self, target: Float[np.ndarray, " n"], before: Float[np.ndarray, " n"], rate: Float[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " n"]:
+        """As much of `rate` as can be had at `target` without a run-up, and stopped again in time."""
+        axes, way, direction = self._axes, np.abs(target - before), np.sign(rate)
+        room = np.minimum(axes.step - way, np.minimum(target - axes.low, axes.high - target))
+        gained = np.maximum(direction * np.array(self._now.current_velocity), _stoppable(axes, way))
+        most = np.minimum(np.minimum(gained, axes.velocity), _stoppable(axes, np.maximum(room, 0.0)))
+        return direction * np.clip(np.abs(rate), 0.0, most)
+
+    def _advance(self) -> Float[np.ndarray, " n"]:
+        if not len(self._axes.low):
+            return np.zeros(0)
+        result = self._generator.update(self._now, self._out)
+        if result not in (Result.Working, Result.Finished):
+            raise UnsafeError(f"no trajectory inside the limits leads on from here ({result}).")
+        self._out.pass_to_input(self._now)
+        return np.array(self._out.new_position)
+
+    def _commanded(self, command: Float[np.ndarray, " A"], target: Float[np.ndarray, " A"]) -> Filtered:
+        tolerance = np.full(len(command), 1e-6)
+        tolerance[self._axes.continuous] = _ROUNDING * self._axes.step
+        self._command = command
+        return Filtered(command, np.abs(command - target) > tolerance)
+
+
+def _stoppable(axes: Axes, distance: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """The speed from which one comes to rest within `distance`, without acceleration at first.
+
+    Braking takes v sqrt(v / j) while the acceleration's limit a is not reached, v^2 / 2a + v a / 2j beyond.
+    """
+    short = (distance * np.sqrt(axes.jerk)) ** (2 / 3)
+    change = axes.acceleration**2 / axes.jerk
+    long = (np.sqrt(change**2 + 8 * axes.acceleration * distance) - change) / 2
+    return np.where(short <= change, short, long)
+
+
+def _check_finite(values: Float[np.ndarray, " A"]) -> None:
+    if not np.isfinite(values).all():
+        raise UnsafeError(f"a set-point is not finite: {values.tolist()}.")
