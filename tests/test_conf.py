@@ -20,6 +20,7 @@ CONF = Path(__file__).parents[1] / "conf"
 ROOTS = sorted(path.stem for path in CONF.glob("*.yaml"))
 NEEDED = {
     "combine": ["runs=[nowhere]", "to=nowhere"],
+    "control": ["policy=nowhere"],
     "eval": ["run=nowhere", "task=lift"],
     "merge": ["run=nowhere"],
     "serve": ["policy=nowhere"],

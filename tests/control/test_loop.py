@@ -12,7 +12,6 @@ from vla_tune.control.simulated import Dropped, FrozenCamera, NotANumber, spoilt
 from vla_tune.control.state import Rules, State
 from vla_tune.control.strategy import Ensemble, OpenLoop, RecedingHorizon
 
-
 HZ = 50
 
 

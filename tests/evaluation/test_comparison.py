@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
-from vla_tune.evaluation.comparison import compared, comparison_markdown, plot_comparison
+from vla_tune.evaluation.comparison import base_rows, compared, comparison_markdown, plot_comparison
 from vla_tune.evaluation.stats import wilson_interval
 
 
@@ -54,6 +54,15 @@ def test_seeds_are_one_row():
     line = comparison_markdown([found], choice="adapter").splitlines()[2]
     cells = ["lora_r4", "250 (25.00 %)", "1.50", "2.00", "145", "+0.500", "80, 90, 100", "**90.0** [84.2, 93.8]", "20.0"]
     assert line == f"| {' | '.join([*cells, '10.0, 20.0, 10.5', 'yes'])} |"
+
+
+def test_the_base_is_a_row_of_its_own():
+    (found,) = base_rows(results(40))
+    line = comparison_markdown([found], choice="adapter").splitlines()[2]
+    assert line == "| base | 0 (0.00 %) | 0.00 | - | - | - | 0 | **0.0** [0.0, 7.1] | - | 10.0, -, - | - |"
+    bare = results(40)
+    bare["evaluation"] = bare["evaluation"][1:2]
+    assert base_rows(bare) == []
 
 
 def test_what_was_not_measured_is_a_dash():

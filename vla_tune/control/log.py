@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vla_tune.control.robot import Seen
+from vla_tune.schema import Embodiment
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,24 @@ class InMemory:
 
     def close(self) -> None:
         """Nothing."""
+
+
+class Nothing:
+    """Keeps nothing."""
+
+    def add(self, tick: Tick, seen: Seen) -> None:
+        """Nothing."""
+
+    def end_episode(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def no_more(root: Path, embodiment: Embodiment, *, hz: int) -> Nothing:
+    """No dataset beside the lines (a choice of `conf/ticks`)."""
+    return Nothing()
 
 
 class All:

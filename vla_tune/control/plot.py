@@ -39,7 +39,7 @@ def plot_ticks(ticks: Sequence[Tick], path: Path, *, names: Sequence[str], units
         axis.plot(seconds[where], sent[where, index], "x", color="#d62728", markersize=5, label="limited")
         axis.set_ylabel(f"{names[index]}\n[{units[index]}]", fontsize=8)
         axis.grid(visible=True, alpha=0.3)
-    axes[0, 0].legend(loc="upper right", fontsize=7, ncols=3)
+    axes[0, 0].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), fontsize=7, ncols=3, frameon=False)
     axes[-1, 0].set_xlabel("seconds (grey: armed, yellow: held, red: stopped)")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

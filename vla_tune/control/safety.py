@@ -10,6 +10,8 @@ from vla_tune.control.limits import Axes
 
 _ROUNDING = 1e-4
 """Of a step's limit: set-points are made from float32 actions, which is no clamping."""
+_PAST_THE_END = 0.05
+"""Of a gripper's range: decoded codes end a little beyond it, which is no clamping."""
 _AT_REST = 1e-6
 """Of a velocity's limit: a trajectory ends with rounding."""
 
@@ -125,8 +127,9 @@ class Safety:
         return np.array(self._out.new_position)
 
     def _commanded(self, command: Float[np.ndarray, " A"], target: Float[np.ndarray, " A"]) -> Filtered:
-        tolerance = np.full(len(command), 1e-6)
+        tolerance = np.empty(len(command))
         tolerance[self._axes.continuous] = _ROUNDING * self._axes.step
+        tolerance[~self._axes.continuous] = _PAST_THE_END * (self._axes.ends[1] - self._axes.ends[0])
         self._command = command
         return Filtered(command, np.abs(command - target) > tolerance)
 

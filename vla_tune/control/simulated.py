@@ -20,13 +20,15 @@ class SimulatedRobot:
     """An environment that is stepped once per tick (a `Robot`).
 
     Args:
-        make_env: Makes it: observations {"images": {name: uint8 [H W 3]}, "state": float32 [S], "instruction": str} and
-            `info["success"]`. An image's name is the last part of its camera's key.
+        make_env: Makes it for a `task`: observations {"images": {name: uint8 [H W 3]}, "state": float32 [S], "instruction": str}
+            and `info["success"]`. An image's name is the last part of its camera's key.
+        task: What it is made for.
         embodiment: What observations and actions mean.
         clock: Seconds.
     """
 
-    make_env: Callable[[], gymnasium.Env]
+    make_env: Callable[..., gymnasium.Env]
+    task: str
     embodiment: Embodiment
     clock: Callable[[], float] = time.monotonic
     success: bool = field(default=False, init=False)
@@ -54,7 +56,7 @@ class SimulatedRobot:
         Raises:
             ValueError: its actions are not the embodiment's.
         """
-        self._env = self.make_env()
+        self._env = self.make_env(task=self.task)
         if self.env.action_space.shape != (self.embodiment.action_dimension,):
             raise ValueError(
                 f"the environment takes actions {self.env.action_space.shape}, {self.embodiment.name!r} has "

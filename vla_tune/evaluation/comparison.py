@@ -16,8 +16,8 @@ Results = Mapping[str, Any]
 _COLUMNS = {
     "trainable parameters": lambda row: f"{row['trainable_parameters']:,} ({100 * row['trainable_share']:.2f} %)",
     "adapter [MB]": lambda row: f"{row['adapter_bytes'] / 1e6:.2f}",
-    "peak memory [GB]": lambda row: f"{row['peak_memory_bytes'] / 1e9:.2f}",
-    "samples per CPU s": lambda row: f"{row['samples_per_cpu_second']:.0f}",
+    "peak memory [GB]": lambda row: _number(_scaled(row["peak_memory_bytes"], 1e-9), ".2f"),
+    "samples per CPU s": lambda row: _number(row["samples_per_cpu_second"], ".0f"),
     "held-out - training loss": lambda row: _number(row["generalisation_gap"], "+.3f"),
     "success by seed [%]": lambda row: ", ".join(f"{100 * rate:.0f}" for rate in row["success_by_seed"]),
     "success [%]": lambda row: (
@@ -27,7 +27,7 @@ _COLUMNS = {
     "ms per chunk: base, live, merged": lambda row: ", ".join(
         _number(row["milliseconds"].get(name), ".1f") for name in ("base", "live", "merged")
     ),
-    "merges": lambda row: "yes" if row["not_mergeable"] is None else "no",
+    "merges": lambda row: "-" if not row["trainable_parameters"] else "yes" if row["not_mergeable"] is None else "no",
 }
 
 _BELOW = {"forgotten": "forgotten [points]", "generalisation_gap": "held-out - training loss"}
@@ -44,6 +44,14 @@ def compared(runs: Mapping[str, Sequence[Results]]) -> list[dict[str, Any]]:
         ValueError: a run was finished before costs were measured.
     """
     return [_row(choice, seeds) for choice, seeds in runs.items()]
+
+
+def base_rows(results: Results) -> list[dict[str, Any]]:
+    """What a run began with, to be put above the choices: nothing was trained, nothing forgotten. None if it was not evaluated."""
+    own = next(row for row in results["evaluation"] if row["policy"] == "fine_tuned")
+    found = [row for row in results["evaluation"] if row["policy"] == "base" and row["task"] == own["task"]]
+    nothing = dict.fromkeys(["peak_memory_bytes", "samples_per_cpu_second", "generalisation_gap", "forgotten", "not_mergeable"])
+    return [nothing | _base(row, results["costs"]) for row in found]
 
 
 def comparison_markdown(rows: Sequence[Mapping[str, Any]], *, choice: str) -> str:
@@ -111,6 +119,22 @@ def _row(choice: str, seeds: Sequence[Results]) -> dict[str, Any]:
     }
 
 
+def _base(row: Mapping[str, Any], costs: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = wilson_interval(row["successes"], row["episodes"])
+    return {
+        "choice": "base",
+        "seeds": 1,
+        "trainable_parameters": 0,
+        "trainable_share": 0.0,
+        "adapter_bytes": 0,
+        "success_by_seed": [row["success_rate"]],
+        "success_rate": row["success_rate"],
+        "wilson_low": low,
+        "wilson_high": high,
+        "milliseconds": {"base": costs["milliseconds"]["base"]},
+    }
+
+
 def _gap(training: Mapping[str, Any]) -> float | None:
     held_out, seen = training["validation"].get("validation/loss"), training.get("training_loss")
     return None if held_out is None or seen is None else held_out - seen
@@ -127,6 +151,10 @@ def _median(values: Sequence[Any]) -> Any:
     """Of those that are given; None if none is."""
     given = [value for value in values if value is not None]
     return statistics.median(given) if given else None
+
+
+def _scaled(value: int | float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
 
 
 def _number(value: int | float | None, form: str) -> str:

@@ -32,7 +32,7 @@ class Storage:
 
 def write_episodes(
     root: Path,
-    episodes: Iterable[list[Frame]],
+    episodes: Iterable[Iterable[Frame]],
     *,
     embodiment: Embodiment,
     storage: Storage,
@@ -42,7 +42,7 @@ def write_episodes(
 
     Args:
         root: The dataset's folder.
-        episodes: Each a list of {camera key: uint8 [H W 3], state key, action key: float32, "task": str, further keys}.
+        episodes: Each some {camera key: uint8 [H W 3], state key, action key: float32, "task": str, further keys}.
         embodiment: Names, sizes and rate.
         storage: Of pictures.
         extra: Shapes of further float32 columns.
@@ -64,10 +64,11 @@ def write_episodes(
         )
         try:
             for frames in episodes:
-                dataset.meta.save_episode_tasks(
-                    list(dict.fromkeys(frame["task"] for frame in frames))
-                )  # LeRobot's own order is random
+                tasks: set[str] = set()
                 for frame in frames:
+                    if frame["task"] not in tasks:
+                        dataset.meta.save_episode_tasks([frame["task"]])  # LeRobot's own order is random
+                        tasks.add(frame["task"])
                     dataset.add_frame(dict(frame))
                 dataset.save_episode(parallel_encoding=False)
         finally:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vla_tune.data.sources import Data
-from vla_tune.schema import Embodiment, Observation
+from vla_tune.schema import Contract, Embodiment, Observation
 
 
 def recorded_frames(data: Data, *, count: int) -> list[dict]:
@@ -22,3 +22,10 @@ def observation_in(frame: dict, body: Embodiment) -> Observation:
 def recorded_observations(data: Data, *, count: int) -> list[Observation]:
     """Evenly spaced frames of the held-out episodes, as a robot would see them."""
     return [observation_in(frame, data.embodiment) for frame in recorded_frames(data, count=count)]
+
+
+def dark_observation(contract: Contract) -> Observation:
+    """Nothing in sight, for a first inference, which is the slowest."""
+    body = contract.embodiment
+    images = {camera.role: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in body.cameras}
+    return Observation(images=images, state=np.zeros(body.state_dimension, np.float32), instruction="be ready")

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +16,7 @@ from rich.console import Console
 from vla_tune.policy import LocalPolicy
 from vla_tune.run.folder import CONFIG_FILE
 from vla_tune.run.objects import build, device_of, load_policy
+from vla_tune.run.recorded import dark_observation
 from vla_tune.run.shared import SharedRuns, load_shared
 from vla_tune.schema import Contract, Observation
 from vla_tune.serving.metrics import Metrics
@@ -50,7 +50,7 @@ async def _serve(server: PolicyServer, host: str, port: int) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with server.serving(host, port) as listening:
         for name, contract in server.contracts.items():
-            await server.worker.submit(f"warm-up of {name}", _dark(contract), name)
+            await server.worker.submit(f"warm-up of {name}", dark_observation(contract), name)
         server.ready = True
         scheme = "ws" if server.security.context() is None else "wss"
         found = next(iter(listening.sockets)).getsockname()[1]
@@ -111,10 +111,3 @@ def _alone(policy: LocalPolicy) -> Act:
         return list(policy.act(observations))
 
     return act
-
-
-def _dark(contract: Contract) -> Observation:
-    """An observation for the first inference, which is the slowest."""
-    body: Any = contract.embodiment
-    images = {camera.role: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in body.cameras}
-    return Observation(images=images, state=np.zeros(body.state_dimension, np.float32), instruction="be ready")

@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 
-from vla_tune.evaluation.comparison import compared, comparison_markdown, plot_comparison
+from vla_tune.evaluation.comparison import base_rows, compared, comparison_markdown, plot_comparison
 from vla_tune.evaluation.plots import plot_sweep
 from vla_tune.evaluation.report import read_results, write_json, write_results
 from vla_tune.run.evaluate import print_rows
@@ -70,6 +70,7 @@ def _compare(jobs: Sequence[Sequence[str]], folder: Path) -> None:
     """An experiment's table and picture: one row per choice, over its seeds."""
     choice, runs = _choices(jobs)
     rows = compared(runs)
+    rows = [*base_rows(next(iter(runs.values()))[0]), *rows]
     text = comparison_markdown(rows, choice=choice)
     (folder / "table.md").write_text(text)
     write_json(folder / RESULTS_FILE, {"choice": choice, "rows": rows})

@@ -1,0 +1,83 @@
+"""scripts/control.py: a policy on the simulated robot, in this process and over a websocket."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+from vla_tune.run.control import control
+
+
+@pytest.fixture
+def settings(configuration, tmp_path: Path):
+    """The configuration of a short run."""
+
+    def make(*overrides: str):
+        given = [f"to={tmp_path / 'log'}", f"stop_file={tmp_path / 'STOP'}", "seconds=2.0", "device=cpu"]
+        return configuration("control", *given, *overrides)
+
+    return make
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "ticks.jsonl").read_text().splitlines()]
+
+
+def test_every_tick_is_kept_as_a_line_and_as_a_dataset(base, settings, tmp_path: Path):
+    outcomes = control(settings(f"policy={base}", "episodes=2"))
+    ticks = lines(tmp_path / "log")
+    assert [outcome.success for outcome in outcomes] == [False, False]
+    assert len(ticks) == sum(outcome.counts.ticks for outcome in outcomes)
+    assert {tick["episode"] for tick in ticks} == {0, 1}
+    dataset = LeRobotDataset("local/log", root=tmp_path / "log" / "dataset")
+    assert dataset.num_episodes == 2
+    assert dataset.num_frames == len(ticks)
+    moved = [index for index, tick in enumerate(ticks) if tick["sent"][0] is not None]
+    assert moved
+    for index in moved[:3]:
+        assert np.allclose(dataset[index]["action"].numpy(), ticks[index]["sent"])
+        assert np.allclose(dataset[index]["action.command"].numpy(), ticks[index]["command"])
+    assert json.loads((tmp_path / "log" / "results.json").read_text())["episodes"] == 2
+    assert (tmp_path / "log" / "actions.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match="holds the log of an earlier run"):
+        control(settings(f"policy={base}"))
+
+
+def test_over_the_websocket_the_server_acts(served, settings, tmp_path: Path):
+    chunk = np.tile(np.array([0.01, 0, 0, 1], np.float32), (4, 1))
+    with served(lambda observations, names: [chunk] * len(observations)) as address:
+        control(settings(f"policy={address.url}", "ticks=lines"))
+    played = [tick["raw"] for tick in lines(tmp_path / "log") if tick["raw"][0] is not None]
+    assert len(played) > 5
+    assert np.allclose(played, chunk[0])
+    assert not (tmp_path / "log" / "dataset").exists()
+
+
+def test_a_stop_file_stops_it_before_it_moves(base, settings, tmp_path: Path):
+    (tmp_path / "STOP").touch()
+    (outcome,) = control(settings(f"policy={base}", "ticks=lines", "episodes=1"))
+    assert outcome.state == "STOP"
+    assert "STOP exists" in outcome.reason
+    assert all(tick["sent"][0] is None for tick in lines(tmp_path / "log"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (
+            ["~robot.limits.groups.tool_translation"],
+            ValueError,
+            "limits are missing for tool_translation. A robot is not moved without",
+        ),
+        (["~robot.state_of.tool_translation"], ValueError, "action group 'tool_translation' is not measured"),
+        (["policy=ws://localhost:9", "remote.patience=0.2"], OSError, "cannot be reached within 0.2 s"),
+        (["policy=nowhere"], OSError, "nowhere"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_moves(base, settings, tmp_path: Path, overrides, error, message):
+    policy = [] if any(part.startswith("policy=") for part in overrides) else [f"policy={base}"]
+    with pytest.raises(error, match=message):
+        control(settings(*policy, *overrides))
+    assert not (tmp_path / "log" / "ticks.jsonl").exists()

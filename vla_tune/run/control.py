@@ -1,0 +1,166 @@
+"""A policy on a robot, as a configuration describes both."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+from rich.console import Console
+
+from vla_tune.control.emergency import AnyOf, StopFile, StopKey, StopSignal
+from vla_tune.control.inference import Acts
+from vla_tune.control.instructed import Instructed
+from vla_tune.control.log import All, InMemory, JsonLines
+from vla_tune.control.loop import Controller, Parts
+from vla_tune.control.plot import plot_ticks
+from vla_tune.control.rejection import ActionRange
+from vla_tune.control.robot import Robot
+from vla_tune.control.safety import Safety
+from vla_tune.control.setpoints import SetPoints
+from vla_tune.control.simulated import SimulatedRobot, spoilt
+from vla_tune.control.state import Counts, State
+from vla_tune.evaluation.episodes import episode_seed
+from vla_tune.evaluation.report import write_json
+from vla_tune.evaluation.stats import wilson_interval
+from vla_tune.run.folder import RESULTS_FILE
+from vla_tune.run.objects import build, device_of, load_policy
+from vla_tune.run.recorded import dark_observation
+from vla_tune.schema import Contract
+from vla_tune.serving.client import RemotePolicy
+from vla_tune.serving.protocol import contract_in
+
+TICKS_FILE, PLOT_FILE, DATASET = "ticks.jsonl", "actions.png", "dataset"
+_PLOTTED = 1
+"""Episodes in the plot: more could not be read."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an episode went."""
+
+    state: State
+    reason: str
+    counts: Counts
+    success: bool | None
+    """None where the robot cannot tell."""
+
+
+def control(cfg: DictConfig) -> list[Outcome]:
+    """What `scripts/control.py` does: let `cfg.policy` drive `cfg.robot` for `cfg.episodes`, and say how it went.
+
+    Raises:
+        ValueError: the policy does not fit the robot, a limit is missing, or the log's folder is in use.
+        OSError: robot or policy cannot be reached.
+    """
+    folder, signals = Path(cfg.to), StopSignal()
+    if (folder / TICKS_FILE).exists():
+        raise ValueError(f"{folder} holds the log of an earlier run: name another folder, to=..., or move it away.")
+    with ExitStack() as leaving:
+        policy, contract = leaving.enter_context(acting(cfg))
+        robot: Robot = build(cfg.robot.make)(embodiment=contract.embodiment)
+        parts = _parts(cfg, robot, policy, contract)  # before anything is connected
+        memory = InMemory()
+        dataset = build(cfg.ticks)(folder / DATASET, contract.embodiment, hz=robot.hz)
+        log = All([JsonLines(folder / TICKS_FILE), memory, dataset])
+        leaving.callback(log.close)
+        leaving.enter_context(signals.listening())
+        parts = replace(parts, log=log, stop=AnyOf([StopFile(cfg.stop_file), StopKey(), signals]))
+        robot.connect()
+        leaving.callback(robot.disconnect)
+        outcomes = _episodes(cfg, robot, parts)
+    _report(cfg, folder, outcomes, memory, contract)
+    return outcomes
+
+
+@contextmanager
+def acting(cfg: DictConfig) -> Iterator[tuple[Acts, Contract]]:
+    """The policy that `cfg.policy` names, in this process or at an address, with its contract."""
+    if not str(cfg.policy).startswith(("ws://", "wss://")):
+        policy = load_policy(Path(cfg.policy), rows=1, device=device_of(cfg)).policy
+        policy.act([dark_observation(policy.contract)])
+        yield policy, policy.contract
+        return
+    given = cfg.remote
+    remote = RemotePolicy(
+        cfg.policy,
+        contract=Contract.load(Path(given.contract)) if given.contract else None,
+        adapter=given.adapter,
+        api_key=Path(given.api_key_file).read_text().strip() if given.api_key_file else None,
+        certificate=given.certificate,
+        timeout=float(given.timeout),
+        patience=float(given.patience),
+    )
+    try:
+        contract = remote.contract or contract_in(remote.metadata)
+        # a server that comes back with another policy is refused
+        remote.contract = contract if given.adapter is None else remote.contract
+        yield remote, contract
+    finally:
+        remote.close()
+
+
+def _parts(cfg: DictConfig, robot: Robot, policy: Acts, contract: Contract) -> Parts:
+    limits = build(cfg.robot.limits)
+    return Parts(
+        robot=spoilt(robot, build(cfg.robot.faults)),
+        policy=policy if cfg.instruction is None else Instructed(policy, cfg.instruction),
+        actions=ActionRange(contract.statistics.action, margin=float(cfg.margin)),
+        set_points=SetPoints(contract.embodiment, dict(cfg.robot.state_of), build(cfg.robot.origin)),
+        safety=Safety(limits.axes(contract.embodiment), hz=robot.hz),
+        strategy=build(cfg.strategy),
+        stop=AnyOf([]),
+        rules=build(cfg.rules),
+        log=InMemory(),
+    )
+
+
+def _episodes(cfg: DictConfig, robot: Robot, parts: Parts) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for index in range(cfg.episodes):
+        if isinstance(robot, SimulatedRobot):
+            robot.start(episode_seed(cfg.seed, suite=cfg.env.suite, task=cfg.task, episode=index))
+        controller = Controller(parts)
+        controller.run(seconds=float(cfg.seconds))
+        success = robot.success if isinstance(robot, SimulatedRobot) else None
+        outcomes.append(Outcome(controller.state, controller.reason, controller.counts, success))
+        if parts.stop.pressed():
+            break
+    return outcomes
+
+
+def _report(cfg: DictConfig, folder: Path, outcomes: list[Outcome], memory: InMemory, contract: Contract) -> None:
+    body, console = contract.embodiment, Console()
+    names = [
+        f"{group.name}[{axis}]" if group.dimension > 1 else group.name for group in body.action for axis in range(group.dimension)
+    ]
+    plotted = memory.ticks[: sum(outcome.counts.ticks for outcome in outcomes[:_PLOTTED])]
+    plot_ticks(plotted, folder / PLOT_FILE, names=names, units=body.action_units)
+    record = summary(outcomes)
+    write_json(folder / RESULTS_FILE, record)
+    for key, value in record.items():
+        console.print(f"{key}: {value}", highlight=False, soft_wrap=True)
+    console.print(f"Written to {folder}: {TICKS_FILE}, {PLOT_FILE}, {RESULTS_FILE}", highlight=False, soft_wrap=True)
+
+
+def summary(outcomes: list[Outcome]) -> dict[str, Any]:
+    """What several episodes came to."""
+    counts = [outcome.counts for outcome in outcomes]
+    ticks = sum(count.ticks for count in counts)
+    latencies = [latency for count in counts for latency in count.latencies]
+    record: dict[str, Any] = {
+        "episodes": len(outcomes),
+        "ticks": ticks,
+        "clamped_share": sum(count.clamped for count in counts) / max(1, ticks),
+        "starved_share": sum(count.starved for count in counts) / max(1, ticks),
+        "median_latency_seconds": float(np.median(latencies)) if latencies else None,
+        **{name: sum(getattr(count, name) for count in counts) for name in ("rejected", "failures", "stale", "late")},
+        "stopped": [outcome.reason for outcome in outcomes if outcome.state is State.STOP],
+    }
+    told = [outcome.success for outcome in outcomes if outcome.success is not None]
+    if told:
+        low, high = wilson_interval(sum(told), len(told))
+        record |= {"successes": sum(told), "success_rate": sum(told) / len(told), "wilson_low": low, "wilson_high": high}
+    return record
