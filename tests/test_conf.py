@@ -19,9 +19,11 @@ import vla_tune.run.folder  # noqa: F401 (registers the resolvers)
 CONF = Path(__file__).parents[1] / "conf"
 ROOTS = sorted(path.stem for path in CONF.glob("*.yaml"))
 NEEDED = {
+    "check": ["run=nowhere"],
     "combine": ["runs=[nowhere]", "to=nowhere"],
     "control": ["policy=nowhere"],
     "eval": ["run=nowhere", "task=lift"],
+    "export": ["run=nowhere"],
     "merge": ["run=nowhere"],
     "serve": ["policy=nowhere"],
     "spectrum": ["run=nowhere"],

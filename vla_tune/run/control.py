@@ -1,7 +1,6 @@
 """A policy on a robot, as a configuration describes both."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,10 @@ from vla_tune.control.state import Counts, State
 from vla_tune.evaluation.episodes import episode_seed
 from vla_tune.evaluation.report import write_json
 from vla_tune.evaluation.stats import wilson_interval
+from vla_tune.run.acting import acting
 from vla_tune.run.folder import RESULTS_FILE
-from vla_tune.run.objects import build, device_of, load_policy
-from vla_tune.run.recorded import dark_observation
+from vla_tune.run.objects import build
 from vla_tune.schema import Contract
-from vla_tune.serving.client import RemotePolicy
-from vla_tune.serving.protocol import contract_in
 
 TICKS_FILE, PLOT_FILE, DATASET = "ticks.jsonl", "actions.png", "dataset"
 _PLOTTED = 1
@@ -73,33 +70,6 @@ def control(cfg: DictConfig) -> list[Outcome]:
         outcomes = _episodes(cfg, robot, parts)
     _report(cfg, folder, outcomes, memory, contract)
     return outcomes
-
-
-@contextmanager
-def acting(cfg: DictConfig) -> Iterator[tuple[Acts, Contract]]:
-    """The policy that `cfg.policy` names, in this process or at an address, with its contract."""
-    if not str(cfg.policy).startswith(("ws://", "wss://")):
-        policy = load_policy(Path(cfg.policy), rows=1, device=device_of(cfg)).policy
-        policy.act([dark_observation(policy.contract)])
-        yield policy, policy.contract
-        return
-    given = cfg.remote
-    remote = RemotePolicy(
-        cfg.policy,
-        contract=Contract.load(Path(given.contract)) if given.contract else None,
-        adapter=given.adapter,
-        api_key=Path(given.api_key_file).read_text().strip() if given.api_key_file else None,
-        certificate=given.certificate,
-        timeout=float(given.timeout),
-        patience=float(given.patience),
-    )
-    try:
-        contract = remote.contract or contract_in(remote.metadata)
-        # a server that comes back with another policy is refused
-        remote.contract = contract if given.adapter is None else remote.contract
-        yield remote, contract
-    finally:
-        remote.close()
 
 
 def _parts(cfg: DictConfig, robot: Robot, policy: Acts, contract: Contract) -> Parts:

@@ -30,6 +30,8 @@ from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, load_config
 from vla_tune.schema import CONTRACT_FILE, BaseWeights, Contract
 from vla_tune.tokens import Processor, pad_id, stop_id
 
+HF_FOLDER, BASE_FOLDER = "hf", "base"
+"""In an exported folder: the merged weights, or those of the base where an adapter cannot be merged."""
 _ALLOWED = ("vla_tune.", "torch.optim.", "bitsandbytes.optim.", "gymnasium.make", "envs.")
 
 
@@ -96,9 +98,11 @@ def unprobed_policy(model: nn.Module, contract: Contract, processor: Processor, 
 
 
 def load_policy(folder: Path, *, rows: int, device: str) -> Trained:
-    """The policy in a run's folder (base and adapter) or in a checkpoint folder (merged, or the base itself)."""
+    """The policy in a run's folder (base and adapter), a checkpoint folder (merged, or the base itself) or an exported folder."""
     if (folder / CONFIG_FILE).is_file():
         return _load_run(folder, rows=rows, device=device)
+    if (folder / HF_FOLDER).is_dir():
+        return load_policy(folder / HF_FOLDER, rows=rows, device=device)
     checkpoint = checkpoint_in(folder)
     model = checkpoint.load(device=device)
     return Trained(policy_of(model, Contract.load(folder), checkpoint.processor, rows=rows, device=device), (folder,))
@@ -130,6 +134,8 @@ def checkpoint_in(folder: Path) -> Checkpoint:
 
 def _load_run(folder: Path, *, rows: int, device: str) -> Trained:
     cfg, adapter_folder, contract = load_config(folder), finished_adapter(folder), Contract.load(folder)
+    if (folder / BASE_FOLDER).is_dir():  # exported with its base
+        cfg.model.folder = str(folder / BASE_FOLDER)
     checkpoint: Checkpoint = build(cfg.model)
     model, adapter = checkpoint.load(device=device), build(cfg.adapter)
     base = BaseWeights(content_hash=checkpoint.content_hash(), format=adapter.base)

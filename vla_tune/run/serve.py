@@ -100,13 +100,15 @@ def _policies(cfg: DictConfig) -> Served:
         if cfg.adapters:
             raise ValueError(f"adapters={cfg.adapters}: write policy=[{cfg.policy}], so that others can join it over its base.")
         policy = load_policy(folders[0], rows=cfg.rows, device=device).policy
-        return Served(_alone(policy), {DEFAULT: policy.contract}, FixedAdapters())
+        return Served(alone(policy), {DEFAULT: policy.contract}, FixedAdapters())
     shared = load_shared({folder.name: folder for folder in folders}, rows=cfg.rows, device=device)
     adapters = RunsUnder(Path(cfg.adapters), shared) if cfg.adapters else FixedAdapters()
     return Served(shared.policies.act, shared.contracts, adapters)
 
 
-def _alone(policy: LocalPolicy) -> Act:
+def alone(policy: LocalPolicy) -> Act:
+    """A policy that is served alone, whatever its name."""
+
     def act(observations: Sequence[Observation], _: Sequence[str]) -> Sequence[Float[np.ndarray, "T A"]]:
         return list(policy.act(observations))
 

@@ -1,0 +1,142 @@
+"""Each injected fault is named; a policy as trained passes."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from vla_tune.check.agreement import Recorded, agreement
+from vla_tune.check.probes import Case, examine
+from vla_tune.check.suspects import _cropped
+from vla_tune.schema import Observation
+
+FRAMES, HORIZON = 40, 4
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads its actions off colours, the border, the state and the words; as a network would that learned to."""
+
+    crop: bool = True
+
+    def act(self, observations):
+        return np.stack([self.chunk(one) for one in observations])
+
+    def chunk(self, one: Observation) -> np.ndarray:
+        image = one.images["front"]
+        image = (_cropped(image) if self.crop else image).astype(np.float32) / 255
+        red, blue = image[..., 0].mean(), image[..., 2].mean()
+        border = np.concatenate([image[:2].ravel(), image[-2:].ravel()]).mean()
+        moves = [
+            0.06 * (red - blue),
+            0.08 * (border - image[20:44, 20:44].mean()),
+            0.1 * one.state[2] + 1e-4 * len(one.instruction),
+        ]
+        return np.tile(np.array([*moves, float(red > 0.5)], np.float32), (HORIZON, 1))
+
+    def reset(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A policy between whose eyes or hands something goes wrong."""
+
+    policy: Reader
+    before: object = None
+    after: object = None
+
+    def act(self, observations):
+        if self.before is not None:
+            observations = [replace(one, images={"front": self.before(one.images["front"])}) for one in observations]
+        chunks = self.policy.act(observations)
+        return chunks if self.after is None else self.after(chunks)
+
+    def reset(self) -> None: ...
+
+
+class Still:
+    """What training began with."""
+
+    def act(self, observations):
+        return np.zeros((len(observations), HORIZON, 4), np.float32)
+
+    def reset(self) -> None: ...
+
+
+def picture(random: np.random.Generator) -> np.ndarray:
+    """Colours that say something, and a bright or dark edge that the crop takes away."""
+    colour = random.integers(40, 216, 3)
+    image = np.clip(colour + random.normal(0, 10, (64, 64, 3)), 0, 255)
+    edge = random.integers(0, 256)
+    for side in (image[:2], image[-2:], image[:, :2], image[:, -2:]):
+        side[:] = edge
+    return image.astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def case(tiny_contract) -> Case:
+    random = np.random.default_rng(0)
+    states = random.uniform(-0.1, 0.1, (FRAMES, 4)).astype(np.float32)
+    seen = [Observation({"front": picture(random)}, state, "lift the red block") for state in states]
+    actions = Reader().act(seen) + random.normal(0, 5e-4, (FRAMES, HORIZON, 4)).astype(np.float32) * np.array(
+        [1, 1, 1, 0], np.float32
+    )
+    column = replace(tiny_contract.statistics.action, min=(-0.03, -0.03, -0.03, 0.0), max=(0.03, 0.03, 0.03, 1.0))
+    contract = replace(tiny_contract, statistics=replace(tiny_contract.statistics, action=column))
+    recorded = Recorded(seen, actions.astype(np.float32), np.ones((FRAMES, HORIZON), bool))
+    return Case(
+        policy=Reader(), contract=contract, recorded=recorded, statistics=contract.statistics, reference=Reader(), base=Still()
+    )
+
+
+def failures(case: Case) -> list[str]:
+    return [str(finding) for finding in examine(case) if not finding.passed]
+
+
+def test_a_policy_as_trained_passes(case):
+    assert failures(case) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        (
+            Changed(Reader(), before=lambda image: image[..., ::-1]),
+            "FAIL training frames: its images have their channels swapped: BGR",
+        ),
+        (Reader(crop=False), "FAIL training frames: the centre crop of training is missing"),
+        (Changed(Reader(), after=lambda chunks: chunks * [1, 1, 1, -1] + [0, 0, 0, 1]), "FAIL gripper: flipped gripper"),
+        (Changed(Reader(), after=lambda chunks: chunks * [2, 2, 2, 1]), "FAIL scale: a delta is applied twice"),
+        (Still(), "FAIL adapter: the policy acts as its base does: the adapter was not merged"),
+    ],
+    ids=["BGR", "crop", "gripper", "delta twice", "unmerged"],
+)
+def test_each_fault_is_named(case, fault, named):
+    said = failures(replace(case, policy=fault))
+    assert any(line.startswith(named) for line in said), said
+
+
+def test_wrong_statistics_are_named_with_the_numbers(case):
+    column = case.contract.statistics.action
+    other = replace(case.contract.statistics, action=replace(column, q99=tuple(2 * value for value in column.q99)))
+    (said,) = [line for line in failures(replace(case, contract=replace(case.contract, statistics=other))) if "statistics" in line]
+    assert said.startswith("FAIL statistics: wrong statistics: action.q99 is [")
+
+
+def test_a_policy_that_does_not_look_is_named(case):
+    blind = Changed(Reader(), before=lambda image: np.full_like(image, 128))
+    assert any(line.startswith("FAIL image: changes nothing") for line in failures(replace(case, policy=blind)))
+
+
+def test_a_slow_policy_and_one_out_of_range_are_named(case):
+    far = Changed(Reader(), after=lambda chunks: chunks * [5, 5, 5, 1])
+    assert any(line.startswith("FAIL range") for line in failures(replace(case, policy=far)))
+    body = replace(case.contract.embodiment, control_hz=100_000)
+    assert any(
+        line.startswith("FAIL control rate") for line in failures(replace(case, contract=replace(case.contract, embodiment=body)))
+    )
+
+
+def test_chunks_of_another_length_are_refused(case):
+    with pytest.raises(ValueError, match=r"the policy's chunks are \[2, 4\], the contract says \[4, 4\]"):
+        agreement(Changed(Reader(), after=lambda chunks: chunks[:, :2]), case.recorded, case.contract)

@@ -1,0 +1,170 @@
+"""Why a policy fails: each probe asks one question of the policy as it is deployed, on recorded frames."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from vla_tune.check.agreement import Agreement, Recorded, agreement
+from vla_tune.check.finding import Finding
+from vla_tune.check.suspects import SUSPECTS, Mended
+from vla_tune.policy import Policy
+from vla_tune.schema import ColumnStatistics, Contract, Observation, Statistics
+
+_WORSE = 1.5
+"""Times the reference's error, beyond which a policy does not do what was trained."""
+_NOISE = 0.01
+"""Of an action's range: a difference of errors that says nothing."""
+_TWICE = (1.6, 2.5)
+"""How far the moving dimensions go, of the recorded, when a delta is applied twice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is examined, and what it is held against."""
+
+    policy: Policy
+    """As deployed: read back from its folder, or behind its server."""
+    contract: Contract
+    """Its own."""
+    recorded: Recorded
+    """Frames of the data that the run learned from."""
+    statistics: Statistics
+    """Of that data, computed now."""
+    reference: Policy
+    """The trained policy, as training left it."""
+    base: Policy | None
+    """What training began with; None where the reference is no fine-tuned policy."""
+
+
+def examine(case: Case) -> list[Finding]:
+    """All probes, in the order in which a mistake is best looked for."""
+    found = agreement(case.policy, case.recorded, case.contract)
+    wanted = agreement(case.reference, case.recorded, case.contract)
+    return [
+        statistics_fit(case),
+        adapter_acts(case),
+        gripper_agrees(found, wanted),
+        moves_as_far(found, wanted),
+        frames_lead_to_actions(case, found, wanted),
+        *reactions(case),
+        stays_in_range(found, wanted),
+        keeps_up(case),
+    ]
+
+
+def statistics_fit(case: Case) -> Finding:
+    """The contract's statistics are those of the data."""
+    for name in ("action", "state"):
+        given: ColumnStatistics = getattr(case.contract.statistics, name)
+        known: ColumnStatistics = getattr(case.statistics, name)
+        span = np.array(known.max) - np.array(known.min)
+        for field in fields(ColumnStatistics):
+            one, other = np.array(getattr(given, field.name), float), np.array(getattr(known, field.name), float)
+            if one.shape != other.shape or (np.abs(one - other) > 1e-3 * np.maximum(span, 1e-9)).any():
+                said = f"wrong statistics: {name}.{field.name} is {_short(one)}, the data says {_short(other)}"
+                return Finding("statistics", False, f"{said}. Take the contract.json of the training run.")
+    return Finding("statistics", True, "those of the data")
+
+
+def adapter_acts(case: Case) -> Finding:
+    """What was learned is in the policy."""
+    if case.base is None:
+        return Finding("adapter", True, "there is none")
+    frames = case.recorded.seen
+    said, base, live = (np.stack([policy.act([one])[0] for one in frames]) for policy in (case.policy, case.base, case.reference))
+    if np.array_equal(base, live):
+        return Finding("adapter", False, "the trained policy acts as its base does: nothing was learned. Train it.")
+    to_base, to_live = np.abs(said - base).mean(), np.abs(said - live).mean()
+    if to_base < 0.1 * np.abs(live - base).mean() and to_base < to_live:
+        return Finding("adapter", False, "the policy acts as its base does: the adapter was not merged. Run scripts/export.py.")
+    return Finding("adapter", True, f"{100 * (said == live).mean():.1f} % of the values are those of the live policy")
+
+
+def gripper_agrees(found: Agreement, wanted: Agreement) -> Finding:
+    """Grippers close when they closed in the data."""
+    said = f"correlation with the data {found.gripper:+.2f}, trained {wanted.gripper:+.2f}"
+    if found.gripper < -0.2 and not wanted.gripper < -0.2:
+        return Finding("gripper", False, f"flipped gripper: {said}. Swap engaged and released on one side.")
+    return Finding("gripper", True, said)
+
+
+def moves_as_far(found: Agreement, wanted: Agreement) -> Finding:
+    """Motions have the size of the recorded ones."""
+    ratio = found.scale / wanted.scale if wanted.scale else float("nan")
+    said = f"motions are {found.scale:.2f} times the recorded ones, trained {wanted.scale:.2f}"
+    if _TWICE[0] <= ratio <= _TWICE[1]:
+        return Finding("scale", False, f"a delta is applied twice: {said}. Add it to the set-point on one side only.")
+    if ratio > _TWICE[1] or ratio < 1 / _TWICE[0]:
+        return Finding("scale", False, f"{said}: look at units and statistics.")
+    return Finding("scale", True, said)
+
+
+def frames_lead_to_actions(case: Case, found: Agreement, wanted: Agreement) -> Finding:
+    """Training frames through the deployed path lead to the recorded actions as well as they did in training; if not, why."""
+    said = f"mean error {found.error:.4f} of an action's range, trained {wanted.error:.4f}"
+    if found.error <= _WORSE * wanted.error + _NOISE:
+        return Finding("training frames", True, said)
+    errors = {
+        reason: agreement(Mended(case.policy, change), case.recorded, case.contract).error for reason, change in SUSPECTS.items()
+    }
+    reason = min(errors, key=lambda name: errors[name])
+    if found.error - errors[reason] > 0.5 * (found.error - wanted.error):
+        return Finding("training frames", False, f"{reason} ({said}; {errors[reason]:.4f} with that undone).")
+    return Finding(
+        "training frames", False, f"{said}: the deployed path differs from training, but not in a way that is known here."
+    )
+
+
+def reactions(case: Case) -> list[Finding]:
+    """Images, instruction and proprioception each change what is done."""
+    frames = case.recorded.seen[:8]
+    body = case.contract.embodiment
+    changes: dict[str, Callable[[Observation], Observation]] = {
+        "image": lambda one: replace(one, images={role: 255 - image for role, image in one.images.items()}),
+        "instruction": lambda one: replace(one, instruction=f"do not {one.instruction} but wait"),
+        "proprioception": lambda one: replace(one, state=_far(one.state, case.contract)),
+    }
+    assert body.state_dimension == len(case.contract.statistics.state.min)
+    plain = np.stack([case.policy.act([one])[0] for one in frames])
+    learned = np.stack([case.reference.act([one])[0] for one in frames])
+    findings = []
+    for name, change in changes.items():
+        reacts = not np.array_equal(plain, np.stack([case.policy.act([change(one)])[0] for one in frames]))
+        expected = not np.array_equal(learned, np.stack([case.reference.act([change(one)])[0] for one in frames]))
+        said = "changes what is done" if reacts else "changes nothing" + ("" if expected else ", nor did it in training")
+        findings.append(Finding(name, reacts or not expected, said))
+    return findings
+
+
+def stays_in_range(found: Agreement, wanted: Agreement) -> Finding:
+    """Actions lie in the range of the data, and the first one is no jump."""
+    said = (
+        f"{100 * found.outside:.1f} % of the values outside the data's range, first step {found.jump:.2f} of the largest recorded"
+    )
+    return Finding("range", found.outside <= wanted.outside + 0.05 and not found.jump > 1.5, said)
+
+
+def keeps_up(case: Case, *, times: int = 5) -> Finding:
+    """A chunk is there before the last one is played."""
+    contract = case.contract
+    begun = time.perf_counter()
+    for index in range(times):
+        case.policy.act([case.recorded.seen[index % len(case.recorded.seen)]])
+    seconds, played = (time.perf_counter() - begun) / times, contract.execute_steps / contract.embodiment.control_hz
+    said = f"{1000 * seconds:.0f} ms for a chunk that is played for {1000 * played:.0f} ms"
+    if seconds <= played:
+        return Finding("control rate", True, said)
+    return Finding("control rate", False, f"{said}: play more of a chunk, or make the policy faster (merge it, use a GPU).")
+
+
+def _far(state: np.ndarray, contract: Contract) -> np.ndarray:
+    """The other side of the range."""
+    column = contract.statistics.state
+    low, high = np.array(column.min, np.float32), np.array(column.max, np.float32)
+    return (low + high - state).astype(np.float32) + 0.1 * (high - low)
+
+
+def _short(values: np.ndarray) -> str:
+    return "[" + ", ".join(f"{value:.4g}" for value in values.tolist()) + "]"

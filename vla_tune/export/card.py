@@ -1,0 +1,84 @@
+"""A model card: what the policy is, how it was made, how well it does and what was checked."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vla_tune.schema import Contract, ProcessorRule
+
+
+def model_card(
+    name: str,
+    contract: Contract,
+    *,
+    training: Mapping[str, Any],
+    evaluation: Sequence[Mapping[str, Any]],
+    checks: Sequence[str],
+    form: str,
+) -> str:
+    """The card as markdown with the hub's header.
+
+    Args:
+        name: Of the policy.
+        contract: Its own.
+        training: Choices of the run by name: base, adapter, data, steps.
+        evaluation: Rows of the run's results.
+        checks: What the parity checks found, a sentence each.
+        form: How the weights are stored.
+    """
+    sections = [
+        f"---\nlibrary_name: vla-tune\ntags: [robotics, vision-language-action, lerobot]\n---\n\n# {name}\n",
+        f"{form}\n",
+        "## Robot\n\n" + _robot(contract),
+        "## Training\n\n" + _table(["", ""], [[key, str(value)] for key, value in training.items()]),
+        "## Evaluation\n\n" + _evaluation(evaluation),
+        "## Checked before this folder was written\n\n" + "".join(f"- {check}\n" for check in checks),
+        "## Use\n\n```\npython scripts/serve.py policy=<this folder>\npython scripts/control.py policy=<this folder> robot=...\n"
+        "lerobot-rollout --policy.path=<this folder> ...   # with the plug-in lerobot_policy_vla_tune\n```\n",
+    ]
+    return "\n".join(sections)
+
+
+def _robot(contract: Contract) -> str:
+    body, rule = contract.embodiment, contract.image
+    cameras = ", ".join(f"{camera.role} ({camera.key}, {camera.height} x {camera.width})" for camera in body.cameras)
+    resized = "the model's own processor" if isinstance(rule, ProcessorRule) else rule.resize
+    facts = [
+        ["embodiment", f"{body.name}, {body.control_hz} Hz"],
+        ["cameras", cameras],
+        ["image pipeline", f"{rule.height} x {rule.width}, {resized}"],
+        ["state", _groups(body.state)],
+        ["action", _groups(body.action)],
+        ["chunk", f"{contract.horizon} actions, {contract.decoding} decoding, {contract.precision}"],
+        ["prompt", f"`{contract.prompt.strip()}`".replace("\n", " ")],
+        [
+            "statistics",
+            f"{contract.statistics.dataset}: {contract.statistics.num_trajectories} episodes, `{contract.statistics_hash[:12]}`",
+        ],
+    ]
+    return _table(["", ""], facts)
+
+
+def _groups(groups: Sequence[Any]) -> str:
+    return "; ".join(
+        f"{group.name} [{group.dimension}] {group.representation}, {group.unit}, frame {group.frame}" for group in groups
+    )
+
+
+def _evaluation(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return "It was not evaluated.\n"
+    cells = [
+        [
+            str(row["policy"]),
+            str(row["task"]),
+            f"{row['successes']} of {row['episodes']}",
+            f"{100 * row['success_rate']:.1f} [{100 * row['wilson_low']:.1f}, {100 * row['wilson_high']:.1f}]",
+        ]
+        for row in rows
+    ]
+    return _table(["policy", "task", "successes", "success [%], 95 % Wilson interval"], cells)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [list(head), ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,0 +1,125 @@
+"""A finished run -> one folder that holds all a robot needs, if every way to the model is the same."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from vla_tune.adapters import Adapter
+from vla_tune.check.paths import PathReport, compare_paths, differing_inputs
+from vla_tune.data import build_pipeline
+from vla_tune.evaluation.report import read_results
+from vla_tune.export import ParityError, Report, merge
+from vla_tune.export.card import model_card
+from vla_tune.export.lerobot_layout import write_lerobot_layout
+from vla_tune.models.base import Checkpoint
+from vla_tune.models.files import new_folder
+from vla_tune.policy import LocalPolicy
+from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, RESULTS_FILE, load_config
+from vla_tune.run.merge import base_of, dtype_of
+from vla_tune.run.objects import BASE_FOLDER, HF_FOLDER, build, load_policy
+from vla_tune.run.recorded import observation_in, recorded_frames
+from vla_tune.run.serve import alone
+from vla_tune.schema import Contract
+from vla_tune.serving.background import serving_in_background
+from vla_tune.serving.client import RemotePolicy
+from vla_tune.serving.metrics import Metrics
+from vla_tune.serving.security import Loopback
+from vla_tune.serving.server import PolicyServer
+from vla_tune.serving.worker import Worker
+
+CARD_FILE, PARITY_FILE = "README.md", "parity.json"
+_ALLOWED = 1e-4
+"""Of an action's range, between a policy here and the same one behind a server: the same arithmetic in another thread."""
+
+
+def export_run(cfg: DictConfig) -> PathReport:
+    """What `scripts/export.py` does: write `cfg.to`, or nothing if a check fails.
+
+    Raises:
+        ParityError: the exported policy is not the trained one, or it is not what is served.
+        ValueError: the destination exists.
+    """
+    run, destination = Path(cfg.run), Path(cfg.to)
+    trained, contract = load_config(run), Contract.load(run)
+    with new_folder(destination) as temporary:
+        form, weights = _write_policy(cfg, trained, run, temporary, contract)
+        contract.save(temporary)
+        write_lerobot_layout(temporary, contract)
+        paths = _paths(trained, temporary, contract, count=cfg.frames)
+        if not paths.passed:
+            raise ParityError(f"{paths}\nNothing was written to {destination}.")
+        _describe(temporary, destination.name, contract, trained, run, checks=[str(weights), str(paths)], form=form)
+    Console().print(f"{weights}\n{paths}\nWritten to {destination}", highlight=False, soft_wrap=True)
+    return paths
+
+
+def _write_policy(cfg: DictConfig, trained: DictConfig, run: Path, folder: Path, contract: Contract) -> tuple[str, Report]:
+    """The weights: merged where the method is linear, else the base with the adapter beside it; and what the gate found."""
+    adapter: Adapter = build(trained.adapter)
+    check = build(cfg.gate).prepare(run)
+    if (reason := _why_not_merged(adapter, run, build(trained.model))) is None:
+        base = base_of(build(trained.model), cfg.base)
+        options: dict[str, Any] = {"contract": contract, "check": check, "dtype": dtype_of(cfg.dtype)}
+        report = merge(folder / HF_FOLDER, base=base, adapter=adapter, adapter_folder=run / ADAPTER_FOLDER, **options)
+        return f"Merged weights ({cfg.dtype}) in the Hugging Face layout under `{HF_FOLDER}/`.", report
+    checkpoint: Checkpoint = build(trained.model)
+    shutil.copytree(checkpoint.path, folder / BASE_FOLDER)
+    shutil.copytree(run / ADAPTER_FOLDER, folder / ADAPTER_FOLDER)
+    shutil.copy(run / CONFIG_FILE, folder / CONFIG_FILE)
+    contract.save(folder)
+    report = check(folder)
+    if not report.passed:
+        raise ParityError(f"{report}\nNothing was written to {cfg.to}.")
+    return f"Base weights under `{BASE_FOLDER}/` and what was learned under `{ADAPTER_FOLDER}/`: {reason}", report
+
+
+def _why_not_merged(adapter: Adapter, run: Path, checkpoint: Checkpoint) -> str | None:
+    try:
+        adapter.changes(run / ADAPTER_FOLDER, base_hash=checkpoint.content_hash())
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _paths(trained: DictConfig, folder: Path, contract: Contract, *, count: int) -> PathReport:
+    """Recorded frames through training's pipeline, the policy read back from `folder`, and the same one served."""
+    frames = recorded_frames(build(trained.data), count=count)
+    seen = [observation_in(frame, contract.embodiment) for frame in frames]
+    learned = build_pipeline(contract, build(trained.model).processor)
+    local = load_policy(folder, rows=1, device="cpu").policy
+    differing = differing_inputs(learned, local.pipeline, frames, seen, contract.embodiment)
+    with _served(local, contract) as remote:
+        return compare_paths(local, remote, seen, contract=contract, differing=differing, allowed=_ALLOWED)
+
+
+@contextmanager
+def _served(policy: LocalPolicy, contract: Contract) -> Iterator[RemotePolicy]:
+    server = PolicyServer(Worker(alone(policy), rows=1, seconds=600.0), {"default": contract}, Loopback(), Metrics())
+    with serving_in_background(server, "localhost", 0) as port:
+        remote = RemotePolicy(f"ws://localhost:{port}", contract=contract, timeout=600.0)
+        try:
+            yield remote
+        finally:
+            remote.close()
+
+
+def _describe(folder: Path, name: str, contract: Contract, trained: DictConfig, run: Path, *, checks: list[str], form: str) -> None:
+    results = run / RESULTS_FILE
+    rows = read_results(results)["evaluation"] if results.is_file() else []
+    card = model_card(name, contract, training=_training(trained), evaluation=rows, checks=checks, form=form)
+    (folder / CARD_FILE).write_text(card)
+    (folder / PARITY_FILE).write_text(json.dumps({"checks": checks}, indent=1) + "\n")
+
+
+def _training(trained: DictConfig) -> Mapping[str, Any]:
+    record = OmegaConf.to_container(trained, resolve=True)
+    assert isinstance(record, dict)
+    plain = {str(key): value for key, value in record.items() if not isinstance(value, dict | list)}
+    named = {name: record[name].get("_target_", "") for name in ("model", "adapter", "data") if isinstance(record.get(name), dict)}
+    return {name: str(target).rpartition(".")[2] for name, target in named.items()} | plain
