@@ -1,5 +1,6 @@
 """Each injected fault is named; a policy as trained passes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,8 +43,8 @@ class Changed:
     """A policy between whose eyes or hands something goes wrong."""
 
     policy: Reader
-    before: object = None
-    after: object = None
+    before: Callable[[np.ndarray], np.ndarray] | None = None
+    after: Callable[[np.ndarray], np.ndarray] | None = None
 
     def act(self, observations):
         if self.before is not None:

@@ -1,0 +1,174 @@
+"""Whether this machine can do what the commands need; each answer names the remedy."""
+
+import importlib
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vla_tune.check.finding import Finding
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Examines the machine.
+
+    Args:
+        requirements: Distribution -> the range that was tested, as `>=1.2,<2`.
+    """
+
+    requirements: Mapping[str, str]
+
+    def examine(self) -> Iterator[Finding]:
+        """One finding after the other; a probe that raises has failed with what it raised."""
+        probes: dict[str, Callable[[], str]] = {
+            "python": _python,
+            "versions": self._versions,
+            "gpu": _gpu,
+            "4-bit kernel": _four_bits,
+            "rendering": _rendering,
+            "video": _video,
+            "lerobot plug-ins": _plugins,
+            "disk": _disk,
+        }
+        for name, probe in probes.items():
+            try:
+                yield Finding(name, True, probe())
+            except Exception as error:  # whatever is wrong with the machine is what was asked
+                yield Finding(name, False, " ".join(str(error).split()) or type(error).__name__)
+
+    def _versions(self) -> str:
+        wrong = []
+        for name, tested in self.requirements.items():
+            try:
+                found = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                wrong.append(f"{name} is missing")
+                continue
+            if not within(found, tested):
+                wrong.append(f"{name} {found} (tested {tested})")
+        if wrong:
+            raise RuntimeError(f"{'; '.join(wrong)}: uv sync installs what was tested.")
+        return f"{len(self.requirements)} libraries in their tested ranges"
+
+
+def within(version: str, tested: str) -> bool:
+    """Whether `version` lies in a range such as `>=1.2,<2` or `==2.11.*`."""
+    found = _numbers(version)
+    for clause in filter(None, (part.strip() for part in tested.split(","))):
+        operator, bound = re.match(r"(>=|<=|==|<|>)\s*(.+)", clause).groups()  # pyright: ignore[reportOptionalMemberAccess]
+        limit = _numbers(bound.removesuffix(".*"))
+        here = found[: len(limit)] if operator == "==" else found
+        holds = {">=": here >= limit, "<=": here <= limit, "==": here == limit, "<": here < limit, ">": here > limit}
+        if not holds[operator]:
+            return False
+    return True
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:4])
+
+
+def _python() -> str:
+    if sys.version_info[:2] != (3, 12):
+        raise RuntimeError(f"Python {sys.version.split()[0]}: 3.12 was tested (.python-version; uv takes it).")
+    return sys.version.split()[0]
+
+
+def _gpu() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "none: training and inference run on the CPU, which is enough for the tiny default"
+    free, total = torch.cuda.mem_get_info()
+    value = (
+        torch.ones(64, 64, device="cuda", dtype=torch.bfloat16) @ torch.ones(64, 64, device="cuda", dtype=torch.bfloat16)
+    ).sum()
+    if value.item() != 64**3:
+        raise RuntimeError("a matrix product in bfloat16 came out wrong: the driver or the card is broken.")
+    return f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, bfloat16 works"
+
+
+def _four_bits() -> str:
+    import torch
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    weight = torch.linspace(-1, 1, 4096, device=device).reshape(64, 64).to(torch.bfloat16)
+    quantized, state = quantize_4bit(weight, quant_type="nf4")
+    error = (dequantize_4bit(quantized, state).float() - weight.float()).abs().max().item()
+    if error > 0.2:
+        raise RuntimeError(
+            f"NF4 changes a weight by {error:.2f}: bitsandbytes does not fit this card; uv sync, or another version."
+        )
+    return f"NF4 on {device}, largest change {error:.3f} of 1"
+
+
+def _rendering() -> str:
+    """In a process of its own: a broken driver ends the process that tries it."""
+    code = (
+        'import mujoco; m = mujoco.MjModel.from_xml_string(\'<mujoco><worldbody><light pos="0 0 2"/>'
+        '<geom size=".3"/></worldbody></mujoco>\'); d = mujoco.MjData(m); mujoco.mj_forward(m, d); '
+        "r = mujoco.Renderer(m, 32, 32); r.update_scene(d); print(int(r.render().std() > 1))"
+    )
+    backend = os.environ.get("MUJOCO_GL", "egl")
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "MUJOCO_GL": backend},
+        check=False,
+    )
+    if run.stdout.strip() != "1":
+        last = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
+        raise RuntimeError(f"MUJOCO_GL={backend} draws nothing ({last}): install libegl1 and libegl-mesa0, or the GPU's driver.")
+    return f"MUJOCO_GL={backend} draws"
+
+
+def _video() -> str:
+    """A film written and read back by the library that reads datasets."""
+    import av
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, shades = str(Path(folder) / "film.mp4"), []
+        with av.open(path, "w") as film:
+            stream = film.add_stream("libx264", rate=10)
+            stream.width = stream.height = 64
+            for shade in (0, 255):
+                picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), shade, np.uint8), format="rgb24")
+                film.mux(stream.encode(picture))
+            film.mux(stream.encode())
+        with av.open(path) as film:
+            shades = [frame.to_ndarray(format="rgb24").mean() for frame in film.decode(video=0)]
+    if len(shades) != 2 or not shades[0] < 16 < 240 < shades[1]:
+        raise RuntimeError(f"a film of a dark and a bright picture came back as {shades}: uv sync installs an av that works.")
+    return f"h264 written and read (av {av.__version__})"
+
+
+def _plugins() -> str:
+    """LeRobot finds a distribution only by its name, and swallows what its import raises."""
+    prefixes = ("lerobot_policy_", "lerobot_robot_", "lerobot_camera_", "lerobot_env_", "lerobot_teleoperator_")
+    names = {str(found.metadata["Name"]) for found in importlib.metadata.distributions()}
+    hyphened = sorted(name for name in names if name.startswith(tuple(prefix.replace("_", "-") for prefix in prefixes)))
+    if hyphened:
+        raise RuntimeError(f"{', '.join(hyphened)}: LeRobot finds names with underscores only; build them with such a name.")
+    found = sorted(name for name in names if name.startswith(prefixes))
+    for name in found:
+        importlib.import_module(name)
+    return ", ".join(found) or "none installed"
+
+
+def _disk() -> str:
+    status = os.statvfs(".")
+    free = status.f_bavail * status.f_frsize / 2**30
+    if free < 2:
+        raise RuntimeError(f"{free:.1f} GiB free here: a run of the tiny default needs about 1, a merged 7B about 15.")
+    return f"{free:.0f} GiB free here"
