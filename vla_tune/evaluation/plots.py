@@ -131,7 +131,7 @@ def _curve(axes: Axes, lines: Sequence[Row], key: str, label: str, colour: str) 
 
 def finish_rates(axes: Axes, below: str) -> None:
     """An axis of rates in per cent."""
-    axes.set_ylim(0, 105)
+    axes.set_ylim(-3, 105)
     axes.set_yticks(range(0, 101, 20))
     axes.set_xlabel(below, fontsize=9)
     quiet(axes)
