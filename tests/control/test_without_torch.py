@@ -1,0 +1,16 @@
+"""A robot computer needs no torch."""
+
+import subprocess
+import sys
+
+CODE = """
+import sys
+import vla_tune.control.loop, vla_tune.control.lerobot_robot, vla_tune.control.instructed
+import vla_tune.serving.client
+print(sorted({"torch", "transformers", "peft", "lerobot", "hydra"} & sys.modules.keys()))
+"""
+
+
+def test_controller_and_client_import_no_torch():
+    found = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
