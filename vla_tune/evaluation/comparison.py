@@ -15,7 +15,7 @@ Results = Mapping[str, Any]
 
 _COLUMNS = {
     "trainable parameters": lambda row: f"{row['trainable_parameters']:,} ({100 * row['trainable_share']:.2f} %)",
-    "adapter [MB]": lambda row: f"{row['adapter_bytes'] / 1e6:.2f}",
+    "adapter [MB]": lambda row: _number(_scaled(row["adapter_bytes"], 1e-6), ".2f"),
     "peak memory [GB]": lambda row: _number(_scaled(row["peak_memory_bytes"], 1e-9), ".2f"),
     "samples per CPU s": lambda row: _number(row["samples_per_cpu_second"], ".0f"),
     "held-out - training loss": lambda row: _number(row["generalisation_gap"], "+.3f"),
