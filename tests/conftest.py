@@ -1,7 +1,5 @@
 """A random tiny policy: the shipped architecture with untrained weights, built in milliseconds."""
 
-import asyncio
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from vla_tune.schema import (
     ImageRule,
     Statistics,
 )
+from vla_tune.serving.background import serving_in_background
 from vla_tune.serving.metrics import Metrics
 from vla_tune.serving.security import Loopback, Security
 from vla_tune.serving.server import FixedAdapters, PolicyServer
@@ -210,23 +209,8 @@ def served(tiny_contract: Contract):
             Metrics(),
             adapters or FixedAdapters(),
         )
-        listening, found = threading.Event(), []
-
-        async def main() -> None:
-            loop, stop = asyncio.get_running_loop(), asyncio.Event()
-            async with server.serving("localhost", port) as made:
-                found.extend([made.sockets[0].getsockname()[1], loop, stop])
-                listening.set()
-                await stop.wait()
-
-        thread = threading.Thread(target=lambda: asyncio.run(main()))
-        thread.start()
-        assert listening.wait(10)
-        try:
-            yield Address(found[0], server)
-        finally:
-            found[1].call_soon_threadsafe(found[2].set)
-            thread.join(10)
+        with serving_in_background(server, "localhost", port) as found:
+            yield Address(found, server)
 
     return run
 
