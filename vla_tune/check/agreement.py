@@ -26,6 +26,8 @@ class Recorded:
 class Agreement:
     """A policy's chunks against the recorded ones."""
 
+    chunks: Float[np.ndarray, "N T A"]
+    """What it did, robot units."""
     error: float
     """Mean absolute difference, as a share of each dimension's range in the training data."""
     scale: float
@@ -52,6 +54,7 @@ def agreement(policy: Policy, recorded: Recorded, contract: Contract) -> Agreeme
     span = np.where(high > low, high - low, 1.0)
     said, wanted = chunks[recorded.mask], recorded.actions[recorded.mask]
     return Agreement(
+        chunks=chunks,
         error=float((np.abs(said - wanted) / span).mean()),
         scale=_scale(said[:, ~gripper] / span[~gripper], wanted[:, ~gripper] / span[~gripper]),
         gripper=_correlation(said[:, gripper], wanted[:, gripper]),

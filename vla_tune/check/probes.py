@@ -44,7 +44,7 @@ def examine(case: Case) -> list[Finding]:
     wanted = agreement(case.reference, case.recorded, case.contract)
     return [
         statistics_fit(case),
-        adapter_acts(case),
+        adapter_acts(case, found, wanted),
         gripper_agrees(found, wanted),
         moves_as_far(found, wanted),
         frames_lead_to_actions(case, found, wanted),
@@ -68,12 +68,12 @@ def statistics_fit(case: Case) -> Finding:
     return Finding("statistics", True, "those of the data")
 
 
-def adapter_acts(case: Case) -> Finding:
+def adapter_acts(case: Case, found: Agreement, wanted: Agreement) -> Finding:
     """What was learned is in the policy."""
     if case.base is None:
         return Finding("adapter", True, "there is none")
-    frames = case.recorded.seen
-    said, base, live = (np.stack([policy.act([one])[0] for one in frames]) for policy in (case.policy, case.base, case.reference))
+    said, live = found.chunks, wanted.chunks
+    base = np.stack([case.base.act([one])[0] for one in case.recorded.seen])
     if np.array_equal(base, live):
         return Finding("adapter", False, "the trained policy acts as its base does: nothing was learned. Train it.")
     to_base, to_live = np.abs(said - base).mean(), np.abs(said - live).mean()

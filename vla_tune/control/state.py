@@ -62,11 +62,6 @@ class Counts:
     latencies: list[float] = field(default_factory=list)
     """Seconds from an observation to its chunk."""
 
-    @property
-    def clamped_share(self) -> float:
-        """Of the ticks."""
-        return self.clamped / self.ticks if self.ticks else 0.0
-
 
 @runtime_checkable
 class Clock(Protocol):

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vla_tune.record.writer import dimension_names
 from vla_tune.schema import Contract
 
 POLICY_TYPE = "vla_tune"
@@ -31,9 +32,6 @@ def policy_config(contract: Contract) -> dict[str, Any]:
     """What LeRobot asks of a policy: names and shapes of what it reads and writes."""
     body = contract.embodiment
     images = {camera.key: {"type": "VISUAL", "shape": [3, camera.height, camera.width]} for camera in body.cameras}
-    names = [
-        f"{group.name}_{axis}" if group.dimension > 1 else group.name for group in body.action for axis in range(group.dimension)
-    ]
     return {
         "type": POLICY_TYPE,
         "n_obs_steps": 1,
@@ -41,5 +39,5 @@ def policy_config(contract: Contract) -> dict[str, Any]:
         "output_features": {body.action_key: {"type": "ACTION", "shape": [body.action_dimension]}},
         "device": "cpu",
         "push_to_hub": False,
-        "action_feature_names": names,
+        "action_feature_names": dimension_names(body.action),
     }

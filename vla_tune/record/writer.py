@@ -12,7 +12,7 @@ import av.logging
 from vla_tune.data.chunks import ChunksByTimestamp
 from vla_tune.data.dataset import Demonstrations
 from vla_tune.data.images import video_backend
-from vla_tune.schema import Embodiment
+from vla_tune.schema import Embodiment, Group
 
 Frame = dict[str, Any]
 
@@ -87,11 +87,12 @@ def _features(body: Embodiment, storage: Storage, extra: Mapping[str, tuple[int,
         for camera in body.cameras
     }
     columns = {body.state_key: (body.state_dimension,), body.action_key: (body.action_dimension,), **extra}
-    names = {body.state_key: _names(body.state), body.action_key: _names(body.action)}
+    names = {body.state_key: dimension_names(body.state), body.action_key: dimension_names(body.action)}
     return images | {key: {"dtype": "float32", "shape": shape, "names": names.get(key)} for key, shape in columns.items()}
 
 
-def _names(groups: Iterable[Any]) -> list[str]:
+def dimension_names(groups: Iterable[Group]) -> list[str]:
+    """A name for each dimension, as LeRobot's features have them."""
     return [f"{group.name}_{axis}" if group.dimension > 1 else group.name for group in groups for axis in range(group.dimension)]
 
 

@@ -62,13 +62,13 @@ def export_run(cfg: DictConfig) -> PathReport:
 def _write_policy(cfg: DictConfig, trained: DictConfig, run: Path, folder: Path, contract: Contract) -> tuple[str, Report]:
     """The weights: merged where the method is linear, else the base with the adapter beside it; and what the gate found."""
     adapter: Adapter = build(trained.adapter)
+    checkpoint: Checkpoint = build(trained.model)
     check = build(cfg.gate).prepare(run)
-    if (reason := _why_not_merged(adapter, run, build(trained.model))) is None:
-        base = base_of(build(trained.model), cfg.base)
+    if (reason := _why_not_merged(adapter, run, checkpoint)) is None:
+        base = base_of(checkpoint, cfg.base)
         options: dict[str, Any] = {"contract": contract, "check": check, "dtype": dtype_of(cfg.dtype)}
         report = merge(folder / HF_FOLDER, base=base, adapter=adapter, adapter_folder=run / ADAPTER_FOLDER, **options)
         return f"Merged weights ({cfg.dtype}) in the Hugging Face layout under `{HF_FOLDER}/`.", report
-    checkpoint: Checkpoint = build(trained.model)
     shutil.copytree(checkpoint.path, folder / BASE_FOLDER)
     shutil.copytree(run / ADAPTER_FOLDER, folder / ADAPTER_FOLDER)
     shutil.copy(run / CONFIG_FILE, folder / CONFIG_FILE)
