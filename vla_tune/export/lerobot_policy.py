@@ -1,0 +1,143 @@
+"""A policy as LeRobot calls it (lerobot 0.6.1, `PreTrainedPolicy`): what the plug-ins for local and remote policies share."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from lerobot.processor import (
+    AddBatchDimensionProcessorStep,
+    DeviceProcessorStep,
+    PolicyProcessorPipeline,
+    RenameObservationsProcessorStep,
+    policy_action_to_transition,
+    transition_to_policy_action,
+)
+from torch import Tensor
+
+from vla_tune.policy import Policy
+from vla_tune.schema import Contract, Embodiment, Observation
+
+_TRAINED_ELSEWHERE = "is trained by scripts/train.py of vla-tune: LeRobot's tools only run it."
+
+
+@dataclass
+class Deployed:
+    """What the configurations of both policies answer; they inherit from `PreTrainedConfig` too."""
+
+    action_feature_names: list[str] | None = None
+    """The action's dimensions as the robot names them, in the policy's order."""
+
+    observation_delta_indices = None
+    action_delta_indices = None
+    reward_delta_indices = None
+
+    def get_optimizer_preset(self) -> Any:
+        """Refused."""
+        raise NotImplementedError(f"This policy {_TRAINED_ELSEWHERE}")
+
+    def get_scheduler_preset(self) -> Any:
+        """Refused."""
+        raise NotImplementedError(f"This policy {_TRAINED_ELSEWHERE}")
+
+    def validate_features(self) -> None:
+        """The contract does."""
+
+
+class DeployedPolicy:
+    """Plays `policy`'s chunks; for a class that inherits from `PreTrainedPolicy` too.
+
+    A new chunk is asked for after as many actions as the contract says. Images, prompt and statistics are the policy's own.
+    """
+
+    def __init__(self, config: Any, policy: Policy, contract: Contract) -> None:
+        super().__init__(config)  # pyright: ignore[reportCallIssue]
+        self.policy, self.contract = policy, contract
+        self._chunk: deque[Tensor] = deque()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_name_or_path: str | Path, *, config: Any = None, **_: Any) -> Any:
+        """What the folder's configuration describes; there is no `model.safetensors` beside it."""
+        from lerobot.configs import PreTrainedConfig
+
+        config = PreTrainedConfig.from_pretrained(pretrained_name_or_path) if config is None else config
+        config.pretrained_path = Path(pretrained_name_or_path)
+        return cls(config).eval()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+
+    def reset(self) -> None:
+        """A new episode begins."""
+        self._chunk.clear()
+        self.policy.reset()
+
+    def predict_action_chunk(self, batch: dict[str, Any], **_: Any) -> Float[Tensor, "B T A"]:
+        """The next T actions, in robot units.
+
+        Raises:
+            ValueError: something that the contract asks for is not in the batch.
+        """
+        return torch.from_numpy(self.policy.act(observations_in(batch, self.contract.embodiment)))
+
+    def select_action(self, batch: dict[str, Any], **_: Any) -> Float[Tensor, "B A"]:
+        """The next action."""
+        if not self._chunk:
+            chunk = self.predict_action_chunk(batch)
+            self._chunk.extend(chunk[:, : self.contract.execute_steps].unbind(dim=1))
+        return self._chunk.popleft()
+
+    def forward(self, batch: dict[str, Tensor]) -> Any:
+        """Refused."""
+        raise NotImplementedError(f"This policy {_TRAINED_ELSEWHERE}")
+
+    def get_optim_params(self) -> Any:
+        """Refused."""
+        raise NotImplementedError(f"This policy {_TRAINED_ELSEWHERE}")
+
+
+def observations_in(batch: Mapping[str, Any], embodiment: Embodiment) -> list[Observation]:
+    """What a LeRobot batch shows: images float [B 3 H W] in [0, 1], the state [B S], and `task` as B sentences.
+
+    Raises:
+        ValueError: a key of the contract is missing, or there is no sentence for each row.
+    """
+    keys = [embodiment.state_key, *(camera.key for camera in embodiment.cameras)]
+    if missing := [key for key in keys if key not in batch]:
+        raise ValueError(f"the policy needs {', '.join(missing)}; the batch has {', '.join(sorted(map(str, batch)))}: rename it.")
+    states = batch[embodiment.state_key].float().cpu().numpy()
+    images = {camera.role: _bytes(batch[camera.key]) for camera in embodiment.cameras}
+    sentences = _sentences(batch.get("task"), rows=len(states))
+    return [
+        Observation({role: rows[index] for role, rows in images.items()}, state, sentences[index])
+        for index, state in enumerate(states)
+    ]
+
+
+def plain_processors(config: Any, dataset_stats: Any = None) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:
+    """LeRobot's pipelines before and after the policy: names, batch axis and device, no numbers."""
+    here = DeviceProcessorStep(device="cpu")
+    before = PolicyProcessorPipeline(
+        steps=[RenameObservationsProcessorStep(rename_map={}), AddBatchDimensionProcessorStep(), here], name="policy_preprocessor"
+    )
+    after = PolicyProcessorPipeline(
+        steps=[here],
+        name="policy_postprocessor",
+        to_transition=policy_action_to_transition,
+        to_output=transition_to_policy_action,
+    )
+    return before, after
+
+
+def _bytes(images: Tensor) -> np.ndarray:
+    """The pixels that LeRobot divided by 255, exactly."""
+    rows = images if images.dtype == torch.uint8 else (255 * images.float()).round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(rows.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def _sentences(task: Any, *, rows: int) -> Sequence[str]:
+    sentences = [task] * rows if isinstance(task, str) else list(task or [])
+    if len(sentences) != rows or not all(isinstance(sentence, str) and sentence.strip() for sentence in sentences):
+        raise ValueError(f"the batch's task is {task!r}: a vision-language-action policy needs an instruction, e.g. --task=...")
+    return sentences
