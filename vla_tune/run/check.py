@@ -34,7 +34,7 @@ def check(cfg: DictConfig) -> list[Finding]:
             recorded=Recorded(
                 [observation_in(frame, contract.embodiment) for frame in frames],
                 np.stack([frame["actions"] for frame in frames]),
-                np.stack([frame["action_mask"] for frame in frames]),
+                np.stack([frame["action_mask"].all(axis=-1) for frame in frames]),
             ),
             statistics=data.statistics,
             reference=reference,

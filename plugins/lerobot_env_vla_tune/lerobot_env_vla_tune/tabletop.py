@@ -28,7 +28,8 @@ class VlaTuneEnv(EnvConfig):
     def __post_init__(self) -> None:
         env = gymnasium.make(ID, task=self.task)
         shown = env.observation_space
-        assert isinstance(shown, spaces.Dict) and isinstance(shown["pixels"], spaces.Dict)
+        assert isinstance(shown, spaces.Dict)
+        assert isinstance(shown["pixels"], spaces.Dict)
         cameras = {_PIXELS + name: PolicyFeature(FeatureType.VISUAL, space.shape) for name, space in shown["pixels"].items()}
         state = PolicyFeature(FeatureType.STATE, shown["agent_pos"].shape)
         self.features = cameras | {"agent_pos": state, "action": PolicyFeature(FeatureType.ACTION, env.action_space.shape)}

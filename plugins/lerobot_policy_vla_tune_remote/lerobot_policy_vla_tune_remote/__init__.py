@@ -1,4 +1,4 @@
-"""`--policy.type=vla_tune_remote --policy.url=ws://...` for `lerobot-eval`; `lerobot-rollout` wants a folder, see the configuration."""
+"""A served policy for `lerobot-eval` (`--policy.type=vla_tune_remote --policy.url=ws://...`) and `lerobot-rollout`."""
 
 from lerobot_policy_vla_tune_remote.configuration_vla_tune_remote import VlaTuneRemoteConfig
 
