@@ -1,12 +1,12 @@
 """Server and client: what goes in comes out, and what goes wrong is said."""
 
-import shutil
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from vla_tune.policy import Policy
+from vla_tune.run.recorded import dark_observation
 from vla_tune.schema import Observation
 from vla_tune.serving import codec
 from vla_tune.serving.client import RemotePolicy, ServerError, UnreachableError
@@ -209,22 +210,14 @@ def test_the_client_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_over_tls_with_the_key(served, echo, tmp_path):
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl makes the certificate")
-    names = {"certificate": tmp_path / "certificate.pem", "private_key": tmp_path / "private_key.pem"}
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    files = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(names["private_key"]), "-out", str(names["certificate"])]
-    subprocess.run([*command, *files], check=True, capture_output=True)
-    (tmp_path / "key").write_text("0123456789abcdef")
-    security = Tls(**{name: str(path) for name, path in names.items()}, api_key_file=str(tmp_path / "key"))
-    with served(echo, security=security) as address:
+def test_over_tls_with_the_key(served, echo, tls):
+    with served(echo, security=tls) as address:
         url = address.url.replace("ws:", "wss:")
-        policy = RemotePolicy(url, certificate=str(names["certificate"]), api_key="0123456789abcdef")
+        policy = RemotePolicy(url, certificate=tls.certificate, api_key="0123456789abcdef")
         assert policy.act([seen()]).shape == (1, 4, 4)
         policy.close()
         with pytest.raises(ServerError, match="HTTP 401"):
-            RemotePolicy(url, certificate=str(names["certificate"]), api_key="another-0123456789").act([seen()])
+            RemotePolicy(url, certificate=tls.certificate, api_key="another-0123456789").act([seen()])
         with pytest.raises(ServerError, match="a certificate that is not trusted"):
             RemotePolicy(url, api_key="0123456789abcdef").act([seen()])
 
@@ -242,3 +235,21 @@ def test_a_message_that_is_too_large_ends_its_connection_only(served, echo):
             assert caught.value.rcvd.code == 1009
         assert policy.act([seen(0.4)])[0, 0, 0] == np.float32(0.4)
         policy.close()
+
+
+def test_threads_of_one_client_take_turns(served, tiny_contract) -> None:
+    """A controller resets the policy for the next episode while the last chunk of this one is still on its way."""
+
+    def slow(observations, names):
+        time.sleep(0.1)
+        return [np.tile(observation.state.astype(np.float32), (4, 1)) for observation in observations]
+
+    with served(slow) as address:
+        remote = RemotePolicy(address.url)
+        seen = dark_observation(tiny_contract)
+        with ThreadPoolExecutor(1) as other:
+            chunk = other.submit(remote.act, [seen])
+            time.sleep(0.02)
+            remote.reset()
+            assert chunk.result(timeout=5).shape == (1, 4, 4)
+        remote.close()

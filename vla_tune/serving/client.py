@@ -3,6 +3,7 @@
 import logging
 import random
 import ssl
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -33,7 +34,8 @@ class UnreachableError(ConnectionError):
 class RemotePolicy:
     """Acts as a local policy does, over a websocket.
 
-    The connection is made when it is first needed, and again, after pauses that double, when it was lost.
+    The connection is made when it is first needed, and again, after pauses that double, when it was lost. Threads take turns: a
+    question waits for the answer to the one before.
 
     Args:
         url: `ws://host:port`, or `wss://` for TLS.
@@ -61,14 +63,16 @@ class RemotePolicy:
     _connection: ClientConnection | None = field(default=None, init=False)
     _closing: ExitStack = field(default_factory=ExitStack, init=False)
     _metadata: dict[str, Any] = field(default_factory=dict, init=False)
+    _turn: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
     timing: dict[str, float] = field(default_factory=dict, init=False)
     """Of the last answer, in ms: the server's `infer_ms` and `queue_ms`, and `round_trip_ms`."""
 
     @property
     def metadata(self) -> dict[str, Any]:
         """What the server said first."""
-        self._connected()
-        return self._metadata
+        with self._turn:
+            self._connected()
+            return self._metadata
 
     def act(self, observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
         """The next T actions for each observation, in robot units."""
@@ -103,19 +107,25 @@ class RemotePolicy:
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """One question, one answer; a connection that was lost is made again once."""
         encoded = codec.encode(message)
-        for last in (False, True):
-            connection = self._connected()
+        with self._turn:
             try:
-                connection.send(encoded)
-                return self._answer(connection.recv(timeout=self.timeout))
-            except TimeoutError:
-                self.close()  # its answer may still come, and must not be taken for the next one's
-                raise UnreachableError(f"{self.url} gave no answer within {self.timeout:g} s.") from None
+                return self._answer(self._exchanged(encoded))
+            except ConnectionClosed:
+                self.close()
+            try:
+                return self._answer(self._exchanged(encoded))
             except ConnectionClosed as error:
                 self.close()
-                if last:
-                    raise UnreachableError(f"{self.url} closed the connection ({error}).") from None
-        raise AssertionError("unreachable")
+                raise UnreachableError(f"{self.url} closed the connection ({error}).") from None
+
+    def _exchanged(self, encoded: bytes) -> str | bytes:
+        connection = self._connected()
+        connection.send(encoded)
+        try:
+            return connection.recv(timeout=self.timeout)
+        except TimeoutError:
+            self.close()  # its answer may still come, and must not be taken for the next one's
+            raise UnreachableError(f"{self.url} gave no answer within {self.timeout:g} s.") from None
 
     def _answer(self, message: str | bytes) -> dict[str, Any]:
         if isinstance(message, str):
