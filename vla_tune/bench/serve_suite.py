@@ -1,0 +1,144 @@
+"""What serving costs: a round trip beside a minimal server's, many clients at once, and a slow policy."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from websockets.sync.client import ClientConnection, connect
+
+from vla_tune.bench.measure import Row
+from vla_tune.bench.serving_processes import Running, minimal, ours, running
+from vla_tune.schema import Camera, Contract, Observation
+from vla_tune.serving import codec
+from vla_tune.serving.client import RemotePolicy
+from vla_tune.serving.protocol import request_of
+
+OURS, THREAD, BLOCKING = "vla-tune", "minimal, inference in a thread", "minimal, inference in the event loop"
+_OPTIONS = {"compression": None, "proxy": None, "max_size": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSuite:
+    """Two 224 x 224 images there, a chunk of actions back, over loopback, by a policy that takes no time.
+
+    Args:
+        checkpoint: The folder whose contract is served.
+        requests: Round trips of one repetition.
+        repetitions: The servers in turn, that often.
+        clients: At once.
+        crowd: Requests of all of them together.
+        slow: Seconds that one inference takes, to see whether the connection lives.
+    """
+
+    checkpoint: str
+    requests: int
+    repetitions: int
+    clients: int
+    crowd: int
+    slow: float
+
+    def rows(self) -> list[Row]:
+        """Round trips, the crowd and the slow policy."""
+        contract = with_two_cameras(Contract.load(Path(self.checkpoint)))
+        return [*self._round_trips(contract), self._crowd(contract), self._slow(contract)]
+
+    def report(self, rows: Sequence[Row]) -> str:
+        """The rows as text."""
+        return "\n".join(", ".join(f"{name}: {_said(value)}" for name, value in row.items()) for row in rows)
+
+    def _round_trips(self, contract: Contract) -> list[Row]:
+        message = codec.encode(request_of(seen(contract, 0.0)))
+        times: dict[str, list[float]] = {OURS: [], THREAD: [], BLOCKING: []}
+        with ExitStack() as stack:
+            connections = {
+                OURS: _connected(stack, stack.enter_context(running(ours, contract, 0.0))),
+                THREAD: _connected(stack, stack.enter_context(running(minimal, contract.horizon, True))),
+                BLOCKING: _connected(stack, stack.enter_context(running(minimal, contract.horizon, False))),
+            }
+            for connection in connections.values():
+                _ask(connection, message, times=self.requests // 5)
+            for _ in range(self.repetitions):
+                for name, connection in connections.items():
+                    times[name] += _ask(connection, message, times=self.requests)
+        return [
+            {
+                "name": name,
+                "p50_ms": 1000 * float(np.median(taken)),
+                "p99_ms": 1000 * float(np.quantile(taken, 0.99)),
+                "p50_of_ours": float(np.median(times[OURS]) / np.median(taken)),
+            }
+            for name, taken in times.items()
+        ]
+
+    def _crowd(self, contract: Contract) -> Row:
+        """Each client sends numbers of its own and must get them back."""
+        each = self.crowd // self.clients
+
+        def client(number: int, url: str, count: int) -> int:
+            remote, right = RemotePolicy(url, contract=contract, timeout=60.0), 0
+            for index in range(count):
+                state = number + index / count
+                right += bool((remote.act([seen(contract, state)])[0] == np.float32(state)).all())
+            remote.close()
+            return right
+
+        with running(ours, contract, 0.0) as server, ThreadPoolExecutor(self.clients) as pool:
+            list(pool.map(client, range(self.clients), [server.url] * self.clients, [each // 5] * self.clients))
+            before, begun = server.resident_bytes(), perf_counter()
+            right = sum(pool.map(client, range(self.clients), [server.url] * self.clients, [each] * self.clients))
+            seconds, after = perf_counter() - begun, server.resident_bytes()
+        total = each * self.clients
+        return {
+            "name": f"{self.clients} clients at once",
+            "requests": total,
+            "lost_or_crossed": total - right,
+            "per_second": total / seconds,
+            "memory_before_mb": before / 1e6,
+            "memory_after_mb": after / 1e6,
+        }
+
+    def _slow(self, contract: Contract) -> Row:
+        with running(ours, contract, self.slow) as server:
+            remote = RemotePolicy(server.url, contract=contract, timeout=self.slow + 30)
+            answered = remote.act([seen(contract, 0.5)]).shape[0] == 1
+            remote.close()
+        return {"name": f"an inference of {self.slow:g} s", "answered": answered}
+
+
+def with_two_cameras(contract: Contract) -> Contract:
+    """The same with two cameras of 224 x 224."""
+    roles = ("front", "wrist")
+    cameras = tuple(Camera(role=role, key=f"observation.images.{role}", height=224, width=224) for role in roles)
+    return replace(contract, embodiment=replace(contract.embodiment, cameras=cameras))
+
+
+def seen(contract: Contract, value: float) -> Observation:
+    """Pictures of noise, and a state that is `value` in every dimension."""
+    pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    body = contract.embodiment
+    state = np.full(body.state_dimension, value, np.float32)
+    return Observation({camera.role: pixels for camera in body.cameras}, state, "lift the red block")
+
+
+def _connected(stack: ExitStack, server: Running) -> ClientConnection:
+    connection = stack.enter_context(connect(server.url, **_OPTIONS))
+    connection.recv(timeout=30)
+    return connection
+
+
+def _ask(connection: ClientConnection, message: bytes, *, times: int) -> list[float]:
+    taken = []
+    for _ in range(times):
+        begun = perf_counter()
+        connection.send(message)
+        connection.recv(timeout=30)
+        taken.append(perf_counter() - begun)
+    return taken
+
+
+def _said(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
