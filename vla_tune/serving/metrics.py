@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from vla_tune.schema import Contract
+from vla_tune.schema import ColumnStatistics, Contract
 from vla_tune.serving.worker import Reply, Worker
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)
@@ -57,11 +58,17 @@ class Metrics:
         self.latency.observe(reply.inference_seconds)
         self.wait.observe(reply.waited_seconds)
         self.batch.observe(reply.batch)
-        column = contract.statistics.action
-        low, high = np.array(column.min), np.array(column.max)
-        margin = 1e-6 * (high - low)
-        self.outside.inc(int(((reply.actions < low - margin) | (reply.actions > high + margin)).sum()))
+        low, high = _range(contract.statistics.action)
+        self.outside.inc(int(((reply.actions < low) | (reply.actions > high)).sum()))
 
     def exposition(self) -> tuple[str, bytes]:
         """The content type, and all metrics as text."""
         return CONTENT_TYPE_LATEST, generate_latest(self.registry)
+
+
+@lru_cache(maxsize=64)
+def _range(column: ColumnStatistics) -> tuple[np.ndarray, np.ndarray]:
+    """Of the training data, and what rounding may add."""
+    low, high = np.array(column.min), np.array(column.max)
+    margin = 1e-6 * (high - low)
+    return low - margin, high + margin
