@@ -79,7 +79,7 @@ def exported(base: Path) -> Path:
     return folder
 
 
-@pytest.mark.slow  # two processes that import LeRobot
+@pytest.mark.slow  # a process that imports LeRobot
 def test_lerobots_eval_runs_an_exported_folder(base: Path, tmp_path: Path) -> None:
     folder, to = exported(base), tmp_path / "evaluated"
     lerobot(

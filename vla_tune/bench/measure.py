@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -39,6 +40,12 @@ class Reading(NamedTuple):
 def read_clocks() -> Reading:
     """Now."""
     return Reading(time.perf_counter(), time.process_time())
+
+
+def memory_of(process: int | str, *kinds: str) -> int:
+    """Bytes of `process` (a number, or `self`) now: the sum of these kinds of `/proc/<process>/status`, e.g. `VmRSS`."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.partition(":")[0] in kinds)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from vla_tune.bench.measure import Reading, read_clocks
+from vla_tune.bench.measure import Reading, memory_of, read_clocks
 
 
 class Took(NamedTuple):
@@ -70,5 +69,4 @@ class _Peak:
 
 def _anonymous() -> int:
     """Bytes that no file stands behind."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
+    return memory_of("self", "RssAnon", "RssShmem")

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
 from websockets.asyncio.server import ServerConnection, serve
 
+from vla_tune.bench.measure import memory_of
 from vla_tune.schema import Contract
 from vla_tune.serving.metrics import Metrics
 from vla_tune.serving.protocol import STATE
@@ -31,8 +31,7 @@ class Running:
 
     def resident_bytes(self) -> int:
         """Of the server's process, now."""
-        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+        return memory_of(self.pid, "VmRSS")
 
 
 @contextmanager

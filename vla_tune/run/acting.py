@@ -10,7 +10,7 @@ from vla_tune.policy import Policy
 from vla_tune.run.objects import device_of, load_policy
 from vla_tune.run.recorded import dark_observation
 from vla_tune.schema import Contract
-from vla_tune.serving.client import RemotePolicy
+from vla_tune.serving.client import remote_policy
 from vla_tune.serving.protocol import contract_in
 
 
@@ -23,15 +23,7 @@ def acting(cfg: DictConfig) -> Iterator[tuple[Policy, Contract]]:
         yield policy, policy.contract
         return
     given = cfg.remote
-    remote = RemotePolicy(
-        cfg.policy,
-        contract=Contract.load(Path(given.contract)) if given.contract else None,
-        adapter=given.adapter,
-        api_key=Path(given.api_key_file).read_text().strip() if given.api_key_file else None,
-        certificate=given.certificate,
-        timeout=float(given.timeout),
-        patience=float(given.patience),
-    )
+    remote = remote_policy(cfg.policy, **given)
     try:
         contract = remote.contract or contract_in(remote.metadata)
         # a server that comes back with another policy is refused

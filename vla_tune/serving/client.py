@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,32 @@ class RemotePolicy:
         if self.contract is not None and contract_hash(self.contract) != known[name]:
             found = _difference(self.contract, self._metadata)
             raise ValueError(f"{self.url} acts by another contract than the one given: {found}.")
+
+
+def remote_policy(
+    url: str,
+    *,
+    contract: str | None,
+    adapter: str | None,
+    api_key_file: str | None,
+    certificate: str | None,
+    timeout: float,
+    patience: float,
+) -> RemotePolicy:
+    """As a configuration describes it: `contract` is a folder with a `contract.json`, `api_key_file` holds the key.
+
+    Raises:
+        FileNotFoundError: one of them is not there.
+    """
+    return RemotePolicy(
+        url,
+        contract=Contract.load(Path(contract)) if contract else None,
+        adapter=adapter,
+        api_key=Path(api_key_file).read_text().strip() if api_key_file else None,
+        certificate=certificate,
+        timeout=float(timeout),
+        patience=float(patience),
+    )
 
 
 def _difference(contract: Contract, metadata: dict[str, Any]) -> str:

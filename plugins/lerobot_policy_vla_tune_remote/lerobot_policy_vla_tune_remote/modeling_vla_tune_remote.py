@@ -1,14 +1,12 @@
 """The policy at an address."""
 
-from pathlib import Path
 from typing import Any
 
 from lerobot.policies.pretrained import PreTrainedPolicy
 
 from lerobot_policy_vla_tune_remote.configuration_vla_tune_remote import VlaTuneRemoteConfig
 from vla_tune.export.lerobot_policy import DeployedPolicy
-from vla_tune.schema import Contract
-from vla_tune.serving.client import RemotePolicy
+from vla_tune.serving.client import remote_policy
 from vla_tune.serving.protocol import contract_in
 
 
@@ -24,11 +22,11 @@ class VlaTuneRemotePolicy(DeployedPolicy, PreTrainedPolicy):
     name = "vla_tune_remote"
 
     def __init__(self, config: VlaTuneRemoteConfig, **_: Any) -> None:
-        remote = RemotePolicy(
+        remote = remote_policy(
             config.url,
-            contract=Contract.load(Path(config.contract)) if config.contract else None,
+            contract=config.contract,
             adapter=config.adapter,
-            api_key=Path(config.api_key_file).read_text().strip() if config.api_key_file else None,
+            api_key_file=config.api_key_file,
             certificate=config.certificate,
             timeout=config.timeout,
             patience=config.patience,
