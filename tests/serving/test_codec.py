@@ -111,3 +111,9 @@ def test_what_cannot_be_read_is_not_sent():
         deep = [deep]
     with pytest.raises(MessageError, match="deeper than"):
         decode(encode(deep))
+
+
+@pytest.mark.parametrize("message", [b"\x81\x80\x00", b"\x81\x90\x00"], ids=["map", "list"])
+def test_a_key_that_cannot_be_one_is_refused(message: bytes) -> None:
+    with pytest.raises(MessageError, match="no message that is read here"):
+        decode(message)

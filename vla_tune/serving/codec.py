@@ -58,7 +58,7 @@ def decode(message: bytes | bytearray | memoryview) -> Any:
     limits = {"max_array_len": MAX_ITEMS, "max_map_len": MAX_ITEMS, "max_ext_len": 0}
     try:
         value = msgpack.unpackb(message, strict_map_key=False, raw=False, **limits)
-    except (ValueError, UnicodeDecodeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:  # TypeError: a map as a key
         raise MessageError(f"this is no message that is read here: {type(error).__name__} {error}"[:300]) from None
     return _checked(value, MAX_DEPTH)
 
