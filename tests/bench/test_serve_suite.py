@@ -2,7 +2,7 @@ from vla_tune.bench.serve_suite import BLOCKING, OURS, THREAD, ServeSuite
 
 
 def test_all_servers_answer_and_no_answer_is_crossed() -> None:
-    suite = ServeSuite(checkpoint="vla_tune/assets/tiny", requests=5, repetitions=1, clients=3, crowd=30, slow=0.1)
+    suite = ServeSuite(checkpoint="vla_tune/assets/tiny", requests=5, turns=2, repetitions=1, clients=3, crowd=30, slow=0.1)
     rows = suite.rows()
     assert [row["name"] for row in rows[:3]] == [OURS, THREAD, BLOCKING]
     assert rows[3]["requests"] == 30

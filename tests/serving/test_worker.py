@@ -35,21 +35,19 @@ def run(scenario, *, rows: int = 4, seconds: float = 5.0) -> Policy:
 
     async def main() -> None:
         worker = Worker(policy, rows=rows, seconds=seconds)
-        running = asyncio.create_task(worker.run())
         try:
             await asyncio.wait_for(scenario(worker, policy), 10)
         finally:
             policy.go.set()
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            await worker.close()
 
     asyncio.run(main())
     return policy
 
 
-async def occupied(worker: Worker, policy: Policy) -> asyncio.Task:
+async def occupied(worker: Worker, policy: Policy) -> asyncio.Future:
     """A pass that is under way."""
-    task = asyncio.create_task(worker.submit("first", seen(0), "a"))
+    task = worker.reply("first", seen(0), "a")
     while not policy.busy.is_set():
         await asyncio.sleep(0.001)
     return task
@@ -58,7 +56,7 @@ async def occupied(worker: Worker, policy: Policy) -> asyncio.Task:
 def test_who_waits_together_shares_a_pass_and_gets_its_own_actions():
     async def scenario(worker, policy):
         first = await occupied(worker, policy)
-        others = [asyncio.create_task(worker.submit(client, seen(client), "a")) for client in range(1, 7)]
+        others = [worker.reply(client, seen(client), "a") for client in range(1, 7)]
         await asyncio.sleep(0.01)
         policy.go.set()
         replies = await asyncio.gather(first, *others)
@@ -71,9 +69,9 @@ def test_who_waits_together_shares_a_pass_and_gets_its_own_actions():
 def test_the_newest_observation_of_a_client_wins():
     async def scenario(worker, policy):
         await occupied(worker, policy)
-        older = asyncio.create_task(worker.submit("robot", seen(1), "a"))
+        older = worker.reply("robot", seen(1), "a")
         await asyncio.sleep(0.01)
-        newer = asyncio.create_task(worker.submit("robot", seen(2), "a"))
+        newer = worker.reply("robot", seen(2), "a")
         await asyncio.sleep(0.01)
         policy.go.set()
         assert (await newer).actions[0, 0] == 2
@@ -86,7 +84,7 @@ def test_the_newest_observation_of_a_client_wins():
 def test_a_late_observation_is_not_acted_on():
     async def scenario(worker, policy):
         await occupied(worker, policy)
-        late = asyncio.create_task(worker.submit("robot", seen(1), "a"))
+        late = worker.reply("robot", seen(1), "a")
         await asyncio.sleep(0.1)
         policy.go.set()
         with pytest.raises(RefusedError, match=r"waited longer than 0.05 s"):
@@ -98,27 +96,78 @@ def test_a_late_observation_is_not_acted_on():
 def test_a_bad_observation_harms_its_own_client_only():
     async def scenario(worker, policy):
         first = await occupied(worker, policy)
-        bad, good = (asyncio.create_task(worker.submit(client, seen(client), "a")) for client in (-1, 1))
+        bad, good = (worker.reply(client, seen(client), "a") for client in (-1, 1))
         await asyncio.sleep(0.01)
         policy.go.set()
         assert (await good).actions[0, 0] == 1
         with pytest.raises(ValueError, match="a negative state"):
             await bad
         assert (await first).batch == 1
-        assert (await worker.submit("after", seen(5), "a")).actions[0, 0] == 5
+        assert (await worker.reply("after", seen(5), "a")).actions[0, 0] == 5
 
     run(scenario)
 
 
 def test_when_it_stops_who_waits_is_told():
-    waiting: list[asyncio.Task] = []
+    waiting: list[asyncio.Future] = []
 
     async def scenario(worker, policy):
         await occupied(worker, policy)
-        waiting.append(asyncio.create_task(worker.submit("robot", seen(1), "a")))
+        waiting.append(worker.reply("robot", seen(1), "a"))
         await asyncio.sleep(0.01)
         assert worker.waiting == 1
 
     run(scenario)
     with pytest.raises(RefusedError, match="the server stops"):
         raise waiting[0].exception() or AssertionError
+
+
+def test_of_a_client_that_has_gone_nothing_is_acted_on():
+    async def scenario(worker, policy):
+        first = await occupied(worker, policy)
+        worker.reply("robot", seen(1), "a")
+        worker.forget("robot")
+        policy.go.set()
+        await first
+        assert (await worker.reply("other", seen(2), "a")).batch == 1
+
+    assert run(scenario).passes == [[0], [2]]
+
+
+def test_more_late_ones_than_a_pass_holds_do_not_stop_the_others():
+    now = [0.0]
+
+    async def main() -> None:
+        policy = Policy()
+        worker = Worker(policy, rows=2, seconds=1.0, clock=lambda: now[0])
+        await occupied(worker, policy)
+        late = [worker.reply(client, seen(client), "a") for client in range(1, 5)]
+        now[0] = 2.0
+        fresh = worker.reply(9, seen(9), "a")
+        policy.go.set()
+        assert (await asyncio.wait_for(fresh, 5)).actions[0, 0] == 9
+        assert all(isinstance(future.exception(), RefusedError) for future in late)
+        await worker.close()
+
+    asyncio.run(main())
+
+
+def test_a_policy_that_answers_too_little_is_a_failure_and_not_the_end():
+    async def main() -> None:
+        worker = Worker(lambda observations, names: [], rows=2, seconds=1.0)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="zip"):
+                await asyncio.wait_for(worker.reply(1, seen(1), "a"), 5)
+        await worker.close()
+
+    asyncio.run(main())
+
+
+def test_after_the_end_nobody_is_kept_waiting():
+    async def main() -> None:
+        worker = Worker(lambda observations, names: [], rows=2, seconds=1.0)
+        await worker.close()
+        with pytest.raises(RefusedError, match="the server stops"):
+            await worker.reply(1, seen(1), "a")
+
+    asyncio.run(main())

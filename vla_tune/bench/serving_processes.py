@@ -55,7 +55,8 @@ def ours(ready: Connection, contract: Contract, seconds: float) -> None:
     """The server of this project; its policy takes `seconds` and answers with the state."""
 
     def act(observations: Any, _: Any) -> list[np.ndarray]:
-        time.sleep(seconds)
+        if seconds:  # even a sleep of zero gives the interpreter away, which the other servers' policy does not do
+            time.sleep(seconds)
         return [np.tile(observation.state, (contract.horizon, 1)) for observation in observations]
 
     async def listen() -> None:

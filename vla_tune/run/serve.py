@@ -49,9 +49,7 @@ async def _serve(server: PolicyServer, host: str, port: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with server.serving(host, port) as listening:
-        for name, contract in server.contracts.items():
-            await server.worker.submit(f"warm-up of {name}", dark_observation(contract), name)
-        server.ready = True
+        await server.warm_up(dark_observation)
         scheme = "ws" if server.security.context() is None else "wss"
         found = next(iter(listening.sockets)).getsockname()[1]
         Console().print(f"Serving {', '.join(server.contracts)} at {scheme}://{host}:{found}", highlight=False, soft_wrap=True)

@@ -1,7 +1,5 @@
 """What a server counts, for Prometheus."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -11,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from vla_tune.schema import ColumnStatistics, Contract
-from vla_tune.serving.worker import Reply, Worker
+from vla_tune.serving.worker import Reply
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)
 
@@ -43,15 +41,6 @@ class Metrics:
     clients: Gauge = field(init=False)
     rejected: Counter = field(init=False)
     outside: Counter = field(init=False)
-
-    @contextmanager
-    def queue(self, worker: Worker) -> Iterator[None]:
-        """Keeps the length of the queue while a request is in it."""
-        self.waiting.set(worker.waiting + 1)
-        try:
-            yield
-        finally:
-            self.waiting.set(worker.waiting)
 
     def served(self, reply: Reply, contract: Contract) -> None:
         """Count one reply."""

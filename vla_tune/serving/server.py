@@ -5,7 +5,7 @@ import http
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,12 +16,13 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from vla_tune.schema import Contract
+from vla_tune.schema import Contract, Observation
 from vla_tune.serving import codec
 from vla_tune.serving.metrics import Metrics
 from vla_tune.serving.protocol import ADAPTER, ADD, ENDPOINT, REMOVE, adapter_in, metadata_of, observation_in
 from vla_tune.serving.security import Security
-from vla_tune.serving.worker import RefusedError, Worker
+from vla_tune.serving.turns import Question, Turns
+from vla_tune.serving.worker import RefusedError, Reply, Worker
 
 _log = logging.getLogger(__name__)
 _PENDING = 8
@@ -83,6 +84,9 @@ class PolicyServer:
     ready: bool = field(default=False, init=False)
     """Whether a first inference went well."""
 
+    def __post_init__(self) -> None:
+        self.metrics.waiting.set_function(lambda: self.worker.waiting)
+
     @asynccontextmanager
     async def serving(self, host: str, port: int) -> AsyncIterator[Server]:
         """Listens until the block ends; port 0 takes a free one.
@@ -93,13 +97,21 @@ class PolicyServer:
         """
         self.security.check(host)
         options: dict[str, Any] = {"ssl": self.security.context(), "process_request": self._http, "compression": None}
-        running = asyncio.create_task(self.worker.run())
         try:
             async with serve(self._connection, host, port, max_size=codec.MAX_BYTES, **options) as server:
                 yield server
         finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            await self.worker.close()
+
+    async def warm_up(self, observation: Callable[[Contract], Observation]) -> None:
+        """One inference of every adapter; then the server says that it is ready.
+
+        Raises:
+            Exception: whatever the policy raises.
+        """
+        for name, contract in list(self.contracts.items()):
+            await self.worker.reply(f"warm-up of {name}", observation(contract), name)
+        self.ready = True
 
     def _http(self, connection: ServerConnection, request: Request) -> Response | None:
         """Plain requests; None goes on to a websocket."""
@@ -121,71 +133,86 @@ class PolicyServer:
     async def _connection(self, connection: ServerConnection) -> None:
         """One client: observations are read while older ones are answered."""
         self.metrics.clients.inc()
-        replies: asyncio.Queue[asyncio.Task[_Answer]] = asyncio.Queue(_PENDING)
-        sender = asyncio.create_task(self._send(connection, replies))
+        turns = Turns(_PENDING)
+        sender = asyncio.create_task(self._send(connection, turns))
         try:
             await connection.send(codec.encode(metadata_of(self.contracts)))
             async for message in connection:
-                await replies.put(asyncio.create_task(self._answer(connection, message)))
+                question = Question(time.monotonic())
+                await turns.ask(question)
+                try:
+                    self._begin(connection, message, question, turns)
+                except Exception as error:
+                    turns.answer(question, partial(_failed, error))
         except ConnectionClosed:
             pass
         finally:
             sender.cancel()
-            while not replies.empty():
-                replies.get_nowait().cancel()
+            self.worker.forget(connection.id)
             self.metrics.clients.dec()
 
-    async def _send(self, connection: ServerConnection, replies: "asyncio.Queue[asyncio.Task[_Answer]]") -> None:
-        """The answers, in the order of the questions."""
+    def _begin(self, connection: ServerConnection, message: str | bytes, question: Question, turns: Turns) -> None:
+        """An observation goes to the policy at once; everything else waits for its turn."""
+        content = _content(message)
+        question.enveloped = ENDPOINT in content
+        endpoint = content.get(ENDPOINT, "infer")
+        if endpoint == "infer":
+            name = adapter_in(content, list(self.contracts))
+            contract = self.contracts[name]
+
+            def done(outcome: Reply | Exception) -> None:
+                turns.answer(question, partial(self._actions, question, name, contract, outcome))
+
+            self.worker.submit(connection.id, observation_in(content, contract), name, done)
+        elif endpoint == "reset":
+            turns.answer(question, _reset)
+        elif endpoint in (ADD, REMOVE):
+            turns.answer(question, partial(self._change, endpoint, content))
+        else:
+            raise codec.MessageError(f"endpoint {str(endpoint)[:40]!r}: there are infer, reset, {ADD} and {REMOVE}.")
+
+    async def _send(self, connection: ServerConnection, turns: Turns) -> None:
         previous: float | None = None
         while True:
-            answer = await (await replies.get())
-            if previous is not None and "server_timing" in answer.content:
-                answer.content["server_timing"]["prev_total_ms"] = previous
+            question = await turns.next()
+            answer, failed = await self._answer(question)
+            if previous is not None and "server_timing" in answer:
+                answer["server_timing"]["prev_total_ms"] = previous
             try:
-                if answer.failed_plainly:
-                    await connection.send(f"{answer.content['message']} ({answer.content['id']})")
+                if failed and not question.enveloped:
+                    await connection.send(f"{answer['message']} ({answer['id']})")
                     await connection.close(1011, "see the message before")
                     return
-                await connection.send(codec.encode(answer.content))
+                await connection.send(codec.encode(answer))
             except ConnectionClosed:
                 return
-            previous = 1000 * (time.monotonic() - answer.begun)
+            question.served()
+            previous = 1000 * (time.monotonic() - question.begun)
 
-    async def _answer(self, connection: ServerConnection, message: str | bytes) -> "_Answer":
-        begun, enveloped = time.monotonic(), False
+    async def _answer(self, question: Question) -> tuple[dict[str, Any], bool]:
+        """What is sent, and whether it is an error."""
+        assert question.answer is not None
         try:
-            content = _content(message)
-            enveloped = ENDPOINT in content
-            return _Answer(begun, await self._reply(connection, content, begun), failed_plainly=False)
+            return await question.answer(), False
         except (codec.MessageError, RefusedError, ValueError, FileNotFoundError) as error:
             self.metrics.rejected.labels(type(error).__name__).inc()
-            return _Answer(begun, _error(str(error)), failed_plainly=not enveloped)
+            return _error(str(error)), True
         except Exception:  # what a policy raises is for the log, not for the network
             answer = _error("the policy failed on this observation; the server's log says why")
             self.metrics.rejected.labels("failure").inc()
             _log.exception("request %s failed", answer["id"])
-            return _Answer(begun, answer, failed_plainly=not enveloped)
+            return answer, True
 
-    async def _reply(self, connection: ServerConnection, message: Mapping[str, Any], begun: float) -> dict[str, Any]:
-        endpoint = message.get(ENDPOINT, "infer")
-        if endpoint == "reset":
-            return {"status": "reset successful"}
-        if endpoint in (ADD, REMOVE):
-            return await self._change(endpoint, message)
-        if endpoint != "infer":
-            raise codec.MessageError(f"endpoint {str(endpoint)[:40]!r}: there are infer, reset, {ADD} and {REMOVE}.")
-        name = adapter_in(message, list(self.contracts))
-        contract = self.contracts[name]
-        with self.metrics.queue(self.worker):
-            reply = await self.worker.submit(connection.id, observation_in(message, contract), name)
-        self.metrics.served(reply, contract)
-        total = 1000 * (time.monotonic() - begun)
+    async def _actions(self, question: Question, name: str, contract: Contract, outcome: Reply | Exception) -> dict[str, Any]:
+        if isinstance(outcome, Exception):
+            raise outcome
+        question.served = partial(self.metrics.served, outcome, contract)
+        total = 1000 * (time.monotonic() - question.begun)
         return {
-            "actions": reply.actions,
+            "actions": outcome.actions,
             "adapter": name,
-            "policy_timing": {"infer_ms": 1000 * reply.inference_seconds},
-            "server_timing": {"infer_ms": total, "queue_ms": 1000 * reply.waited_seconds, "batch": reply.batch},
+            "policy_timing": {"infer_ms": 1000 * outcome.inference_seconds},
+            "server_timing": {"infer_ms": total, "queue_ms": 1000 * outcome.waited_seconds, "batch": outcome.batch},
         }
 
     async def _change(self, endpoint: str, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,12 +225,12 @@ class PolicyServer:
         return {"status": f"{endpoint} successful", "adapters": list(self.contracts)}
 
 
-@dataclass(frozen=True)
-class _Answer:
-    begun: float
-    content: dict[str, Any]
-    failed_plainly: bool
-    """An error for a client that sent no envelope: openpi's understands only a text and the end of the connection."""
+async def _reset() -> dict[str, Any]:
+    return {"status": "reset successful"}
+
+
+async def _failed(error: Exception) -> dict[str, Any]:
+    raise error
 
 
 def _content(message: str | bytes) -> Mapping[str, Any]:

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 
 from vla_tune.schema import Observation
+
+_STOPS = "the server stops"
 
 
 class RefusedError(ValueError):
@@ -38,16 +39,20 @@ class _Request:
     adapter: str
     arrived: float
     deadline: float
-    reply: asyncio.Future[Reply]
+    done: "Done"
 
 
 type Act = Callable[[Sequence[Observation], Sequence[str]], Sequence[Float[np.ndarray, "T A"]]]
 """Actions for observations, each by the adapter named beside it; runs in the worker's thread."""
 
 
+type Done = Callable[[Reply | Exception], None]
+"""Takes what became of an observation, in the event loop."""
+
+
 @dataclass(eq=False)
 class Worker:
-    """Belongs to one event loop, which it never blocks.
+    """Belongs to one event loop, which it never blocks; a pass begins as soon as the one before has ended.
 
     Args:
         act: What runs the policy.
@@ -60,7 +65,8 @@ class Worker:
     seconds: float
     clock: Callable[[], float] = time.monotonic
     _waiting: dict[Hashable, _Request] = field(default_factory=dict)
-    _something: asyncio.Event = field(default_factory=asyncio.Event)
+    _busy: bool = field(default=False)
+    _closed: bool = field(default=False)
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="inference"))
 
     @property
@@ -68,72 +74,92 @@ class Worker:
         """Requests whose forward pass has not begun."""
         return len(self._waiting)
 
-    async def submit(self, client: Hashable, observation: Observation, adapter: str) -> Reply:
-        """The reply to an observation of `client`; an older one of it that still waits is dropped.
+    def submit(self, client: Hashable, observation: Observation, adapter: str, done: Done) -> None:
+        """Acts on an observation of `client` and gives `done` the reply; an older one of it that still waits is dropped.
 
-        Raises:
-            RefusedError: a newer observation came, or it waited too long.
-            ValueError: the policy cannot act on this observation.
+        `done` gets a RefusedError if a newer observation came, it waited too long or the worker is closed, and otherwise whatever
+        the policy raised on it.
         """
         now = self.clock()
-        request = _Request(observation, adapter, now, now + self.seconds, asyncio.get_running_loop().create_future())
         older = self._waiting.pop(client, None)
         if older is not None:
             _refuse(older, "a newer observation of this client came before its turn")
-        self._waiting[client] = request
-        self._something.set()
-        return await request.reply
+        request = _Request(observation, adapter, now, now + self.seconds, done)
+        if self._closed:
+            _refuse(request, _STOPS)
+        else:
+            self._waiting[client] = request
+            self._begin()
 
-    async def run(self) -> None:
-        """Until it is cancelled; then who waits is refused."""
-        with self._thread:
-            try:
-                while True:
-                    await self._something.wait()
-                    if requests := self._next():
-                        await self._serve(requests)
-            finally:
-                for request in self._waiting.values():
-                    _refuse(request, "the server stops")
-                self._waiting.clear()
+    def reply(self, client: Hashable, observation: Observation, adapter: str) -> asyncio.Future[Reply]:
+        """The same for who awaits the reply."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Reply | Exception) -> None:
+            if future.cancelled():
+                return
+            future.set_exception(outcome) if isinstance(outcome, Exception) else future.set_result(outcome)
+
+        self.submit(client, observation, adapter, done)
+        return future
+
+    def forget(self, client: Hashable) -> None:
+        """The client has gone: what waits of it is not acted on."""
+        self._waiting.pop(client, None)
 
     async def between[Result](self, change: Callable[[], Result]) -> Result:
         """What `change` returns; it runs in the policy's thread, between two forward passes."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, change)
 
+    async def close(self) -> None:
+        """Who waits is refused; returns when the pass that is under way has ended."""
+        self._closed = True
+        for request in self._waiting.values():
+            _refuse(request, _STOPS)
+        self._waiting.clear()
+        await asyncio.to_thread(self._thread.shutdown)
+
+    def _begin(self) -> None:
+        """The next pass, if there is one to begin: from the event loop straight to the thread and back, with no task between."""
+        while self._waiting and not self._busy:
+            if requests := self._next():
+                self._busy = True
+                self._thread.submit(self._pass, requests, asyncio.get_running_loop())
+
     def _next(self) -> list[_Request]:
         """The oldest that wait and are not late."""
         clients = list(itertools.islice(self._waiting, self.rows))
         found = [self._waiting.pop(client) for client in clients]
-        if not self._waiting:
-            self._something.clear()
         now = self.clock()
         for request in found:
             if request.deadline < now:
                 _refuse(request, f"it waited longer than {self.seconds:g} s: the server is busy, or send fewer observations")
-        return [request for request in found if not request.reply.done()]
+        return [request for request in found if request.deadline >= now]
 
-    async def _serve(self, requests: list[_Request]) -> None:
-        """One forward pass; if it fails, each alone, so that a bad observation harms nobody else's."""
+    def _pass(self, requests: Sequence[_Request], loop: asyncio.AbstractEventLoop) -> None:
+        """In the thread."""
+        outcomes = self._outcomes(requests)
+        loop.call_soon_threadsafe(self._end, requests, outcomes)
+
+    def _outcomes(self, requests: Sequence[_Request]) -> list[Reply | Exception]:
+        """Of one forward pass; if it fails, of each alone, so that a bad observation harms nobody else's."""
         begun = self.clock()
         try:
-            chunks = await self.between(partial(self._act, requests))
+            chunks = self.act([request.observation for request in requests], [request.adapter for request in requests])
+            seconds = self.clock() - begun
+            return [
+                Reply(chunk, seconds, begun - request.arrived, len(requests))
+                for request, chunk in zip(requests, chunks, strict=True)
+            ]
         except Exception as error:  # a policy may raise anything; the worker goes on
-            if len(requests) > 1:
-                for request in requests:
-                    await self._serve([request])
-            elif not requests[0].reply.done():
-                requests[0].reply.set_exception(error)
-            return
-        seconds = self.clock() - begun
-        for request, chunk in zip(requests, chunks, strict=True):
-            if not request.reply.done():
-                request.reply.set_result(Reply(chunk, seconds, begun - request.arrived, len(requests)))
+            return [error] if len(requests) == 1 else [outcome for request in requests for outcome in self._outcomes([request])]
 
-    def _act(self, requests: Sequence[_Request]) -> Sequence[Float[np.ndarray, "T A"]]:
-        return self.act([request.observation for request in requests], [request.adapter for request in requests])
+    def _end(self, requests: Sequence[_Request], outcomes: Sequence[Reply | Exception]) -> None:
+        for request, outcome in zip(requests, outcomes, strict=True):
+            request.done(outcome)
+        self._busy = False
+        self._begin()
 
 
 def _refuse(request: _Request, reason: str) -> None:
-    if not request.reply.done():
-        request.reply.set_exception(RefusedError(f"the observation was dropped: {reason}."))
+    request.done(RefusedError(f"the observation was dropped: {reason}."))
