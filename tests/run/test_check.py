@@ -1,32 +1,69 @@
-"""`scripts/check.py` on a finished run, with frames as the data writes them."""
+"""`scripts/check.py`, and the probes that run by themselves after training and before serving."""
 
 import json
-from contextlib import suppress
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
+import pytest
+from omegaconf import OmegaConf
 
-import vla_tune.run.check as module
-from vla_tune.check.agreement import Recorded
+from vla_tune.check.finding import CheckFailedError
+from vla_tune.check.kept import KEPT_FILE, Kept
+from vla_tune.run.check import CHECK_FILE, check, probed_run
+from vla_tune.run.serve import _policies, serve
+
+PROBES = ["replay", "statistics", "adapter", "gripper", "scale", "training frames", "image", "instruction", "proprioception"]
 
 
-def test_a_run_is_examined_with_frames_as_the_data_writes_them(run_of, frames, configuration, tiny_contract, monkeypatch) -> None:
-    asked: list[Recorded] = []
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("probed") / "touches"
 
-    def examine(case):
-        asked.append(case.recorded)
-        return examined(case)
 
-    examined = module.examine
-    run = run_of("noise", adapter="lora_r16", seed=0)
-    frames[0]["action_mask"][2:] = False  # behind the end of the episode
-    monkeypatch.setattr(module, "recorded_frames", lambda data, *, count: frames[:count])
-    monkeypatch.setattr(module, "build", lambda cfg: SimpleNamespace(statistics=tiny_contract.statistics))
-    monkeypatch.setattr(module, "examine", examine)
-    to = run.parent / "findings.json"
-    with suppress(module.CheckFailedError):  # noise has learned nothing; which probes say so is not what is tested here
-        module.check(configuration("check", f"run={run}", "frames=3", f"json={to}"))
-    assert asked[0].mask.tolist()[0] == [True, True, False, False]
-    assert asked[0].mask.shape == asked[0].actions.shape[:2]
-    assert {"statistics", "adapter", "range"} <= {finding["probe"] for finding in json.loads(to.read_text())}
-    assert np.isfinite(asked[0].actions).all()
+@pytest.fixture
+def run(run_of, configuration, dataset, base, tiny_contract) -> Path:
+    """A run whose data can be looked at; what it learned is noise."""
+    made = run_of("noise", adapter="lora_r2", seed=0)
+    noise = "+data.sources.0.noise={_target_: vla_tune.record.Noise, share: 0.0, burst: 0.0}"
+    source = [f"data.sources.0.folder={dataset}", "data.sources.0.episodes=3", noise]
+    options = ["adapter=lora_r2", f"model.folder={base}", "task=touch", "device=cpu", "evaluation.probed=6", *source]
+    cfg = configuration("train", *options)
+    (made / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    return made
+
+
+def test_after_training_a_run_is_examined_and_frames_are_kept(run):
+    findings = {finding.probe: finding for finding in probed_run(OmegaConf.load(run / "config.yaml"), run)}
+    assert list(findings)[: len(PROBES)] == PROBES
+    assert findings["replay"].said.startswith("1 of 1 recorded episodes succeed")
+    assert findings["image"].passed
+    assert not findings["statistics"].passed  # the contract of this run is not that of the data
+    assert {record["probe"] for record in json.loads((run / CHECK_FILE).read_text())} == findings.keys()
+    assert 1 <= len(Kept.load(run).seen) <= 6
+
+
+def test_it_says_which_probes_failed_and_writes_all_of_them(run, configuration):
+    with pytest.raises(CheckFailedError, match=r"of 11 probes failed: statistics"):
+        check(configuration("check", f"run={run}", "frames=3", "device=cpu"))
+    assert len(json.loads((run / CHECK_FILE).read_text())) == 11
+    with pytest.raises(ValueError, match="neither a run nor a policy is named"):
+        check(configuration("check"))
+
+
+def test_a_policy_alone_is_held_against_its_frames(run, configuration):
+    alone = configuration("check", f"policy={run}", "device=cpu")
+    with pytest.raises(FileNotFoundError, match=f"{KEPT_FILE} is missing"):
+        check(alone)
+    probed_run(OmegaConf.load(run / "config.yaml"), run)
+    assert [finding.probe for finding in check(alone)] == ["kept actions"]
+
+
+def test_a_policy_that_is_not_what_was_trained_is_not_served(run, configuration):
+    cfg = configuration("serve", f"policy={run}", "device=cpu")
+    assert _policies(cfg).examined() == []  # nothing to hold it against
+    probed_run(OmegaConf.load(run / "config.yaml"), run)
+    assert [finding.passed for finding in _policies(cfg).examined()] == [True]
+    kept = Kept.load(run)
+    Kept(kept.seen, np.ascontiguousarray(-kept.chunks)).save(run)
+    with pytest.raises(CheckFailedError, match="1 of 1 probes failed: kept actions"):
+        serve(cfg)

@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float, Float32
 
+from vla_tune.data.starts import Start, write_starts
 from vla_tune.record.folder import written_once
 from vla_tune.record.writer import Frame, Storage, write_episodes
 from vla_tune.schema import Embodiment, to_record
@@ -91,7 +92,19 @@ def record_demonstrations(
             "storage": asdict(storage),
         }
         rollouts = _successes(env, expert, embodiment, episodes, seed, noise, options)
-        return written_once(folder, recipe, lambda root: write_episodes(root, rollouts, embodiment=embodiment, storage=storage))
+
+        def write(root: Path) -> None:
+            starts: list[Start] = []
+
+            def frames() -> Iterator[list[Frame]]:
+                for rollout in rollouts:
+                    starts.append(rollout.start)
+                    yield rollout.frames
+
+            write_episodes(root, frames(), embodiment=embodiment, storage=storage)
+            write_starts(root, starts)
+
+        return written_once(folder, recipe, write)
 
 
 def _successes(
@@ -102,13 +115,13 @@ def _successes(
     seed: int,
     noise: Noise,
     options: Sequence[Mapping[str, Any]],
-) -> Iterator[list[Frame]]:
+) -> Iterator["_Rollout"]:
     for episode in range(episodes):
         for attempt in range(_ATTEMPTS):
             rng = np.random.default_rng([seed, episode, attempt])
-            frames = _rollout(env, expert, body, noise, dict(options[episode % len(options)]), rng)
-            if frames:
-                yield frames
+            rollout = _rollout(env, expert, body, noise, dict(options[episode % len(options)]), rng)
+            if rollout is not None:
+                yield rollout
                 break
             _log.info("episode %d: the expert failed in attempt %d, which is not kept.", episode, attempt + 1)
         else:
@@ -119,9 +132,10 @@ def _successes(
 
 def _rollout(
     env: Environment, expert: Expert, body: Embodiment, noise: Noise, options: dict[str, Any], rng: np.random.Generator
-) -> list[Frame]:
-    """The frames of an episode, or none if it fails."""
-    observation, _ = env.reset(seed=int(rng.integers(2**31)), options=options or None)
+) -> "_Rollout | None":
+    """An episode, or None if it fails."""
+    seed = int(rng.integers(2**31))
+    observation, _ = env.reset(seed=seed, options=options or None)
     disturb = _Disturbance(noise, _translation(body), rng)
     frames: list[Frame] = []
     while True:
@@ -130,9 +144,15 @@ def _rollout(
         executed = np.clip(disturb(action, len(frames) - 1), env.action_space.low, env.action_space.high)  # pyright: ignore[reportAttributeAccessIssue]
         observation, _, terminated, truncated, info = env.step(executed.astype(np.float32))
         if info["success"]:
-            return frames
+            return _Rollout(frames, Start(seed, options, exact=disturb.nothing))
         if terminated or truncated:
-            return []
+            return None
+
+
+@dataclass(frozen=True)
+class _Rollout:
+    frames: list[Frame]
+    start: Start
 
 
 class _Disturbance:
@@ -146,6 +166,11 @@ class _Disturbance:
             start, length = int(rng.integers(noise.burst_before)), int(rng.integers(2, 5))
             motion = rng.uniform(-noise.burst_m, noise.burst_m, len(self.axes))
             self.motions |= dict.fromkeys(range(start, start + length), motion)
+
+    @property
+    def nothing(self) -> bool:
+        """Whether what is executed is what the expert says."""
+        return not self.deviation and not self.motions
 
     def __call__(self, action: Float32[np.ndarray, " A"], step: int) -> Float[np.ndarray, " A"]:
         executed = action.astype(np.float64)

@@ -1,7 +1,9 @@
 """The probes, on a run or on what was made of it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,40 +12,106 @@ from rich.console import Console
 
 from vla_tune.check.agreement import Recorded
 from vla_tune.check.finding import CheckFailedError, Finding
+from vla_tune.check.kept import Kept, keeps_its_actions
 from vla_tune.check.probes import Case, examine
+from vla_tune.check.replay import replay
+from vla_tune.data.sources import Data
+from vla_tune.policy import Policy
 from vla_tune.run.acting import acting
 from vla_tune.run.folder import load_config
 from vla_tune.run.objects import build, device_of, load_base, load_policy
 from vla_tune.run.recorded import observation_in, recorded_frames
+from vla_tune.schema import Contract
+
+CHECK_FILE = "check.json"
+_KEPT = 8
+"""Frames that go along with a policy."""
 
 
 def check(cfg: DictConfig) -> list[Finding]:
-    """What `scripts/check.py` does: examine `cfg.policy`, or the run itself, against `cfg.run`; print and write what was found.
+    """What `scripts/check.py` does: examine `cfg.policy`, or the run itself; print and write what was found.
+
+    With `cfg.run` it is held against that run and its data; an exported folder alone, against the frames that lie in it.
 
     Raises:
         CheckFailedError: a probe failed.
+        ValueError: neither is named.
+        FileNotFoundError: a folder is missing, or holds no frames.
     """
-    run, device = Path(cfg.run), device_of(cfg)
-    data = build(load_config(run).data)
-    frames = recorded_frames(data, count=cfg.frames)
-    reference = load_policy(run, rows=1, device=device).policy
-    with acting(cfg) as (policy, contract):
-        case = Case(
-            policy=policy,
-            contract=contract,
-            recorded=Recorded(
-                [observation_in(frame, contract.embodiment) for frame in frames],
-                np.stack([frame["actions"] for frame in frames]),
-                np.stack([frame["action_mask"].all(axis=-1) for frame in frames]),
-            ),
-            statistics=data.statistics,
-            reference=reference,
-            base=load_base(run, rows=1, device=device),
-        )
-        findings = examine(case)
+    if cfg.run is None and cfg.policy is None:
+        raise ValueError("neither a run nor a policy is named: run=runs/..., policy=<exported folder>, or both.")
+    findings = _alone(cfg) if cfg.run is None else _beside_its_run(cfg, Path(cfg.run))
+    tell(findings)
+    if to := cfg.json or (cfg.run and Path(cfg.run) / CHECK_FILE):
+        write_findings(Path(to), findings)
+    require(findings)
+    return findings
+
+
+def probed_run(cfg: DictConfig, run: Path) -> list[Finding]:
+    """The probe after training: a finished run, read back as it will be used, against its data and its base.
+
+    Some frames are kept beside it, with what it does on them.
+    """
+    options = {"rows": 1, "device": device_of(cfg)}
+    policy, data = load_policy(run, **options).policy, build(cfg.data)
+    recorded = _recorded(data, count=cfg.evaluation.probed)
+    findings = _examined(cfg, data, recorded, policy, policy.contract, reference=policy, base=load_base(run, **options))
+    seen = recorded.seen[:: max(1, len(recorded.seen) // _KEPT)]
+    Kept(seen, np.concatenate([policy.act([one]) for one in seen])).save(run)
+    tell(findings)
+    write_findings(run / CHECK_FILE, findings)
+    return findings
+
+
+def tell(findings: Sequence[Finding]) -> None:
+    """Print them."""
     Console().print("\n".join(map(str, findings)), highlight=False, soft_wrap=True, markup=False)
-    if cfg.json:
-        Path(cfg.json).write_text(json.dumps([asdict(finding) for finding in findings], indent=1) + "\n")
+
+
+def require(findings: Sequence[Finding]) -> None:
+    """Go on only if all passed.
+
+    Raises:
+        CheckFailedError: one did not.
+    """
     if failed := [finding.probe for finding in findings if not finding.passed]:
         raise CheckFailedError(f"{len(failed)} of {len(findings)} probes failed: {', '.join(failed)}.")
-    return findings
+
+
+def write_findings(path: Path, findings: Sequence[Finding]) -> None:
+    """As JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([asdict(finding) for finding in findings], indent=1) + "\n")
+
+
+def _alone(cfg: DictConfig) -> list[Finding]:
+    with acting(cfg) as (policy, contract):
+        return [keeps_its_actions(policy.act, Kept.load(Path(cfg.policy)), contract)]
+
+
+def _beside_its_run(cfg: DictConfig, run: Path) -> list[Finding]:
+    trained, options = load_config(run), {"rows": 1, "device": device_of(cfg)}
+    data, reference, base = build(trained.data), load_policy(run, **options).policy, load_base(run, **options)
+    if cfg.policy is None:
+        cfg.policy = str(run)
+    with acting(cfg) as (policy, contract):
+        recorded = _recorded(data, count=cfg.frames)
+        return _examined(trained, data, recorded, policy, contract, reference=reference, base=base)
+
+
+def _examined(
+    trained: DictConfig, data: Data, recorded: Recorded, policy: Policy, contract: Contract, *, reference: Policy, base: Policy
+) -> list[Finding]:
+    case = Case(policy=policy, contract=contract, recorded=recorded, statistics=data.statistics, reference=reference, base=base)
+    make_env = partial(build(trained.env.make), task=trained.task)
+    return [replay(data.validation, make_env, count=trained.evaluation.replayed), *examine(case)]
+
+
+def _recorded(data: Data, *, count: int) -> Recorded:
+    frames = recorded_frames(data, count=count)
+    return Recorded(
+        [observation_in(frame, data.embodiment) for frame in frames],
+        np.stack([frame["actions"] for frame in frames]),
+        np.stack([frame["action_mask"].all(axis=-1) for frame in frames]),
+    )

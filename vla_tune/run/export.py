@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from vla_tune.adapters import Adapter
+from vla_tune.check.kept import KEPT_FILE
 from vla_tune.check.paths import PathReport, compare_paths, differing_inputs
 from vla_tune.data import build_pipeline
 from vla_tune.evaluation.report import read_results
@@ -50,6 +51,8 @@ def export_run(cfg: DictConfig) -> PathReport:
     with new_folder(destination) as temporary:
         form, weights = _write_policy(cfg, trained, run, temporary, contract)
         contract.save(temporary)
+        if (run / KEPT_FILE).is_file():
+            shutil.copy(run / KEPT_FILE, temporary)
         write_lerobot_layout(temporary, contract)
         paths = _paths(trained, temporary, contract, count=cfg.frames)
         if not paths.passed:

@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,10 @@ from jaxtyping import Float
 from omegaconf import DictConfig
 from rich.console import Console
 
+from vla_tune.check.finding import Finding
+from vla_tune.check.kept import KEPT_FILE, Kept, keeps_its_actions
 from vla_tune.policy import LocalPolicy
+from vla_tune.run.check import require, tell
 from vla_tune.run.folder import CONFIG_FILE
 from vla_tune.run.objects import build, device_of, load_policy
 from vla_tune.run.recorded import dark_observation
@@ -23,6 +27,7 @@ from vla_tune.serving.metrics import Metrics
 from vla_tune.serving.server import Adapters, FixedAdapters, PolicyServer
 from vla_tune.serving.worker import Act, Worker
 
+_log = logging.getLogger(__name__)
 DEFAULT = "default"
 """The name of a policy that is served alone."""
 
@@ -32,12 +37,16 @@ def serve(cfg: DictConfig) -> None:
 
     Raises:
         ValueError: no policy is named, or the address is not protected by `cfg.security`.
+        CheckFailedError: the policy does not do what it did when it was trained.
         OSError: the port is taken.
     """
     logging.basicConfig(level=logging.INFO)
     security = build(cfg.security)
     security.check(cfg.host)  # before minutes of loading
     served = _policies(cfg)
+    findings = served.examined()
+    tell(findings)
+    require(findings)
     worker = Worker(served.act, rows=cfg.rows, seconds=float(cfg.seconds))
     server = PolicyServer(worker, served.contracts, security, Metrics(), served.adapters)
     with contextlib.suppress(KeyboardInterrupt):
@@ -63,6 +72,21 @@ class Served:
     act: Act
     contracts: Mapping[str, Contract]
     adapters: Adapters
+    folders: Mapping[str, Path]
+    """Where the policies lie that are served from the beginning, by name."""
+
+    def examined(self) -> list[Finding]:
+        """The probe before serving: each policy on the frames that lie in its folder, if some do."""
+        findings = []
+        for name, folder in self.folders.items():
+            if not (folder / KEPT_FILE).is_file():
+                _log.warning("%s holds no %s: what it does was not held against what it did in training.", folder, KEPT_FILE)
+                continue
+            findings.append(keeps_its_actions(partial(self._act, name), Kept.load(folder), self.contracts[name]))
+        return findings
+
+    def _act(self, name: str, observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
+        return np.stack(self.act(observations, [name] * len(observations)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +122,11 @@ def _policies(cfg: DictConfig) -> Served:
         if cfg.adapters:
             raise ValueError(f"adapters={cfg.adapters}: write policy=[{cfg.policy}], so that others can join it over its base.")
         policy = load_policy(folders[0], rows=cfg.rows, device=device).policy
-        return Served(alone(policy), {DEFAULT: policy.contract}, FixedAdapters())
-    shared = load_shared({folder.name: folder for folder in folders}, rows=cfg.rows, device=device)
+        return Served(alone(policy), {DEFAULT: policy.contract}, FixedAdapters(), {DEFAULT: folders[0]})
+    named = {folder.name: folder for folder in folders}
+    shared = load_shared(named, rows=cfg.rows, device=device)
     adapters = RunsUnder(Path(cfg.adapters), shared) if cfg.adapters else FixedAdapters()
-    return Served(shared.policies.act, shared.contracts, adapters)
+    return Served(shared.policies.act, shared.contracts, adapters, named)
 
 
 def alone(policy: LocalPolicy) -> Act:

@@ -1,0 +1,59 @@
+"""Frames beside a policy tell whether it still is the function that was trained."""
+
+import numpy as np
+import pytest
+
+from vla_tune.check.kept import KEPT_FILE, Kept, keeps_its_actions
+from vla_tune.schema import Observation
+
+NOISE = np.random.default_rng(0)
+
+
+@pytest.fixture
+def kept(tiny_contract) -> Kept:
+    body = tiny_contract.embodiment
+    images = [NOISE.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(5)]
+    seen = [Observation({"front": image}, NOISE.normal(size=4).astype(np.float32), f"do {row}") for row, image in enumerate(images)]
+    return Kept(seen, acts(seen, body.action_dimension))
+
+
+def acts(observations, dimension: int = 4) -> np.ndarray:
+    """A function of all that is seen."""
+    values = [[one.images["front"].mean() / 255, *one.state[:2], len(one.instruction) / 10] for one in observations]
+    return np.repeat(0.03 * np.array(values, np.float32)[:, None, :dimension], 4, axis=1)
+
+
+def test_what_is_saved_is_loaded(kept, tmp_path):
+    kept.save(tmp_path)
+    read = Kept.load(tmp_path)
+    assert np.array_equal(read.chunks, kept.chunks)
+    for one, other in zip(read.seen, kept.seen, strict=True):
+        assert one.instruction == other.instruction
+        assert np.array_equal(one.state, other.state)
+        assert np.array_equal(one.images["front"], other.images["front"])
+
+
+def test_the_same_function_passes(kept, tiny_contract):
+    finding = keeps_its_actions(acts, kept, tiny_contract)
+    assert finding.passed
+    assert finding.said.startswith("on 5 recorded frames 0 %")
+
+
+def test_another_function_does_not(kept, tiny_contract):
+    for change in (lambda chunk: 2 * chunk, lambda chunk: -chunk, lambda chunk: chunk[..., ::-1]):
+        finding = keeps_its_actions(lambda seen, change=change: change(acts(seen)), kept, tiny_contract)
+        assert not finding.passed
+        assert "not the function that was trained" in finding.said
+    short = keeps_its_actions(lambda seen: acts(seen)[:, :2], kept, tiny_contract)
+    assert "the chunks are [2, 4], in training they were [4, 4]" in short.said
+
+
+def test_missing_and_damaged_files_are_named(kept, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"probe.safetensors is missing: it is written when a run is trained"):
+        Kept.load(tmp_path)
+    kept.save(tmp_path)
+    whole = (tmp_path / KEPT_FILE).read_bytes()
+    for broken in (b"", whole[:50], whole[: len(whole) // 2]):
+        (tmp_path / KEPT_FILE).write_bytes(broken)
+        with pytest.raises(ValueError, match=r"probe.safetensors is damaged .*: export the run again"):
+            Kept.load(tmp_path)

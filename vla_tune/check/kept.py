@@ -1,0 +1,82 @@
+"""A few recorded frames beside a policy, with what it did on them when it was trained: a policy that can be asked anywhere."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from vla_tune.check.finding import Finding
+from vla_tune.schema import Contract, Observation
+
+KEPT_FILE = "probe.safetensors"
+PROBE = "kept actions"
+_ALLOWED = 0.02
+"""Mean difference, of an action's range: more than other hardware or merged weights make, less than any fault that is known."""
+_CHUNKS, _STATE, _INSTRUCTIONS, _IMAGE = "chunks", "state", "instructions", "image/"
+
+type Act = Callable[[Sequence[Observation]], Float[np.ndarray, "N T A"]]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Frames, and the trained policy's actions on them."""
+
+    seen: Sequence[Observation]
+    chunks: Float[np.ndarray, "N T A"]
+    """Robot units."""
+
+    def save(self, folder: Path) -> None:
+        """Into the policy's folder."""
+        roles = self.seen[0].images
+        tensors = {_IMAGE + role: np.stack([one.images[role] for one in self.seen]) for role in roles}
+        tensors |= {_STATE: np.stack([one.state for one in self.seen]), _CHUNKS: self.chunks}
+        instructions = json.dumps([one.instruction for one in self.seen])
+        save_file(tensors, folder / KEPT_FILE, metadata={_INSTRUCTIONS: instructions})
+
+    @classmethod
+    def load(cls, folder: Path) -> "Kept":
+        """From a policy's folder.
+
+        Raises:
+            FileNotFoundError: nothing was kept.
+            ValueError: the file is damaged.
+        """
+        path = folder / KEPT_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: it is written when a run is trained and goes along when it is exported.")
+        try:
+            with safe_open(path, framework="np") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+                instructions = json.loads(file.metadata()[_INSTRUCTIONS])
+            images = {name.removeprefix(_IMAGE): tensors[name] for name in tensors if name.startswith(_IMAGE)}
+            rows = zip(tensors[_STATE], instructions, strict=True)
+            seen = [
+                Observation({role: image[row] for role, image in images.items()}, state, instruction)
+                for row, (state, instruction) in enumerate(rows)
+            ]
+            return cls(seen, tensors[_CHUNKS])
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}): export the run again.") from None
+
+
+def keeps_its_actions(
+    act: Callable[[Sequence[Observation]], Float[np.ndarray, "N T A"]], kept: Kept, contract: Contract
+) -> Finding:
+    """Whether a policy, on this machine and read back from where it lies, does what it did when it was trained."""
+    column = contract.statistics.action
+    span = np.array(column.max) - np.array(column.min)
+    chunks = np.concatenate([act([one]) for one in kept.seen])
+    if chunks.shape != kept.chunks.shape:
+        return Finding(
+            PROBE, False, f"the chunks are {list(chunks.shape[1:])}, in training they were {list(kept.chunks.shape[1:])}."
+        )
+    off = float((np.abs(chunks - kept.chunks) / np.where(span > 0, span, 1.0)).mean())
+    said = f"on {len(chunks)} recorded frames {100 * off:.2g} % of an action's range beside those of training"
+    if off <= _ALLOWED:
+        return Finding(PROBE, True, said)
+    return Finding(PROBE, False, f"{said}: this is not the function that was trained. Export it again; scripts/check.py says more.")

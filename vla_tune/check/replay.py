@@ -1,0 +1,88 @@
+"""Recorded actions, replayed in the environment: whether data and environment mean the same by an action."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+from jaxtyping import Float
+
+from vla_tune.check.finding import Finding
+from vla_tune.data.dataset import Demonstrations
+from vla_tune.data.starts import STARTS_FILE, Start, read_starts
+
+PROBE = "replay"
+_NEAR = 1e-3
+"""Of a state's range: what rounding and a simulator's last digits come to."""
+_BESIDE = 0.05
+"""Of a state's range: what a simulator's last digits may grow to on the way."""
+_ENOUGH = 0.8
+"""Share of the replayed episodes that must succeed; all of them did when they were recorded."""
+
+
+@dataclass(frozen=True)
+class _Replayed:
+    began: float
+    """How far the environment's first state is from the recorded one, as a share of its range."""
+    left: float
+    """The same at the worst step of the way."""
+    step: int
+    """At which the way was first left; the episode's length if it was not."""
+    success: bool
+
+
+def replay(demonstrations: Demonstrations, make_env: Callable[[], gymnasium.Env], *, count: int) -> Finding:
+    """Up to `count` episodes that were recorded without noise, from their own starts.
+
+    A policy cannot be better than its data: if these actions do not succeed here, units, control mode, rate or the gripper's
+    sign are not what they were when the data was recorded.
+    """
+    starts = read_starts(demonstrations.root)
+    exact = [episode for episode, start in enumerate(starts) if start.exact and episode in demonstrations.episodes]
+    if not exact:
+        why = f"without noise ({STARTS_FILE})" if starts else f"whose start is known ({STARTS_FILE} is missing)"
+        return Finding(PROBE, True, f"not tried: the data has no episode {why}")
+    chosen = [exact[place] for place in np.unique(np.linspace(0, len(exact) - 1, min(count, len(exact))).astype(int))]
+    env = make_env()
+    try:
+        return _found([_replayed(demonstrations, episode, starts[episode], env) for episode in chosen])
+    finally:
+        env.close()
+
+
+def _found(replayed: list[_Replayed]) -> Finding:
+    began, left = max(one.began for one in replayed), max(one.left for one in replayed)
+    succeeded = sum(one.success for one in replayed)
+    said = f"{succeeded} of {len(replayed)} recorded episodes succeed in the environment"
+    if began > _NEAR:
+        return Finding(PROBE, False, f"{said}; it begins {100 * began:.1f} % of a state's range elsewhere: another environment.")
+    if succeeded >= _ENOUGH * len(replayed) and left <= _BESIDE:
+        return Finding(PROBE, True, f"{said}, at most {100 * left:.2g} % of a state's range beside the recorded way")
+    first = min(one.step for one in replayed)
+    return Finding(
+        PROBE,
+        False,
+        f"{said}; the way is left from step {first} on, by {100 * left:.0f} % of a state's range: data and environment differ in "
+        "an action's units, control mode, rate or the gripper's sign.",
+    )
+
+
+def _replayed(demonstrations: Demonstrations, episode: int, start: Start, env: gymnasium.Env) -> _Replayed:
+    frames = demonstrations.frames
+    rows = np.flatnonzero(frames.episode == episode)
+    span = np.ptp(frames.state, axis=0)
+    observation, _ = env.reset(seed=start.seed, options=dict(start.options) or None)
+    off, success = [_off(observation["state"], frames.state[rows[0]], span)], False
+    for here, there in zip(rows, [*rows[1:], None], strict=True):
+        observation, _, terminated, truncated, info = env.step(frames.actions[here])
+        success |= bool(info["success"])
+        if there is not None:
+            off.append(_off(observation["state"], frames.state[there], span))
+        if terminated or truncated:
+            break
+    away = np.flatnonzero(np.array(off) > _NEAR)
+    return _Replayed(off[0], max(off), int(away[0]) if len(away) else len(off), success)
+
+
+def _off(seen: Float[np.ndarray, " S"], recorded: Float[np.ndarray, " S"], span: Float[np.ndarray, " S"]) -> float:
+    return float((np.abs(seen - recorded) / np.where(span > 0, span, 1.0)).max())
