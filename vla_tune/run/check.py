@@ -16,12 +16,10 @@ from vla_tune.check.kept import Kept, keeps_its_actions
 from vla_tune.check.probes import Case, examine
 from vla_tune.check.replay import replay
 from vla_tune.data.sources import Data
-from vla_tune.policy import Policy
 from vla_tune.run.acting import acting
 from vla_tune.run.folder import load_config
 from vla_tune.run.objects import build, device_of, load_base, load_policy
 from vla_tune.run.recorded import observation_in, recorded_frames
-from vla_tune.schema import Contract
 
 CHECK_FILE = "check.json"
 _KEPT = 8
@@ -56,7 +54,15 @@ def probed_run(cfg: DictConfig, run: Path) -> list[Finding]:
     options = {"rows": 1, "device": device_of(cfg)}
     policy, data = load_policy(run, **options).policy, build(cfg.data)
     recorded = _recorded(data, count=cfg.evaluation.probed)
-    findings = _examined(cfg, data, recorded, policy, policy.contract, reference=policy, base=load_base(run, **options))
+    case = Case(
+        policy=policy,
+        contract=policy.contract,
+        recorded=recorded,
+        statistics=data.statistics,
+        reference=policy,
+        base=load_base(run, **options),
+    )
+    findings = [_replayed(cfg, data, count=cfg.evaluation.replayed), *examine(case)]
     seen = recorded.seen[:: max(1, len(recorded.seen) // _KEPT)]
     Kept(seen, np.concatenate([policy.act([one]) for one in seen])).save(run)
     tell(findings)
@@ -93,19 +99,15 @@ def _alone(cfg: DictConfig) -> list[Finding]:
 def _beside_its_run(cfg: DictConfig, run: Path) -> list[Finding]:
     trained, options = load_config(run), {"rows": 1, "device": device_of(cfg)}
     data, reference, base = build(trained.data), load_policy(run, **options).policy, load_base(run, **options)
-    if cfg.policy is None:
-        cfg.policy = str(run)
+    cfg.policy = cfg.policy or str(run)
     with acting(cfg) as (policy, contract):
         recorded = _recorded(data, count=cfg.frames)
-        return _examined(trained, data, recorded, policy, contract, reference=reference, base=base)
+        case = Case(policy=policy, contract=contract, recorded=recorded, statistics=data.statistics, reference=reference, base=base)
+        return [_replayed(trained, data, count=cfg.replayed), *examine(case)]
 
 
-def _examined(
-    trained: DictConfig, data: Data, recorded: Recorded, policy: Policy, contract: Contract, *, reference: Policy, base: Policy
-) -> list[Finding]:
-    case = Case(policy=policy, contract=contract, recorded=recorded, statistics=data.statistics, reference=reference, base=base)
-    make_env = partial(build(trained.env.make), task=trained.task)
-    return [replay(data.validation, make_env, count=trained.evaluation.replayed), *examine(case)]
+def _replayed(trained: DictConfig, data: Data, *, count: int) -> Finding:
+    return replay(data.validation, partial(build(trained.env.make), task=trained.task), count=count)
 
 
 def _recorded(data: Data, *, count: int) -> Recorded:

@@ -24,6 +24,7 @@ from vla_tune.run.recorded import dark_observation
 from vla_tune.run.shared import SharedRuns, load_shared
 from vla_tune.schema import Contract, Observation
 from vla_tune.serving.metrics import Metrics
+from vla_tune.serving.rest import Rest
 from vla_tune.serving.server import Adapters, FixedAdapters, PolicyServer
 from vla_tune.serving.worker import Act, Worker
 
@@ -50,18 +51,21 @@ def serve(cfg: DictConfig) -> None:
     worker = Worker(served.act, rows=cfg.rows, seconds=float(cfg.seconds))
     server = PolicyServer(worker, served.contracts, security, Metrics(), served.adapters)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(server, cfg.host, cfg.port))
+        asyncio.run(_serve(server, cfg.host, cfg.port, rest=build(cfg.rest) if "rest" in cfg else None))
 
 
-async def _serve(server: PolicyServer, host: str, port: int) -> None:
-    stop = asyncio.Event()
+async def _serve(server: PolicyServer, host: str, port: int, *, rest: Rest | None = None) -> None:
+    stop, console = asyncio.Event(), Console()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with server.serving(host, port) as listening:
+    async with server.serving(host, port) as listening, contextlib.AsyncExitStack() as leaving:
         await server.warm_up(dark_observation)
-        scheme = "ws" if server.security.context() is None else "wss"
+        secure = "" if server.security.context() is None else "s"
         found = next(iter(listening.sockets)).getsockname()[1]
-        Console().print(f"Serving {', '.join(server.contracts)} at {scheme}://{host}:{found}", highlight=False, soft_wrap=True)
+        console.print(f"Serving {', '.join(server.contracts)} at ws{secure}://{host}:{found}", highlight=False, soft_wrap=True)
+        if rest is not None:
+            found = await leaving.enter_async_context(rest.serving(server, host))
+            console.print(f"and at http{secure}://{host}:{found}/act", highlight=False, soft_wrap=True)
         await stop.wait()
 
 

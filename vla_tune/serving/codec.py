@@ -82,7 +82,7 @@ def _checked(value: Any, depth: int) -> Any:
     if isinstance(value, list):
         return [_checked(item, depth - 1) for item in value]
     if _ARRAY in value:
-        return _array(value)
+        return array_of(value.get(b"data"), value.get(b"dtype"), value.get(b"shape"))
     if _SCALAR in value:
         return _scalar(value)
     if wrong := [key for key in value if not isinstance(key, str)]:
@@ -90,8 +90,12 @@ def _checked(value: Any, depth: int) -> Any:
     return {key: _checked(item, depth - 1) for key, item in value.items()}
 
 
-def _array(record: Mapping[Any, Any]) -> np.ndarray:
-    data, dtype, shape = record.get(b"data"), record.get(b"dtype"), record.get(b"shape")
+def array_of(data: Any, dtype: Any, shape: Any) -> np.ndarray:
+    """The array of these bytes; it cannot be written.
+
+    Raises:
+        MessageError: they are not the bytes of an array of numbers of this type and shape.
+    """
     kind = _check_dtype(dtype)
     if not isinstance(data, bytes) or not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
         raise MessageError(f"an array has bytes as data and a shape of at most {MAX_DIMENSIONS} numbers.")

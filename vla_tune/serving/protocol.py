@@ -11,7 +11,11 @@ from vla_tune.serving.codec import MessageError
 
 PROMPT, STATE, ADAPTER, ENDPOINT = "prompt", "observation/state", "adapter", "endpoint"
 ADD, REMOVE = "add_adapter", "remove_adapter"
-_IMAGE = "observation/{role}"
+
+
+def image_key(role: str) -> str:
+    """Of a camera's picture in a request."""
+    return f"observation/{role}"
 
 
 def contract_hash(contract: Contract) -> str:
@@ -29,7 +33,7 @@ def metadata_of(contracts: Mapping[str, Contract]) -> dict[str, Any]:
         "default_adapter": default,
         "contract": json.dumps(to_record(contract) | {"statistics_hash": contract.statistics_hash}),
         "contract_hash": contract_hash(contract),
-        "image_keys": {camera.role: _IMAGE.format(role=camera.role) for camera in body.cameras},
+        "image_keys": {camera.role: image_key(camera.role) for camera in body.cameras},
         "image_resolution": [[camera.height, camera.width] for camera in body.cameras],
         "state_key": STATE,
         "state_dimension": body.state_dimension,
@@ -54,7 +58,7 @@ def contract_in(metadata: Mapping[str, Any]) -> Contract:
 
 def request_of(observation: Observation, *, adapter: str | None = None) -> dict[str, Any]:
     """The message that asks for actions."""
-    images = {_IMAGE.format(role=role): np.ascontiguousarray(image) for role, image in observation.images.items()}
+    images = {image_key(role): np.ascontiguousarray(image) for role, image in observation.images.items()}
     named = {} if adapter is None else {ADAPTER: adapter}
     return images | {STATE: np.asarray(observation.state), PROMPT: observation.instruction} | named
 
@@ -66,7 +70,7 @@ def observation_in(message: Mapping[str, Any], contract: Contract) -> Observatio
         MessageError: something is missing, left over, or of another kind; it is named with what is expected.
     """
     body = contract.embodiment
-    keys = {_IMAGE.format(role=camera.role): camera for camera in body.cameras}
+    keys = {image_key(camera.role): camera for camera in body.cameras}
     expected = {*keys, STATE, PROMPT}
     given = message.keys() - {ADAPTER, ENDPOINT, "session_id"}
     if given != expected:

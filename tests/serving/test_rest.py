@@ -1,0 +1,180 @@
+"""OpenVLA's POST /act: its clients and OFT's are answered, and what is wrong is said."""
+
+import asyncio
+import json
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from base64 import b64decode, b64encode
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vla_tune.serving.metrics import Metrics
+from vla_tune.serving.rest import Rest, mean_of_training
+from vla_tune.serving.security import Loopback
+from vla_tune.serving.server import PolicyServer
+from vla_tune.serving.worker import Worker
+
+IMAGE, STATE = np.full((64, 64, 3), 7, np.uint8), np.array([0.01, 0.02, 0.03, 1.0], np.float32)
+
+
+def written(value: Any) -> Any:
+    """As json_numpy writes an array."""
+    array = np.asarray(value)
+    return {"__numpy__": b64encode(array.tobytes()).decode(), "dtype": array.dtype.str, "shape": list(array.shape)}
+
+
+def read(record: Any) -> Any:
+    if isinstance(record, dict) and "__numpy__" in record:
+        return np.frombuffer(b64decode(record["__numpy__"]), record["dtype"]).reshape(record["shape"])
+    return [read(item) for item in record] if isinstance(record, list) else record
+
+
+def asked(**content: Any) -> dict[str, Any]:
+    return {"image": IMAGE, "instruction": "lift the red block", "state": STATE} | content
+
+
+@pytest.fixture
+def front(tiny_contract, echo):
+    """Serves until the block ends; the function asks."""
+
+    @contextmanager
+    def run(act=echo, *, security=None, **options):
+        server = PolicyServer(Worker(act, rows=4, seconds=5.0), {"default": tiny_contract}, security or Loopback(), Metrics())
+        loop, stop, started = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
+        port: list[int] = []
+
+        async def main() -> None:
+            async with server.serving("localhost", 0), Rest(0, **options).serving(server, "localhost") as found:
+                port.append(found)
+                started.set()
+                await stop.wait()
+
+        thread = threading.Thread(target=lambda: asyncio.run(main(), loop_factory=lambda: loop))
+        thread.start()
+        assert started.wait(10)
+
+        def ask(body: Any, *, headers: dict[str, str] | None = None, context=None) -> tuple[int, Any]:
+            text = body if isinstance(body, bytes) else json.dumps(body, default=written).encode()
+            scheme = "http" if context is None else "https"
+            request = urllib.request.Request(
+                f"{scheme}://localhost:{port[0]}/act", text, {"Content-Type": "application/json"} | (headers or {})
+            )
+            try:
+                with urllib.request.urlopen(request, timeout=10, context=context) as reply:
+                    return reply.status, read(json.loads(reply.read()))
+            except urllib.error.HTTPError as error:
+                return error.code, error.read().decode()
+
+        try:
+            yield ask
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            thread.join()
+
+    return run
+
+
+def test_a_client_of_openvla_gets_one_action(front):
+    with front() as ask:
+        status, action = ask(asked())
+    assert status == 200
+    assert np.array_equal(action, STATE)
+
+
+def test_a_client_of_oft_gets_the_chunk(front):
+    with front() as ask:
+        _, actions = ask({"full_image": IMAGE, "instruction": "lift the red block", "state": STATE})
+    assert len(actions) == 4
+    assert all(np.array_equal(action, STATE) for action in actions)
+
+
+def test_a_request_inside_a_text_is_answered_by_a_text(front):
+    with front() as ask:
+        _, text = ask({"encoded": json.dumps(asked(), default=written)})
+    assert np.array_equal(read(json.loads(text)), STATE)
+
+
+def test_the_statistics_that_a_client_names_must_be_the_policys(front, tiny_contract):
+    with front() as ask:
+        assert ask(asked(unnorm_key=tiny_contract.statistics.dataset))[0] == 200
+        status, said = ask(asked(unnorm_key="bridge_orig"))
+    assert status == 422
+    assert "unnorm_key 'bridge_orig': this policy has the statistics of" in said
+
+
+def test_a_state_that_is_not_sent_is_a_mistake_unless_said_otherwise(front, tiny_contract):
+    without = {key: value for key, value in asked().items() if key != "state"}
+    with front() as ask:
+        status, said = ask(without)
+    assert status == 422
+    assert "state is missing: 4 numbers in robot units" in said
+    with front(missing_state=mean_of_training) as ask:
+        _, action = ask(without)
+    assert np.allclose(action, tiny_contract.statistics.state.mean)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"{", "no JSON"),
+        (b"[1]", "a JSON object, not a list"),
+        (b"[" * 100_000, "no JSON"),
+        (asked(instruction=3), "prompt is int '3'"),
+        (asked(image=[1, 2]), "observation/front is list"),
+        (asked(image=IMAGE.astype(np.float32)), "uint8 [height width 3]"),
+        (asked(wrist=IMAGE), "unknown ['wrist']"),
+        (asked(adapter="other"), "adapter 'other': loaded are default"),
+        (asked(state={"__numpy__": "!", "dtype": "<f4", "shape": [4]}), "is base64"),
+        (asked(state={"__numpy__": "AAAA", "dtype": "|O", "shape": [4]}), "dtype '|O'"),
+        (asked(state={"__numpy__": "AAAA", "dtype": "<f4", "shape": [-1]}), "whole numbers"),
+        (asked(state=np.full(4, np.nan, np.float32)), "holds NaN"),
+        ({"encoded": 5}, "no JSON"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_said(front, body, message):
+    with front() as ask:
+        status, said = ask(body)
+        assert ask(asked())[0] == 200
+    assert status == 422
+    assert message in json.loads(said)["message"]
+
+
+def test_what_a_policy_raises_stays_in_the_log(front, caplog):
+    def act(observations, names):
+        raise RuntimeError("a secret path")
+
+    with front(act) as ask:
+        status, said = ask(asked())
+    assert status == 500
+    assert "secret" not in said
+    assert json.loads(said)["id"] in caplog.text
+
+
+def test_the_key_and_tls_are_those_of_the_server(front, tls):
+    context = ssl.create_default_context(cafile=tls.certificate)
+    with front(security=tls) as ask:
+        assert ask(asked(), context=context)[0] == 401
+        assert ask(asked(), headers={"Authorization": "Api-Key 0123456789abcdef"}, context=context)[0] == 200
+
+
+def test_too_large_a_request_is_refused(front):
+    with front() as ask:
+        status, _ = ask(b" " * (23 * 2**20))
+        assert ask(asked())[0] == 200
+    assert status == 413
+
+
+def test_an_open_address_is_refused(tiny_contract, echo):
+    async def main() -> None:
+        server = PolicyServer(Worker(echo, rows=1, seconds=1.0), {"default": tiny_contract}, Loopback(), Metrics())
+        async with Rest(0).serving(server, "0.0.0.0"):
+            pass
+
+    with pytest.raises(ValueError, match=r"host=0.0.0.0 is reachable from other machines"):
+        asyncio.run(main())

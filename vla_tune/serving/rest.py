@@ -1,0 +1,162 @@
+"""OpenVLA's `POST /act` beside the websocket, for clients that know nothing else: JSON with arrays as json_numpy writes them."""
+
+import binascii
+import json
+import logging
+import uuid
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from aiohttp import web
+from jaxtyping import Float
+
+from vla_tune.schema import Contract
+from vla_tune.serving import codec
+from vla_tune.serving.protocol import PROMPT, STATE, adapter_in, image_key, observation_in
+from vla_tune.serving.server import PolicyServer
+from vla_tune.serving.worker import RefusedError
+
+_log = logging.getLogger(__name__)
+_MAX_BYTES = codec.MAX_BYTES * 4 // 3 + 65536
+"""Of a request: what the websocket takes, in base64."""
+_SINGLE, _FULL = "image", "full_image"
+"""The first camera, as OpenVLA's clients name it, and as OFT's do."""
+_ADAPTER, _STATISTICS, _ENCODED = "adapter", "unnorm_key", "encoded"
+
+
+def refused(contract: Contract) -> Float[np.ndarray, " S"]:
+    """A request without the robot's state is a mistake.
+
+    Raises:
+        MessageError: always.
+    """
+    raise codec.MessageError(
+        f"state is missing: {contract.embodiment.state_dimension} numbers in robot units. A policy that does not look at it can be "
+        "served with rest=without_state."
+    )
+
+
+def mean_of_training(contract: Contract) -> Float[np.ndarray, " S"]:
+    """For policies that do not look at the state, as OpenVLA's own: its clients send none."""
+    return np.array(contract.statistics.state.mean, np.float32)
+
+
+@dataclass(frozen=True)
+class Rest:
+    """A second front of a server, with the same policies, keys and counters.
+
+    A request holds `image` (OpenVLA) or `full_image` and `<role>_image` for further cameras (OFT), `instruction` and `state`;
+    `unnorm_key`, if it is there, must name the statistics that the policy was trained with. The reply to `image` is one action
+    [A], that to `full_image` a list of T. Unlike the original's, an error is not sent as a success.
+
+    Args:
+        port: 0 takes a free one.
+        missing_state: What stands for a state that is not sent.
+    """
+
+    port: int
+    missing_state: Callable[[Contract], Float[np.ndarray, " S"]] = refused
+
+    @asynccontextmanager
+    async def serving(self, server: PolicyServer, host: str) -> AsyncIterator[int]:
+        """Listens until the block ends; gives the port.
+
+        Raises:
+            ValueError: the server's security does not protect this address.
+            OSError: the address is taken.
+        """
+        server.security.check(host)
+        application = web.Application(client_max_size=_MAX_BYTES)
+        application.router.add_post("/act", _Front(server, self.missing_state).act)
+        runner = web.AppRunner(application, access_log=None)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, host, self.port, ssl_context=server.security.context())
+            await site.start()
+            yield runner.addresses[0][1]
+        finally:
+            await runner.cleanup()
+
+
+@dataclass(frozen=True)
+class _Front:
+    server: PolicyServer
+    missing_state: Callable[[Contract], Float[np.ndarray, " S"]]
+
+    async def act(self, request: web.Request) -> web.Response:
+        if not self.server.security.admits(request.headers.get("Authorization")):
+            self.server.metrics.rejected.labels("key").inc()
+            return _error(401, "the header Authorization: Api-Key ... is missing or wrong")
+        try:
+            content = _decoded(await request.text())
+            encoded = _ENCODED in content
+            if encoded:
+                content = _decoded(content[_ENCODED])
+            answer = json.dumps(await self._actions(content), default=_plain)
+            return web.Response(text=json.dumps(answer) if encoded else answer, content_type="application/json")
+        except (codec.MessageError, RefusedError, ValueError) as error:
+            self.server.metrics.rejected.labels(type(error).__name__).inc()
+            return _error(422, str(error))
+        except web.HTTPException:
+            raise
+        except Exception:  # what a policy raises is for the log, not for the network
+            self.server.metrics.rejected.labels("failure").inc()
+            answer = _error(500, "the policy failed on this observation; the server's log says why")
+            _log.exception("request failed: %s", answer.text)
+            return answer
+
+    async def _actions(self, content: Mapping[str, Any]) -> Any:
+        name = adapter_in(content, list(self.server.contracts))
+        contract = self.server.contracts[name]
+        if content.get(_STATISTICS, contract.statistics.dataset) != contract.statistics.dataset:
+            given = str(content[_STATISTICS])[:80]
+            raise codec.MessageError(f"unnorm_key {given!r}: this policy has the statistics of {contract.statistics.dataset!r}.")
+        message = self._message({key: value for key, value in content.items() if key not in (_ADAPTER, _STATISTICS)}, contract)
+        reply = await self.server.worker.reply(object(), observation_in(message, contract), name)
+        self.server.metrics.served(reply, contract)
+        return reply.actions[0] if _SINGLE in content else list(reply.actions)
+
+    def _message(self, content: Mapping[str, Any], contract: Contract) -> dict[str, Any]:
+        """The same request as the websocket's clients write it; what is left over is refused there, by its name."""
+        first, *others = contract.embodiment.cameras
+        names = {_SINGLE: image_key(first.role), _FULL: image_key(first.role), "instruction": PROMPT, "state": STATE}
+        names |= {f"{camera.role}_image": image_key(camera.role) for camera in others}
+        message = {names.get(key, key): value for key, value in content.items()}
+        if STATE not in message:
+            message[STATE] = self.missing_state(contract)
+        return message
+
+
+def _decoded(text: Any) -> Mapping[str, Any]:
+    try:
+        content = json.loads(text, object_hook=_array)
+    except codec.MessageError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
+        raise codec.MessageError(f"this is no JSON that is read here: {type(error).__name__} {error}"[:300]) from None
+    if not isinstance(content, Mapping):
+        raise codec.MessageError(f"a request is a JSON object, not a {type(content).__name__}.")
+    return content
+
+
+def _array(record: dict[str, Any]) -> Any:
+    if "__numpy__" not in record:
+        return record
+    try:
+        data = b64decode(record["__numpy__"], validate=True)
+    except (binascii.Error, TypeError, ValueError):
+        raise codec.MessageError("the data of an array is base64.") from None
+    return codec.array_of(data, record.get("dtype"), record.get("shape"))
+
+
+def _plain(array: np.ndarray) -> dict[str, Any]:
+    return {"__numpy__": b64encode(array.tobytes()).decode(), "dtype": array.dtype.str, "shape": array.shape}
+
+
+def _error(status: int, sentence: str) -> web.Response:
+    record = {"type": "error", "id": uuid.uuid4().hex[:12], "message": sentence}
+    return web.Response(status=status, text=json.dumps(record), content_type="application/json")
