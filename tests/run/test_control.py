@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -41,6 +42,10 @@ def test_every_tick_is_kept_as_a_line_and_as_a_dataset(base, settings, tmp_path:
         assert np.allclose(dataset[index]["action.command"].numpy(), ticks[index]["command"])
     assert json.loads((tmp_path / "log" / "results.json").read_text())["episodes"] == 2
     assert (tmp_path / "log" / "actions.png").stat().st_size > 5000
+    (film,) = (tmp_path / "log" / "films").iterdir()
+    assert film.name == "episode_000_failure.mp4"
+    with av.open(str(film)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == sum(1 for tick in ticks if tick["episode"] == 0)
     with pytest.raises(ValueError, match="holds the log of an earlier run"):
         control(settings(f"policy={base}"))
 
@@ -48,11 +53,12 @@ def test_every_tick_is_kept_as_a_line_and_as_a_dataset(base, settings, tmp_path:
 def test_over_the_websocket_the_server_acts(served, settings, tmp_path: Path):
     chunk = np.tile(np.array([0.01, 0, 0, 1], np.float32), (4, 1))
     with served(lambda observations, names: [chunk] * len(observations)) as address:
-        control(settings(f"policy={address.url}", "ticks=lines"))
+        control(settings(f"policy={address.url}", "ticks=lines", "live=file"))
     played = [tick["raw"] for tick in lines(tmp_path / "log") if tick["raw"][0] is not None]
     assert len(played) > 5
     assert np.allclose(played, chunk[0])
     assert not (tmp_path / "log" / "dataset").exists()
+    assert (tmp_path / "log" / "live.rrd").stat().st_size > 10_000
 
 
 def test_a_stop_file_stops_it_before_it_moves(base, settings, tmp_path: Path):

@@ -25,6 +25,7 @@ from vla_tune.evaluation.episodes import episode_seed
 from vla_tune.evaluation.report import write_json
 from vla_tune.evaluation.stats import wilson_interval
 from vla_tune.run.acting import acting
+from vla_tune.run.films import FILMS, Films
 from vla_tune.run.folder import RESULTS_FILE
 from vla_tune.run.objects import build
 from vla_tune.schema import Contract
@@ -61,7 +62,9 @@ def control(cfg: DictConfig) -> list[Outcome]:
         parts = _parts(cfg, robot, policy, contract)  # before anything is connected
         memory = InMemory()
         dataset = build(cfg.ticks)(folder / DATASET, contract.embodiment, hz=robot.hz)
-        log = All([JsonLines(folder / TICKS_FILE), memory, dataset])
+        films = Films(folder / FILMS, [int(index) for index in cfg.films], robot)
+        live = [build(cfg.live)(embodiment=contract.embodiment)] if "live" in cfg else []
+        log = All([JsonLines(folder / TICKS_FILE), memory, dataset, films, *live])
         leaving.callback(log.close)
         leaving.enter_context(signals.listening())
         parts = replace(parts, log=log, stop=AnyOf([StopFile(cfg.stop_file), StopKey(), signals]))
