@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+from vla_tune.control.live import AtAddress, InFile, InViewer
 from vla_tune.run.control import control
+from vla_tune.run.objects import build
 
 
 @pytest.fixture
@@ -59,6 +61,11 @@ def test_over_the_websocket_the_server_acts(served, settings, tmp_path: Path):
     assert np.allclose(played, chunk[0])
     assert not (tmp_path / "log" / "dataset").exists()
     assert (tmp_path / "log" / "live.rrd").stat().st_size > 10_000
+
+
+def test_a_live_view_is_a_choice(settings):
+    for name, kind in (("viewer", InViewer), ("address", AtAddress), ("file", InFile)):
+        assert isinstance(build(settings("policy=nowhere", f"live={name}").live).keywords["open"], kind)
 
 
 def test_a_stop_file_stops_it_before_it_moves(base, settings, tmp_path: Path):

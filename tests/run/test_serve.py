@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from vla_tune.run import serve as module
-from vla_tune.run.objects import load_policy
+from vla_tune.run.objects import build, load_policy
 from vla_tune.run.recorded import observation_in
 from vla_tune.run.serve import _policies, _serve, serve
 from vla_tune.serving.client import RemotePolicy
 from vla_tune.serving.metrics import Metrics
+from vla_tune.serving.rest import MeanOfTraining, Refused, Rest
 from vla_tune.serving.security import Loopback
 from vla_tune.serving.server import PolicyServer
 from vla_tune.serving.worker import Worker
@@ -72,6 +73,14 @@ def test_runs_of_one_folder_join_and_leave(run_of, configuration):
     fixed = _policies(configuration("serve", f"policy=[{one}]", "device=cpu")).adapters
     with pytest.raises(ValueError, match="started without a folder"):
         fixed.add("other")
+
+
+def test_a_second_front_is_a_choice(configuration):
+    assert "rest" not in configuration("serve", "policy=nowhere")
+    for name, missing in (("openvla", Refused), ("without_state", MeanOfTraining)):
+        rest = build(configuration("serve", "policy=nowhere", f"rest={name}").rest)
+        assert isinstance(rest, Rest)
+        assert isinstance(rest.missing_state, missing)
 
 
 def test_an_open_address_is_refused_before_anything_is_loaded(configuration, monkeypatch):

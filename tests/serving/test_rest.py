@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vla_tune.serving.metrics import Metrics
-from vla_tune.serving.rest import Rest, mean_of_training
+from vla_tune.serving.rest import MeanOfTraining, Rest
 from vla_tune.serving.security import Loopback
 from vla_tune.serving.server import PolicyServer
 from vla_tune.serving.worker import Worker
@@ -113,7 +113,7 @@ def test_a_state_that_is_not_sent_is_a_mistake_unless_said_otherwise(front, tiny
         status, said = ask(without)
     assert status == 422
     assert "state is missing: 4 numbers in robot units" in said
-    with front(missing_state=mean_of_training) as ask:
+    with front(missing_state=MeanOfTraining()) as ask:
         _, action = ask(without)
     assert np.allclose(action, tiny_contract.statistics.state.mean)
 

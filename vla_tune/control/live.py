@@ -26,11 +26,15 @@ type Open = Callable[[], "rerun.RecordingStream"]
 """Begins a recording, somewhere."""
 
 
-def in_viewer() -> "rerun.RecordingStream":
+@dataclass(frozen=True)
+class InViewer:
     """In a window on this machine."""
-    recording = _recording()
-    recording.spawn()
-    return recording
+
+    def __call__(self) -> "rerun.RecordingStream":
+        """Opens it."""
+        recording = _recording()
+        recording.spawn()
+        return recording
 
 
 @dataclass(frozen=True)

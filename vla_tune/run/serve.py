@@ -42,7 +42,7 @@ def serve(cfg: DictConfig) -> None:
         OSError: the port is taken.
     """
     logging.basicConfig(level=logging.INFO)
-    security = build(cfg.security)
+    security, rest = build(cfg.security), build(cfg.rest) if "rest" in cfg else None
     security.check(cfg.host)  # before minutes of loading
     served = _policies(cfg)
     findings = served.examined()
@@ -51,7 +51,7 @@ def serve(cfg: DictConfig) -> None:
     worker = Worker(served.act, rows=cfg.rows, seconds=float(cfg.seconds))
     server = PolicyServer(worker, served.contracts, security, Metrics(), served.adapters)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(server, cfg.host, cfg.port, rest=build(cfg.rest) if "rest" in cfg else None))
+        asyncio.run(_serve(server, cfg.host, cfg.port, rest=rest))
 
 
 async def _serve(server: PolicyServer, host: str, port: int, *, rest: Rest | None = None) -> None:

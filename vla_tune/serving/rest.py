@@ -5,10 +5,10 @@ import json
 import logging
 import uuid
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from aiohttp import web
@@ -28,21 +28,38 @@ _SINGLE, _FULL = "image", "full_image"
 _ADAPTER, _STATISTICS, _ENCODED = "adapter", "unnorm_key", "encoded"
 
 
-def refused(contract: Contract) -> Float[np.ndarray, " S"]:
-    """A request without the robot's state is a mistake.
+@runtime_checkable
+class MissingState(Protocol):
+    """What stands for the robot's state where a request holds none."""
 
-    Raises:
-        MessageError: always.
-    """
-    raise codec.MessageError(
-        f"state is missing: {contract.embodiment.state_dimension} numbers in robot units. A policy that does not look at it can be "
-        "served with rest=without_state."
-    )
+    def of(self, contract: Contract) -> Float[np.ndarray, " S"]:
+        """In robot units.
+
+        Raises:
+            MessageError: nothing does.
+        """
+        ...
 
 
-def mean_of_training(contract: Contract) -> Float[np.ndarray, " S"]:
+@dataclass(frozen=True)
+class Refused:
+    """A request without the robot's state is a mistake."""
+
+    def of(self, contract: Contract) -> Float[np.ndarray, " S"]:
+        """Nothing."""
+        raise codec.MessageError(
+            f"state is missing: {contract.embodiment.state_dimension} numbers in robot units. A policy that does not look at it can "
+            "be served with rest=without_state."
+        )
+
+
+@dataclass(frozen=True)
+class MeanOfTraining:
     """For policies that do not look at the state, as OpenVLA's own: its clients send none."""
-    return np.array(contract.statistics.state.mean, np.float32)
+
+    def of(self, contract: Contract) -> Float[np.ndarray, " S"]:
+        """The mean of the training data."""
+        return np.array(contract.statistics.state.mean, np.float32)
 
 
 @dataclass(frozen=True)
@@ -59,7 +76,7 @@ class Rest:
     """
 
     port: int
-    missing_state: Callable[[Contract], Float[np.ndarray, " S"]] = refused
+    missing_state: MissingState = Refused()
 
     @asynccontextmanager
     async def serving(self, server: PolicyServer, host: str) -> AsyncIterator[int]:
@@ -85,7 +102,7 @@ class Rest:
 @dataclass(frozen=True)
 class _Front:
     server: PolicyServer
-    missing_state: Callable[[Contract], Float[np.ndarray, " S"]]
+    missing_state: MissingState
 
     async def act(self, request: web.Request) -> web.Response:
         if not self.server.security.admits(request.headers.get("Authorization")):
@@ -127,7 +144,7 @@ class _Front:
         names |= {f"{camera.role}_image": image_key(camera.role) for camera in others}
         message = {names.get(key, key): value for key, value in content.items()}
         if STATE not in message:
-            message[STATE] = self.missing_state(contract)
+            message[STATE] = self.missing_state.of(contract)
         return message
 
 
