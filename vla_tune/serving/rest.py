@@ -48,8 +48,8 @@ class Refused:
     def of(self, contract: Contract) -> Float[np.ndarray, " S"]:
         """Nothing."""
         raise codec.MessageError(
-            f"state is missing: {contract.embodiment.state_dimension} numbers in robot units. A policy that does not look at it can "
-            "be served with rest=without_state."
+            f"state is missing: {contract.embodiment.state_dimension} numbers in robot units. A policy that does not look at it "
+            "can be served with rest=without_state."
         )
 
 
