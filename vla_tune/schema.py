@@ -215,6 +215,8 @@ class Contract:
     statistics: Statistics
     base: BaseWeights | None = None
     """Beside an adapter's files: what it belongs to. Whole weights need no other."""
+    jpeg_quality: int | None = None
+    """At which pictures come to a server; None where they come as they are."""
 
     @property
     def statistics_hash(self) -> str:

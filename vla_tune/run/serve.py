@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from vla_tune.run.objects import build, device_of, load_policy
 from vla_tune.run.recorded import dark_observation
 from vla_tune.run.shared import SharedRuns, load_shared
 from vla_tune.schema import Contract, Observation
+from vla_tune.serving.jpeg import check_quality
 from vla_tune.serving.metrics import Metrics
 from vla_tune.serving.rest import Rest
 from vla_tune.serving.server import Adapters, FixedAdapters, PolicyServer
@@ -43,13 +44,15 @@ def serve(cfg: DictConfig) -> None:
     """
     logging.basicConfig(level=logging.INFO)
     security, rest = build(cfg.security), build(cfg.rest) if "rest" in cfg else None
+    quality = check_quality(cfg.jpeg_quality)
     security.check(cfg.host)  # before minutes of loading
     served = _policies(cfg)
     findings = served.examined()
     tell(findings)
     require(findings)
     worker = Worker(served.act, rows=cfg.rows, seconds=float(cfg.seconds))
-    server = PolicyServer(worker, served.contracts, security, Metrics(), served.adapters)
+    contracts = served.contracts if quality is None else Announced(served.contracts, quality)
+    server = PolicyServer(worker, contracts, security, Metrics(), served.adapters)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(server, cfg.host, cfg.port, rest=rest))
 
@@ -67,6 +70,26 @@ async def _serve(server: PolicyServer, host: str, port: int, *, rest: Rest | Non
             found = await leaving.enter_async_context(rest.serving(server, host))
             console.print(f"and at http{secure}://{host}:{found}/act", highlight=False, soft_wrap=True)
         await stop.wait()
+
+
+@dataclass(frozen=True, eq=False)
+class Announced(Mapping[str, Contract]):
+    """The contracts of what is served, as they are now, with the quality of the pictures that come."""
+
+    contracts: Mapping[str, Contract]
+    jpeg_quality: int
+
+    def __getitem__(self, name: str) -> Contract:
+        """Of the adapter of this name."""
+        return replace(self.contracts[name], jpeg_quality=self.jpeg_quality)
+
+    def __iter__(self) -> Iterator[str]:
+        """The adapters' names."""
+        return iter(self.contracts)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.contracts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class RemotePolicy:
         contract: What the policy must be; None takes what the server announces.
         adapter: Which of the server's adapters acts; None is its default.
         api_key: For servers that ask for one.
+        jpeg_quality: Sends pictures as JPEG, if the server was started with the same quality; None sends them as they are.
         certificate: A PEM file with the authority that signed the server's certificate; None trusts the system's.
         timeout: Seconds for an answer.
         patience: Seconds of trying to connect.
@@ -58,6 +59,7 @@ class RemotePolicy:
     adapter: str | None = None
     api_key: str | None = field(default=None, repr=False)
     certificate: str | None = None
+    jpeg_quality: int | None = None
     timeout: float = 10.0
     patience: float = 10.0
     sleep: Callable[[float], None] = time.sleep
@@ -98,7 +100,7 @@ class RemotePolicy:
 
     def _infer(self, observation: Observation) -> Float[np.ndarray, "T A"]:
         begun = time.perf_counter()
-        reply = self._ask({ENDPOINT: "infer"} | request_of(observation, adapter=self.adapter))
+        reply = self._ask({ENDPOINT: "infer"} | request_of(observation, adapter=self.adapter, jpeg_quality=self.jpeg_quality))
         actions = reply.get("actions")
         if not isinstance(actions, np.ndarray) or actions.ndim != 2 or not np.isfinite(actions).all():
             raise ServerError("the server's actions are no finite numbers [T A]: look at its log.")
@@ -173,8 +175,14 @@ class RemotePolicy:
         name = self.adapter or self._metadata.get("default_adapter")
         if name not in known:
             raise ValueError(f"{self.url} has no adapter {name!r}: there are {', '.join(map(str, known))}.")
-        if self.contract is not None and contract_hash(self.contract) != known[name]:
-            found = _difference(self.contract, self._metadata)
+        offered = self._metadata.get("jpeg_quality")
+        if self.jpeg_quality not in (None, offered):
+            raise ValueError(
+                f"{self.url} was started with jpeg_quality={offered}, this client with {self.jpeg_quality}: choose one."
+            )
+        given = self.contract and replace(self.contract, jpeg_quality=offered)  # a client may send what is better than announced
+        if given is not None and contract_hash(given) != known[name]:
+            found = _difference(given, self._metadata)
             raise ValueError(f"{self.url} acts by another contract than the one given: {found}.")
 
 
@@ -185,6 +193,7 @@ def remote_policy(
     adapter: str | None,
     api_key_file: str | None,
     certificate: str | None,
+    jpeg_quality: int | None,
     timeout: float,
     patience: float,
 ) -> RemotePolicy:
@@ -199,6 +208,7 @@ def remote_policy(
         adapter=adapter,
         api_key=Path(api_key_file).read_text().strip() if api_key_file else None,
         certificate=certificate,
+        jpeg_quality=jpeg_quality,
         timeout=float(timeout),
         patience=float(patience),
     )

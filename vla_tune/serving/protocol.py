@@ -8,6 +8,7 @@ import numpy as np
 
 from vla_tune.schema import Contract, Observation, content_hash, contract_from_record, to_record
 from vla_tune.serving.codec import MessageError
+from vla_tune.serving.jpeg import from_jpeg, to_jpeg
 
 PROMPT, STATE, ADAPTER, ENDPOINT = "prompt", "observation/state", "adapter", "endpoint"
 ADD, REMOVE = "add_adapter", "remove_adapter"
@@ -41,6 +42,7 @@ def metadata_of(contracts: Mapping[str, Contract]) -> dict[str, Any]:
         "action_horizon": contract.horizon,
         "execute_steps": contract.execute_steps,
         "control_hz": body.control_hz,
+        "jpeg_quality": contract.jpeg_quality,
     }
 
 
@@ -56,9 +58,11 @@ def contract_in(metadata: Mapping[str, Any]) -> Contract:
     return contract_from_record(json.loads(text), source="the server's contract")
 
 
-def request_of(observation: Observation, *, adapter: str | None = None) -> dict[str, Any]:
-    """The message that asks for actions."""
-    images = {image_key(role): np.ascontiguousarray(image) for role, image in observation.images.items()}
+def request_of(observation: Observation, *, adapter: str | None = None, jpeg_quality: int | None = None) -> dict[str, Any]:
+    """The message that asks for actions; with a `jpeg_quality`, its pictures are JPEG files."""
+    images: dict[str, Any] = {image_key(role): np.ascontiguousarray(image) for role, image in observation.images.items()}
+    if jpeg_quality is not None:
+        images = {key: to_jpeg(image, jpeg_quality) for key, image in images.items()}
     named = {} if adapter is None else {ADAPTER: adapter}
     return images | {STATE: np.asarray(observation.state), PROMPT: observation.instruction} | named
 
@@ -76,8 +80,16 @@ def observation_in(message: Mapping[str, Any], contract: Contract) -> Observatio
     if given != expected:
         missing, unknown = sorted(expected - given), sorted(map(str, given - expected))[:5]
         raise MessageError(f"an observation holds {sorted(expected)}: missing {missing}, unknown {unknown}.")
-    images = {camera.role: _image(key, message[key]) for key, camera in keys.items()}
+    images = {camera.role: _image(key, _unpacked(key, message[key], contract)) for key, camera in keys.items()}
     return Observation(images=images, state=_state(message[STATE], body.state_dimension), instruction=_text(message[PROMPT]))
+
+
+def _unpacked(key: str, value: Any, contract: Contract) -> Any:
+    if not isinstance(value, bytes):
+        return value
+    if contract.jpeg_quality is None:
+        raise MessageError(f"{key} is a file, pictures are arrays here: start the server with jpeg_quality=... to allow JPEG.")
+    return from_jpeg(value)
 
 
 def _image(key: str, value: Any) -> np.ndarray:

@@ -22,6 +22,7 @@ class VlaTuneRemoteConfig(Deployed, PreTrainedConfig):
     adapter: str | None = None
     api_key_file: str | None = None
     certificate: str | None = None
+    jpeg_quality: int | None = None
     timeout: float = 10.0
     """Seconds for an answer."""
     patience: float = 10.0

@@ -28,6 +28,7 @@ class VlaTuneRemotePolicy(DeployedPolicy, PreTrainedPolicy):
             adapter=config.adapter,
             api_key_file=config.api_key_file,
             certificate=config.certificate,
+            jpeg_quality=config.jpeg_quality,
             timeout=config.timeout,
             patience=config.patience,
         )

@@ -1,0 +1,109 @@
+"""Pictures as JPEG: nearly the same, only where both sides chose it, and nothing else gets in that way."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vla_tune.schema import Observation
+from vla_tune.serving import codec
+from vla_tune.serving.client import RemotePolicy, ServerError
+from vla_tune.serving.codec import MessageError
+from vla_tune.serving.jpeg import check_quality, from_jpeg, to_jpeg
+from vla_tune.serving.protocol import observation_in, request_of
+
+
+def picture(height: int = 64, width: int = 64) -> np.ndarray:
+    """Smooth, as photographs are."""
+    rows, columns = np.mgrid[0:height, 0:width] / 64
+    channels = [np.sin(3 * rows), np.cos(2 * columns), np.sin(rows + columns)]
+    return np.stack([127 + 120 * channel for channel in channels], axis=-1).astype(np.uint8)
+
+
+def file(image: Image.Image, kind: str, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(8, 90), st.integers(8, 90), st.integers(90, 100))
+def test_a_picture_comes_back_nearly_the_same(height, width, quality):
+    image = picture(height, width)
+    back = from_jpeg(to_jpeg(image, quality))
+    assert back.shape == image.shape
+    assert np.abs(back.astype(int) - image).mean() < 2.0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff\xd8\xff",
+        file(Image.fromarray(picture()), "PNG"),
+        file(Image.fromarray(picture()).convert("L"), "JPEG"),
+        file(Image.fromarray(picture()).convert("CMYK"), "JPEG"),
+        file(Image.fromarray(picture()), "JPEG")[:300],
+        file(Image.new("RGB", (20_000, 20_000)), "JPEG", quality=50),
+    ],
+    ids=["nothing", "a beginning", "a PNG", "grey", "CMYK", "cut off", "huge"],
+)
+def test_what_is_no_small_colour_jpeg_is_refused(data):
+    with pytest.raises(MessageError, match="JPEG"):
+        from_jpeg(data)
+
+
+@pytest.mark.parametrize("quality", [0, 49, 101])
+def test_a_quality_that_no_policy_should_see_is_refused(quality):
+    with pytest.raises(ValueError, match=f"jpeg_quality={quality}: choose 50 to 100"):
+        check_quality(quality)
+
+
+@pytest.fixture
+def seen() -> Observation:
+    return Observation({"front": picture()}, np.zeros(4, np.float32), "lift the red block")
+
+
+@pytest.fixture
+def means():
+    """A policy that says how bright each colour is."""
+
+    def act(observations, names):
+        return [np.tile(np.array([*one.images["front"].mean(axis=(0, 1)) / 255, 0], np.float32), (4, 1)) for one in observations]
+
+    return act
+
+
+def test_both_sides_choose_it(served, means, tiny_contract, seen):
+    contract = replace(tiny_contract, jpeg_quality=90)
+    with served(means, contracts={"default": contract}) as address:
+        plain, small = (RemotePolicy(address.url, contract=tiny_contract, jpeg_quality=quality) for quality in (None, 90))
+        assert np.abs(plain.act([seen]) - small.act([seen])).max() < 0.01
+        assert not np.array_equal(plain.act([seen]), small.act([seen]))
+        with pytest.raises(ValueError, match="was started with jpeg_quality=90, this client with 95"):
+            RemotePolicy(address.url, jpeg_quality=95).act([seen])
+        plain.close()
+        small.close()
+
+
+def test_a_server_that_did_not_choose_it_takes_none(served, means, tiny_contract, seen):
+    with pytest.raises(MessageError, match=r"observation/front is a file, .* jpeg_quality=... to allow JPEG"):
+        observation_in(request_of(seen, jpeg_quality=90), tiny_contract)
+    with served(means) as address, pytest.raises(ValueError, match="was started with jpeg_quality=None, this client with 90"):
+        RemotePolicy(address.url, jpeg_quality=90).act([seen])
+
+
+def test_a_broken_file_is_an_error_of_its_client_only(served, means, tiny_contract, seen):
+    contract = replace(tiny_contract, jpeg_quality=90)
+    with served(means, contracts={"default": contract}) as address:
+        policy = RemotePolicy(address.url, jpeg_quality=90)
+        policy.act([seen])
+        broken = request_of(seen) | {"observation/front": b"\xff\xd8\xff\x00", "endpoint": "infer"}
+        with pytest.raises(ServerError, match="no JPEG that can be read"):
+            policy._answer(policy._exchanged(codec.encode(broken)))
+        policy.act([seen])
+        policy.close()
