@@ -86,7 +86,13 @@ def case(tiny_contract) -> Case:
     contract = replace(tiny_contract, statistics=replace(tiny_contract.statistics, action=column))
     recorded = Recorded(seen, actions.astype(np.float32), np.ones((FRAMES, HORIZON), bool))
     return Case(
-        policy=Reader(), contract=contract, recorded=recorded, statistics=contract.statistics, reference=Reader(), base=Still()
+        policy=Reader(),
+        contract=contract,
+        recorded=recorded,
+        statistics=contract.statistics,
+        reference=Reader(),
+        trained=contract,
+        base=Still(),
     )
 
 
@@ -132,10 +138,26 @@ def test_a_policy_that_does_not_look_is_named(case):
 def test_a_slow_policy_and_one_out_of_range_are_named(case):
     far = Changed(Reader(), after=lambda chunks: chunks * [5, 5, 5, 1])
     assert any(line.startswith("FAIL range") for line in failures(replace(case, policy=far)))
-    body = replace(case.contract.embodiment, control_hz=100_000)
-    assert any(
-        line.startswith("FAIL control rate") for line in failures(replace(case, contract=replace(case.contract, embodiment=body)))
-    )
+    contract = replace(case.contract, embodiment=replace(case.contract.embodiment, control_hz=100_000))
+    assert any(line.startswith("FAIL control rate") for line in failures(replace(case, contract=contract, trained=contract)))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"horizon": 8}, "FAIL chunk settings: horizon is 8, in training it was 4"),
+        ({"execute_steps": 1}, "FAIL chunk settings: execute_steps is 1, in training it was 4"),
+    ],
+)
+def test_other_chunk_settings_are_named(case, change, named):
+    said = failures(replace(case, contract=replace(case.contract, **change)))
+    assert len(said) == 1
+    assert said[0].startswith(named)
+
+
+def test_another_function_than_the_trained_one_is_named(case):
+    other = Changed(Reader(), after=lambda chunks: chunks + np.float32(0.002) * np.array([1, 1, 1, 0], np.float32))
+    assert any(line.startswith("FAIL live policy: 2.5 % of an action's range") for line in failures(replace(case, policy=other)))
 
 
 def test_chunks_of_another_length_are_refused(case):

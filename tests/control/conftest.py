@@ -60,6 +60,23 @@ def limits() -> dict:
 LIMITS = {"joints": {"low": [-2.0, -1.0], "high": [2.0, 1.0], "step": 0.05, "velocity": 2.0, "acceleration": 20.0, "jerk": 400.0}}
 
 
+@pytest.fixture(scope="session")
+def assert_within_limits():
+    """For commands, one per tick: box, step, velocity, acceleration and jerk of the arm."""
+
+    def check(commands: np.ndarray) -> None:
+        path, given, rounding = commands[:, :2], LIMITS["joints"], 1e-9
+        steps = np.diff(path, axis=0)
+        assert (path >= np.array(given["low"]) - rounding).all()
+        assert (path <= np.array(given["high"]) + rounding).all()
+        assert np.abs(steps).max(initial=0) <= given["step"] + rounding
+        assert np.abs(steps).max(initial=0) * HZ <= given["velocity"] + rounding
+        assert np.abs(np.diff(steps, axis=0)).max(initial=0) * HZ**2 <= given["acceleration"] + 1e-6
+        assert np.abs(np.diff(steps, n=2, axis=0)).max(initial=0) * HZ**3 <= given["jerk"] + 1e-3
+
+    return check
+
+
 @dataclass
 class Turned:
     """A clock that jumps to where one would sleep until."""

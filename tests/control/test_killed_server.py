@@ -115,16 +115,13 @@ def killed(times: int, contract: Path, arm, controlled, folder: Path) -> tuple[K
     return killer, controller, memory
 
 
-def check(times: int, killer: Killer, controller: Controller, memory: InMemory, arm, folder: Path) -> None:
+def check(times: int, killer: Killer, controller: Controller, memory: InMemory, arm, within, folder: Path) -> None:
     assert killer.reason == "killed often enough"
     assert len(killer.waited) == times
     assert max(killer.waited) <= PROMISED, sorted(killer.waited)[-5:]
-    commands = np.stack([tick.command[:2] for tick in memory.ticks])
-    assert (np.abs(commands) <= np.array([2.0, 1.0]) + 1e-9).all()
-    steps = np.diff(commands, axis=0)
-    assert 0.01 < np.abs(steps).max() <= 2.0 / HZ + 1e-9
-    assert np.abs(np.diff(steps, axis=0)).max() * HZ**2 <= 20.0 + 1e-6
-    assert np.abs(np.diff(steps, n=2, axis=0)).max() * HZ**3 <= 400.0 + 1e-3
+    commands = np.stack([tick.command for tick in memory.ticks])
+    within(commands)
+    assert np.abs(np.diff(commands, axis=0)).max() > 0.01  # it did move
     assert np.abs(np.diff(np.stack(arm.sent)[:, :2], axis=0)).max() <= 0.05  # what reached the arm, holds included
     lines = (folder / "ticks.jsonl").read_text().splitlines()
     assert [json.loads(line)["tick"] for line in lines] == [tick.tick for tick in memory.ticks]
@@ -133,11 +130,11 @@ def check(times: int, killer: Killer, controller: Controller, memory: InMemory, 
     assert len(written) == controller.counts.ticks
 
 
-def test_a_server_that_dies_three_times(contract, arm, controlled, tmp_path):
-    check(3, *killed(3, contract, arm, controlled, tmp_path), arm, tmp_path)
+def test_a_server_that_dies_three_times(contract, arm, controlled, assert_within_limits, tmp_path):
+    check(3, *killed(3, contract, arm, controlled, tmp_path), arm, assert_within_limits, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_fifty_times(contract, arm, controlled, tmp_path):
+def test_a_server_that_dies_fifty_times(contract, arm, controlled, assert_within_limits, tmp_path):
     """Slow: two minutes, for the server starts again fifty times."""
-    check(50, *killed(50, contract, arm, controlled, tmp_path), arm, tmp_path)
+    check(50, *killed(50, contract, arm, controlled, tmp_path), arm, assert_within_limits, tmp_path)

@@ -30,7 +30,7 @@ def safety(body, limits):
 
 @settings(max_examples=60, deadline=None)
 @given(TARGETS, st.integers(0, 30))
-def test_every_limit_holds_for_any_targets(safety, targets, brake_after):
+def test_every_limit_holds_for_any_targets(safety, assert_within_limits, targets, brake_after):
     made = safety()
     commands = [made.command[:2].copy()]
     for index, target in enumerate(targets):
@@ -39,14 +39,7 @@ def test_every_limit_holds_for_any_targets(safety, targets, brake_after):
         assert 0 <= filtered.command[2] <= 1
     commands.extend(made.brake().command[:2].copy() for _ in range(100))
     assert not made.moving
-    path = np.array(commands)
-    rounding = 1e-9
-    assert (np.abs(path) <= np.array([2.0, 1.0]) + rounding).all()
-    steps = np.diff(path, axis=0)
-    assert np.abs(steps).max() <= 0.05 + rounding
-    assert np.abs(steps).max() * HZ <= 2.0 + rounding
-    assert np.abs(np.diff(steps, axis=0)).max(initial=0) * HZ**2 <= 20.0 + 1e-6
-    assert np.abs(np.diff(steps, n=2, axis=0)).max(initial=0) * HZ**3 <= 400.0 + 1e-3
+    assert_within_limits(np.array(commands))
 
 
 def test_what_is_within_the_limits_arrives_and_is_not_called_clamped(safety):

@@ -85,7 +85,7 @@ def test_the_pipeline_travels_to_a_worker(demonstrations: Demonstrations, tiny_c
 
 
 def test_make_contract(tiny_contract: Contract):
-    derived = {"version", "embodiment", "execute_steps", "base"}
+    derived = {"version", "embodiment", "execute_steps", "base", "jpeg_quality"}
     arguments = {field.name: getattr(tiny_contract, field.name) for field in fields(Contract) if field.name not in derived}
     assert make_contract(tiny_contract.embodiment, execute_steps=4, **arguments) == tiny_contract
     with pytest.raises(ValueError, match="execute_steps=5 must lie between 1 and the horizon 4"):

@@ -12,7 +12,8 @@ from vla_tune.check.kept import KEPT_FILE, Kept
 from vla_tune.run.check import CHECK_FILE, check, probed_run
 from vla_tune.run.serve import _policies, serve
 
-PROBES = ["replay", "statistics", "adapter", "gripper", "scale", "training frames", "image", "instruction", "proprioception"]
+LEARNED = ["adapter", "live policy", "gripper", "scale", "training frames"]
+PROBES = ["replay", "statistics", "chunk settings", *LEARNED, "image", "instruction", "proprioception", "range", "control rate"]
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +35,7 @@ def run(run_of, configuration, dataset, base, tiny_contract) -> Path:
 
 def test_after_training_a_run_is_examined_and_frames_are_kept(run):
     findings = {finding.probe: finding for finding in probed_run(OmegaConf.load(run / "config.yaml"), run)}
-    assert list(findings)[: len(PROBES)] == PROBES
+    assert list(findings) == PROBES
     assert findings["replay"].said.startswith("1 of 1 recorded episodes succeed")
     assert findings["image"].passed
     assert not findings["statistics"].passed  # the contract of this run is not that of the data
@@ -43,9 +44,9 @@ def test_after_training_a_run_is_examined_and_frames_are_kept(run):
 
 
 def test_it_says_which_probes_failed_and_writes_all_of_them(run, configuration):
-    with pytest.raises(CheckFailedError, match=r"of 11 probes failed: statistics"):
+    with pytest.raises(CheckFailedError, match=r"of 13 probes failed: statistics"):
         check(configuration("check", f"run={run}", "frames=3", "device=cpu"))
-    assert len(json.loads((run / CHECK_FILE).read_text())) == 11
+    assert len(json.loads((run / CHECK_FILE).read_text())) == 13
     with pytest.raises(ValueError, match="neither a run nor a policy is named"):
         check(configuration("check"))
 

@@ -11,12 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from vla_tune.check.finding import Finding
+from vla_tune.check.probes import ANOTHER_FUNCTION
 from vla_tune.schema import Contract, Observation
 
 KEPT_FILE = "probe.safetensors"
 PROBE = "kept actions"
-_ALLOWED = 0.02
-"""Mean difference, of an action's range: more than other hardware or merged weights make, less than any fault that is known."""
 _CHUNKS, _STATE, _INSTRUCTIONS, _IMAGE = "chunks", "state", "instructions", "image/"
 
 type Act = Callable[[Sequence[Observation]], Float[np.ndarray, "N T A"]]
@@ -77,6 +76,6 @@ def keeps_its_actions(
         )
     off = float((np.abs(chunks - kept.chunks) / np.where(span > 0, span, 1.0)).mean())
     said = f"on {len(chunks)} recorded frames {100 * off:.2g} % of an action's range beside those of training"
-    if off <= _ALLOWED:
+    if off <= ANOTHER_FUNCTION:
         return Finding(PROBE, True, said)
     return Finding(PROBE, False, f"{said}: this is not the function that was trained. Export it again; scripts/check.py says more.")

@@ -16,6 +16,14 @@ _WORSE = 1.5
 """Times the reference's error, beyond which a policy does not do what was trained."""
 _NOISE = 0.01
 """Of an action's range: a difference of errors that says nothing."""
+ANOTHER_FUNCTION = 0.02
+"""Mean difference, of an action's range: more than other hardware or merged weights make, less than any fault that is known."""
+_CHUNK_SETTINGS: dict[str, Callable[[Contract], int]] = {
+    "horizon": lambda contract: contract.horizon,
+    "execute_steps": lambda contract: contract.execute_steps,
+    "control_hz": lambda contract: contract.embodiment.control_hz,
+    "the number of action dimensions": lambda contract: contract.embodiment.action_dimension,
+}
 _TWICE = (1.6, 2.5)
 """How far the moving dimensions go, of the recorded, when a delta is applied twice."""
 
@@ -34,18 +42,24 @@ class Case:
     """Of that data, computed now."""
     reference: Policy
     """The trained policy, as training left it."""
+    trained: Contract
+    """Its contract."""
     base: Policy | None
     """What training began with; None where the reference is no fine-tuned policy."""
 
 
 def examine(case: Case) -> list[Finding]:
-    """All probes, in the order in which a mistake is best looked for."""
+    """All probes, in the order in which a mistake is best looked for; if chunks have another shape, only what can be said then."""
+    first = [statistics_fit(case), chunks_are_as_trained(case)]
+    if _shape(case.contract) != _shape(case.trained):
+        return first
     found = agreement(case.policy, case.recorded, case.contract)
     wanted = found if case.reference is case.policy else agreement(case.reference, case.recorded, case.contract)
     base = None if case.base is None else agreement(case.base, case.recorded, case.contract)
     return [
-        statistics_fit(case),
+        *first,
         adapter_acts(base, found, wanted),
+        acts_as_trained(case, found, wanted),
         gripper_agrees(found, wanted),
         moves_as_far(found, wanted),
         frames_lead_to_actions(case, found, wanted),
@@ -83,6 +97,28 @@ def adapter_acts(base: Agreement | None, found: Agreement, wanted: Agreement) ->
     if wanted.error > base.error + _NOISE:
         return Finding("adapter", False, f"{errors}: training made it worse. Look at the learning rate and the data.")
     return Finding("adapter", True, f"{100 * (said == live).mean():.1f} % of the values are those of the live policy; {errors}")
+
+
+def chunks_are_as_trained(case: Case) -> Finding:
+    """Chunks have the length, are played as far and as fast as in training."""
+    for name, of in _CHUNK_SETTINGS.items():
+        here, there = of(case.contract), of(case.trained)
+        if here != there:
+            return Finding("chunk settings", False, f"{name} is {here}, in training it was {there}. Take its contract.json.")
+    contract = case.contract
+    said = f"{contract.execute_steps} of {contract.horizon} actions are played at {contract.embodiment.control_hz} Hz"
+    return Finding("chunk settings", True, said)
+
+
+def acts_as_trained(case: Case, found: Agreement, wanted: Agreement) -> Finding:
+    """Merged, read back or served, it is the function that training left."""
+    if case.policy is case.reference:
+        return Finding("live policy", True, "this is it")
+    column = case.contract.statistics.action
+    span = np.array(column.max) - np.array(column.min)
+    off = float((np.abs(found.chunks - wanted.chunks) / np.where(span > 0, span, 1.0)).mean())
+    said = f"{100 * off:.2g} % of an action's range beside the trained policy on the same frames"
+    return Finding("live policy", off <= ANOTHER_FUNCTION, said if off <= ANOTHER_FUNCTION else f"{said}: another function.")
 
 
 def gripper_agrees(found: Agreement, wanted: Agreement) -> Finding:
@@ -163,6 +199,10 @@ def keeps_up(case: Case, *, times: int = 5) -> Finding:
     if seconds <= played:
         return Finding("control rate", True, said)
     return Finding("control rate", False, f"{said}: play more of a chunk, or make the policy faster (merge it, use a GPU).")
+
+
+def _shape(contract: Contract) -> tuple[int, int]:
+    return contract.horizon, contract.embodiment.action_dimension
 
 
 def _far(state: np.ndarray, contract: Contract) -> np.ndarray:

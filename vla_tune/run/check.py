@@ -60,6 +60,7 @@ def probed_run(cfg: DictConfig, run: Path) -> list[Finding]:
         recorded=recorded,
         statistics=data.statistics,
         reference=policy,
+        trained=policy.contract,
         base=load_base(run, **options),
     )
     findings = [_replayed(cfg, data, count=cfg.evaluation.replayed), *examine(case)]
@@ -101,8 +102,15 @@ def _beside_its_run(cfg: DictConfig, run: Path) -> list[Finding]:
     data, reference, base = build(trained.data), load_policy(run, **options).policy, load_base(run, **options)
     cfg.policy = cfg.policy or str(run)
     with acting(cfg) as (policy, contract):
-        recorded = _recorded(data, count=cfg.frames)
-        case = Case(policy=policy, contract=contract, recorded=recorded, statistics=data.statistics, reference=reference, base=base)
+        case = Case(
+            policy=policy,
+            contract=contract,
+            recorded=_recorded(data, count=cfg.frames),
+            statistics=data.statistics,
+            reference=reference,
+            trained=reference.contract,
+            base=base,
+        )
         return [_replayed(trained, data, count=cfg.replayed), *examine(case)]
 
 
