@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -81,6 +82,14 @@ def test_a_second_front_is_a_choice(configuration):
         rest = build(configuration("serve", "policy=nowhere", f"rest={name}").rest)
         assert isinstance(rest, Rest)
         assert isinstance(rest.missing_state, missing)
+
+
+def test_a_port_in_use_is_named_before_anything_is_loaded(configuration, monkeypatch):
+    monkeypatch.setattr(module, "_policies", lambda cfg: pytest.fail("it was loaded"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"port={port} of host=localhost cannot be had .*: stop what listens there"):
+            serve(configuration("serve", "policy=nowhere", f"port={port}"))
 
 
 def test_an_open_address_is_refused_before_anything_is_loaded(configuration, monkeypatch):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,7 +46,8 @@ def serve(cfg: DictConfig) -> None:
     logging.basicConfig(level=logging.INFO)
     security, rest = build(cfg.security), build(cfg.rest) if "rest" in cfg else None
     quality = check_quality(cfg.jpeg_quality)
-    security.check(cfg.host)  # before minutes of loading
+    security.check(cfg.host)  # these two before minutes of loading
+    check_free(cfg.host, cfg.port)
     served = _policies(cfg)
     findings = served.examined()
     tell(findings)
@@ -55,6 +57,23 @@ def serve(cfg: DictConfig) -> None:
     server = PolicyServer(worker, contracts, security, Metrics(), served.adapters)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(server, cfg.host, cfg.port, rest=rest))
+
+
+def check_free(host: str, port: int) -> None:
+    """Whether a server can listen there.
+
+    Raises:
+        OSError: it cannot.
+    """
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as asyncio does: a server that just ended is no obstacle
+        try:
+            trial.bind((host, port))
+        except OSError as error:
+            raise OSError(
+                f"port={port} of host={host} cannot be had ({error.strerror}): stop what listens there, or choose another."
+            ) from None
 
 
 async def _serve(server: PolicyServer, host: str, port: int, *, rest: Rest | None = None) -> None:
