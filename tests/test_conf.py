@@ -15,6 +15,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import vla_tune.run.folder  # noqa: F401 (registers the resolvers)
+from vla_tune.run.objects import ALLOWED_TARGETS
 
 CONF = Path(__file__).parents[1] / "conf"
 ROOTS = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -57,14 +58,21 @@ def filled_in(root: str) -> set[str]:
 
 
 def choices() -> list[tuple[str, str]]:
-    """Every root with every option of every group that it offers; a group that no root offers as such, where it is placed."""
+    """Every option of every group with the first root that offers it, and one option of it with every other root.
+
+    A group that no root offers as such comes where it is placed. What an option says does not depend on the root, what is beside it
+    does; so one of them is enough to see that the group fits there.
+    """
     keys = [(root, key) for root in ROOTS for key in groups_of(root) if key not in filled_in(root)]
     plain = {key for _, key in keys if "@" not in key}
     placed = {key.partition("@")[0]: (root, key) for root, key in keys if key.partition("@")[0] not in plain}
     kept = [*[(root, key) for root, key in keys if "@" not in key], *placed.values()]
-    return [
-        (root, f"{key}={option.stem}") for root, key in kept for option in sorted((CONF / key.partition("@")[0]).glob("*.yaml"))
-    ]
+    found: list[tuple[str, str]] = []
+    for root, key in kept:
+        options = sorted((CONF / key.partition("@")[0]).glob("*.yaml"))
+        again = any(other.partition("=")[0] == key for _, other in found)
+        found += [(root, f"{key}={option.stem}") for option in (options[-1:] if again else options)]
+    return found
 
 
 CHOICES = choices()
@@ -93,6 +101,8 @@ def is_literal(value: Any) -> bool:
 
 def misfit(node: dict[str, Any]) -> str | None:
     """What `_target_` would not take of the keys under it."""
+    if not node["_target_"].startswith(ALLOWED_TARGETS):
+        return f"{node['_target_']} is refused when it is built: it is not among {', '.join(ALLOWED_TARGETS)}"
     keys = {key: value for key, value in node.items() if not key.startswith("_")}
     signature = inspect.signature(get_object(node["_target_"]), eval_str=True)
     try:
@@ -178,6 +188,7 @@ LORA = {
         ({"rnak": 8}, "unexpected keyword argument 'rnak'"),
         ({"rank": "eight"}, "rank='eight' is not"),
         ({"targets": [1]}, "targets=[1] is not"),
+        ({"_target_": "hydra.utils.get_method"}, "hydra.utils.get_method is refused when it is built"),
     ],
 )
 def test_the_check_itself(changes: dict[str, Any], message: str | None):

@@ -55,6 +55,8 @@ def training(tmp_path: Path, base: Path) -> list[str]:
         "evaluation.rows=2",
         "evaluation.remembered=[touch]",
         "evaluation.films=[0]",
+        "evaluation.probed=4",
+        "evaluation.replayed=1",
     ]
 
 

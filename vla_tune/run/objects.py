@@ -32,7 +32,7 @@ from vla_tune.tokens import Processor, pad_id, stop_id
 
 HF_FOLDER, BASE_FOLDER = "hf", "base"
 """In an exported folder: the merged weights, or those of the base where an adapter cannot be merged."""
-_ALLOWED = ("vla_tune.", "torch.optim.", "bitsandbytes.optim.", "gymnasium.make", "envs.")
+ALLOWED_TARGETS = ("vla_tune.", "torch.optim.", "bitsandbytes.optim.", "gymnasium.make", "envs.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,9 +188,9 @@ def check_adapter_contract(adapter_folder: Path, contract: Contract, base: BaseW
 
 def _check_targets(node: Any) -> None:
     if isinstance(node, dict):
-        target = node.get("_target_", _ALLOWED[0])
-        if not str(target).startswith(_ALLOWED):
-            raise ValueError(f"_target_={target!r} is not allowed: a configuration may name only {', '.join(_ALLOWED)}*.")
+        target = node.get("_target_", ALLOWED_TARGETS[0])
+        if not str(target).startswith(ALLOWED_TARGETS):
+            raise ValueError(f"_target_={target!r} is not allowed: a configuration may name only {', '.join(ALLOWED_TARGETS)}*.")
     children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
     for child in children:
         _check_targets(child)
