@@ -92,7 +92,7 @@ def case(tiny_contract) -> Case:
         statistics=contract.statistics,
         reference=Reader(),
         trained=contract,
-        base=Still(),
+        base=agreement(Still(), recorded, contract),
     )
 
 

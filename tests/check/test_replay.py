@@ -62,6 +62,17 @@ def test_another_meaning_of_an_action_is_told(lifts, factors):
     assert "units, control mode, rate or the gripper's sign" in finding.said
 
 
+def test_another_success_is_told(lifts):
+    class Stricter(gymnasium.Wrapper):
+        def step(self, action):
+            return (*self.env.step(action)[:4], {"success": False})
+
+    finding = replay(lifts, lambda: Stricter(make_env()), count=1)
+    assert not finding.passed
+    assert "call other things a success" in finding.said
+    assert replay(lifts, make_env, count=0).said == "not tried: none was asked for"
+
+
 def test_another_start_is_told(lifts):
     finding = replay(lifts, lambda: Elsewhere(make_env()), count=1)
     assert not finding.passed
@@ -73,7 +84,7 @@ def test_episodes_with_noise_are_not_replayed(tiny_contract, tmp_path):
     assert not any(start.exact for start in read_starts(noisy.root))
     finding = replay(noisy, make_env, count=5)
     assert finding.passed
-    assert finding.said.startswith("not tried: the data has no episode without noise")
+    assert finding.said.startswith("not tried: there is no held-out episode whose actions were executed without noise")
 
 
 def test_data_of_somebody_else_is_not_replayed(lifts):

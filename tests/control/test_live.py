@@ -1,11 +1,13 @@
 """The live view gets every tick, waits for nobody, and its failure is not the robot's."""
 
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 
+from vla_tune.control import live as module
 from vla_tune.control.live import InFile, Live
 from vla_tune.control.log import Tick
 from vla_tune.control.robot import Seen
@@ -35,20 +37,27 @@ def test_every_tick_is_in_the_recording(body, tmp_path):
 
 
 class Slow:
-    """A viewer that takes its time, or fails."""
+    """A viewer that takes its time, or fails, or hangs."""
 
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error, self.logged, self.closed = error, 0, False
+    def __init__(
+        self, error: Exception | None = None, *, at_end: Exception | None = None, hangs: threading.Event | None = None
+    ) -> None:
+        self.error, self.at_end, self.hangs = error, at_end, hangs
+        self.logged, self.closed = 0, False
 
     def set_time(self, name: str, **value: float) -> None: ...
 
     def log(self, path: str, what: object) -> None:
         time.sleep(0.002)
+        if self.hangs is not None:
+            self.hangs.wait(30)
         if self.error is not None:
             raise self.error
         self.logged += 1
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        if self.at_end is not None:
+            raise self.at_end
 
     def disconnect(self) -> None:
         self.closed = True
@@ -67,13 +76,29 @@ def test_a_slow_viewer_holds_up_no_tick(body, caplog):
     assert "ticks were not shown: the viewer was too slow" in caplog.text
 
 
-def test_a_viewer_that_fails_is_told_and_left_behind(body, caplog):
+@pytest.mark.parametrize("viewer", [Slow(RuntimeError("the window was closed")), Slow(at_end=RuntimeError("the disk is full"))])
+def test_a_viewer_that_fails_is_told_and_left_behind(body, caplog, viewer):
     pytest.importorskip("rerun")
-    live = Live(lambda: Slow(RuntimeError("the window was closed")), body)
+    live = Live(lambda: viewer, body)
     for number in range(5):
         live.add(*tick(number))
+    begun = time.monotonic()
     live.close()
+    assert time.monotonic() - begun < 5.0
     assert "the robot goes on without it" in caplog.text
+    assert "too slow" not in caplog.text
+
+
+def test_a_viewer_that_hangs_keeps_nobody(body, caplog, monkeypatch):
+    pytest.importorskip("rerun")
+    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    hangs = threading.Event()
+    live = Live(lambda: Slow(hangs=hangs), body)
+    for number in range(100):
+        live.add(*tick(number))
+    live.close()
+    hangs.set()
+    assert "did not take what was still to be shown within 0.2 s" in caplog.text
 
 
 def test_without_rerun_the_remedy_is_named(body, tmp_path, monkeypatch):

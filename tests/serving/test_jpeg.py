@@ -34,27 +34,48 @@ def file(image: Image.Image, kind: str, **options) -> bytes:
 @given(st.integers(8, 90), st.integers(8, 90), st.integers(90, 100))
 def test_a_picture_comes_back_nearly_the_same(height, width, quality):
     image = picture(height, width)
-    back = from_jpeg(to_jpeg(image, quality))
+    back = from_jpeg(to_jpeg(image, quality), largest=90 * 90)
     assert back.shape == image.shape
     assert np.abs(back.astype(int) - image).mean() < 2.0
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\xff\xd8\xff",
-        file(Image.fromarray(picture()), "PNG"),
-        file(Image.fromarray(picture()).convert("L"), "JPEG"),
-        file(Image.fromarray(picture()).convert("CMYK"), "JPEG"),
-        file(Image.fromarray(picture()), "JPEG")[:300],
-        file(Image.new("RGB", (20_000, 20_000)), "JPEG", quality=50),
-    ],
-    ids=["nothing", "a beginning", "a PNG", "grey", "CMYK", "cut off", "huge"],
-)
+def many_scans() -> bytes:
+    """A progressive file that says its last scan again and again; each takes as long as a picture."""
+    data = file(Image.fromarray(picture()), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * 500 + data[-2:]
+
+
+def two_scans() -> bytes:
+    data = to_jpeg(picture(), 90)
+    scan = data.index(b"\xff\xda")
+    return data[:-2] + data[scan:]
+
+
+def many_segments() -> bytes:
+    data = to_jpeg(picture(), 90)
+    return data[:2] + b"\xff\xe5\x00\x02" * 1000 + data[2:]
+
+
+REFUSED = {
+    "nothing": lambda: b"",
+    "a beginning": lambda: b"\xff\xd8\xff",
+    "a PNG": lambda: file(Image.fromarray(picture()), "PNG"),
+    "grey": lambda: file(Image.fromarray(picture()).convert("L"), "JPEG"),
+    "CMYK": lambda: file(Image.fromarray(picture()).convert("CMYK"), "JPEG"),
+    "cut off": lambda: to_jpeg(picture(), 90)[:-200],
+    "cut off in its header": lambda: to_jpeg(picture(), 90)[:100],
+    "large": lambda: to_jpeg(picture(64, 65), 90),
+    "many scans": many_scans,
+    "two scans": two_scans,
+    "many segments": many_segments,
+}
+
+
+@pytest.mark.parametrize("data", list(REFUSED.values()), ids=list(REFUSED))
 def test_what_is_no_small_colour_jpeg_is_refused(data):
     with pytest.raises(MessageError, match="JPEG"):
-        from_jpeg(data)
+        from_jpeg(data(), largest=64 * 64)
 
 
 @pytest.mark.parametrize("quality", [0, 49, 101])

@@ -4,9 +4,11 @@ import asyncio
 import json
 import ssl
 import threading
+import time
 import urllib.error
 import urllib.request
 from base64 import b64decode, b64encode
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,14 +60,16 @@ def front(tiny_contract, echo):
         thread.start()
         assert started.wait(10)
 
-        def ask(body: Any, *, headers: dict[str, str] | None = None, context=None) -> tuple[int, Any]:
+        def ask(body: Any, *, headers: dict[str, str] | None = None, context=None, timeout: float = 10.0) -> tuple[int, Any]:
             text = body if isinstance(body, bytes) else json.dumps(body, default=written).encode()
             scheme = "http" if context is None else "https"
             request = urllib.request.Request(
-                f"{scheme}://localhost:{port[0]}/act", text, {"Content-Type": "application/json"} | (headers or {})
+                f"{scheme}://localhost:{port[0]}/act",
+                text,
+                {"Content-Type": "application/json"} | (headers or {}),
             )
             try:
-                with urllib.request.urlopen(request, timeout=10, context=context) as reply:
+                with urllib.request.urlopen(request, timeout=timeout, context=context) as reply:
                     return reply.status, read(json.loads(reply.read()))
             except urllib.error.HTTPError as error:
                 return error.code, error.read().decode()
@@ -123,7 +127,7 @@ def test_a_state_that_is_not_sent_is_a_mistake_unless_said_otherwise(front, tiny
     [
         (b"{", "no JSON"),
         (b"[1]", "a JSON object, not a list"),
-        (b"[" * 100_000, "no JSON"),
+        (b"[" * 900, "no JSON"),
         (asked(instruction=3), "prompt is int '3'"),
         (asked(image=[1, 2]), "observation/front is list"),
         (asked(image=IMAGE.astype(np.float32)), "uint8 [height width 3]"),
@@ -133,7 +137,11 @@ def test_a_state_that_is_not_sent_is_a_mistake_unless_said_otherwise(front, tiny
         (asked(state={"__numpy__": "AAAA", "dtype": "|O", "shape": [4]}), "dtype '|O'"),
         (asked(state={"__numpy__": "AAAA", "dtype": "<f4", "shape": [-1]}), "whole numbers"),
         (asked(state=np.full(4, np.nan, np.float32)), "holds NaN"),
-        ({"encoded": 5}, "no JSON"),
+        ({"encoded": 5}, "JSON text, not a int"),
+        (asked(prompt="again"), "'prompt' says again what another key says"),
+        (asked(full_image=IMAGE), "says again what another key says"),
+        (asked(adapter=IMAGE), "adapter"),
+        (b'{"image": [' + b"[]," * 2000 + b"[]]}", "at most 1,000 lists and objects"),
     ],
     ids=str,
 )
@@ -161,6 +169,51 @@ def test_the_key_and_tls_are_those_of_the_server(front, tls):
     with front(security=tls) as ask:
         assert ask(asked(), context=context)[0] == 401
         assert ask(asked(), headers={"Authorization": "Api-Key 0123456789abcdef"}, context=context)[0] == 200
+
+
+def test_the_content_says_that_it_is_json_and_in_no_other_letters(front):
+    with front() as ask:
+        assert ask(asked(), headers={"Content-Type": "text/plain"})[0] == 415
+        assert ask(asked(), headers={"Content-Type": "application/json; charset=punycode"})[0] == 200
+        assert ask(asked(), headers={"Content-Type": "application/json; charset=nonsense"})[0] == 200
+
+
+def test_who_has_hung_up_is_not_acted_for(front):
+    go, passes = threading.Event(), []
+
+    def act(observations, names):
+        passes.append(len(observations))
+        go.wait(5)
+        return [np.zeros((4, 4), np.float32)] * len(observations)
+
+    with front(act) as ask, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, asked())
+        while not passes:
+            time.sleep(0.005)
+        for _ in range(10):
+            with pytest.raises(TimeoutError):
+                ask(asked(), timeout=0.05)
+        go.set()
+        assert first.result()[0] == 200
+        assert ask(asked())[0] == 200
+    assert passes == [1, 1]
+
+
+def test_more_requests_than_are_taken_are_sent_away(front):
+    go = threading.Event()
+
+    def act(observations, names):
+        go.wait(10)
+        return [np.zeros((4, 4), np.float32)] * len(observations)
+
+    with front(act) as ask, ThreadPoolExecutor(80) as pool:
+        asking = [pool.submit(ask, asked()) for _ in range(80)]
+        while sum(one.done() for one in asking) < 16:
+            time.sleep(0.01)
+        go.set()
+        statuses = [one.result()[0] for one in asking]
+    assert statuses.count(503) == 16
+    assert statuses.count(200) == 64
 
 
 def test_too_large_a_request_is_refused(front):

@@ -1,5 +1,6 @@
 """Server and client: what goes in comes out, and what goes wrong is said."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from vla_tune.policy import Policy
@@ -253,3 +254,27 @@ def test_threads_of_one_client_take_turns(served, tiny_contract) -> None:
             remote.reset()
             assert chunk.result(timeout=5).shape == (1, 4, 4)
         remote.close()
+
+
+@pytest.mark.parametrize(
+    ("chunk", "found"),
+    [
+        (np.zeros((4, 5), np.float32), r"float32 \[4, 5\]"),
+        (np.zeros((2, 4), np.float32), r"float32 \[2, 4\]"),
+    ],
+    ids=str,
+)
+def test_a_chunk_that_is_none_is_a_failure_and_the_connection_goes_on(served, caplog, chunk, found):
+    with served(lambda observations, names: [chunk]) as address:
+        policy = RemotePolicy(address.url)
+        for _ in range(2):
+            with pytest.raises(ServerError, match="the policy failed on this observation"):
+                policy.act([seen()])
+        policy.reset()
+        policy.close()
+    assert re.search(f"the policy's chunk is {found}.*, the contract says", caplog.text)
+
+
+def test_a_page_in_a_browser_is_not_served(served, echo):
+    with served(echo) as address, pytest.raises(InvalidStatus, match="403"):
+        connect(address.url, origin="http://somewhere.example")

@@ -171,3 +171,42 @@ def test_after_the_end_nobody_is_kept_waiting():
             await worker.reply(1, seen(1), "a")
 
     asyncio.run(main())
+
+
+class Panic(BaseException):
+    """As libraries in Rust raise it: no Exception."""
+
+
+def test_a_panic_of_a_library_is_a_failure_and_not_the_end():
+    async def main() -> None:
+        def act(observations, names):
+            if observations[0].state[0] == 1:
+                raise Panic("index out of bounds")
+            return [np.zeros((2, 1))]
+
+        worker = Worker(act, rows=1, seconds=1.0)
+        with pytest.raises(RuntimeError, match="Panic: index out of bounds"):
+            await asyncio.wait_for(worker.reply(1, seen(1), "a"), 5)
+        assert (await asyncio.wait_for(worker.reply(1, seen(2), "a"), 5)).batch == 1
+        await worker.close()
+
+    asyncio.run(main())
+
+
+def test_what_waited_for_a_change_is_late_too():
+    now = [0.0]
+
+    async def main() -> None:
+        go = threading.Event()
+        worker = Worker(lambda observations, names: [np.zeros((2, 1))], rows=1, seconds=1.0, clock=lambda: now[0])
+        change = asyncio.create_task(worker.between(lambda: go.wait(5)))
+        await asyncio.sleep(0.01)
+        behind = worker.reply(1, seen(1), "a")
+        now[0] = 2.0
+        go.set()
+        with pytest.raises(RefusedError, match=r"waited longer than 1 s"):
+            await asyncio.wait_for(behind, 5)
+        await change
+        await worker.close()
+
+    asyncio.run(main())

@@ -157,7 +157,7 @@ class _Arm:
         self._pictures = 0
 
     def path(self, progress: Float[np.ndarray, " T"]) -> Float[np.ndarray, "T 2"]:
-        """Where it is to be after so many actions, in rad: at most 1.47 rad/s2 at the policy's rate."""
+        """Where it is to be after so many actions, in rad: at most 1.5 rad/s2 at the policy's rate."""
         seconds = progress / self.hz
         return np.stack([0.4 * np.sin(1.9 * seconds), 0.3 * np.sin(1.1 * seconds + 0.5) - 0.3 * np.sin(0.5)], axis=-1)
 

@@ -44,8 +44,8 @@ class Case:
     """The trained policy, as training left it."""
     trained: Contract
     """Its contract."""
-    base: Policy | None
-    """What training began with; None where the reference is no fine-tuned policy."""
+    base: Agreement | None
+    """What the policy that training began with does on these frames; None where the reference is no fine-tuned policy."""
 
 
 def examine(case: Case) -> list[Finding]:
@@ -55,10 +55,9 @@ def examine(case: Case) -> list[Finding]:
         return first
     found = agreement(case.policy, case.recorded, case.contract)
     wanted = found if case.reference is case.policy else agreement(case.reference, case.recorded, case.contract)
-    base = None if case.base is None else agreement(case.base, case.recorded, case.contract)
     return [
         *first,
-        adapter_acts(base, found, wanted),
+        adapter_acts(case.base, found, wanted),
         acts_as_trained(case, found, wanted),
         gripper_agrees(found, wanted),
         moves_as_far(found, wanted),

@@ -39,9 +39,9 @@ def replay(demonstrations: Demonstrations, make_env: Callable[[], gymnasium.Env]
     """
     starts = read_starts(demonstrations.root)
     exact = [episode for episode, start in enumerate(starts) if start.exact and episode in demonstrations.episodes]
-    if not exact:
-        why = f"without noise ({STARTS_FILE})" if starts else f"whose start is known ({STARTS_FILE} is missing)"
-        return Finding(PROBE, True, f"not tried: the data has no episode {why}")
+    if not exact or count < 1:
+        why = "whose actions were executed without noise" if starts else f"whose start is known ({STARTS_FILE} is missing)"
+        return Finding(PROBE, True, f"not tried: there is no held-out episode {why}" if count else "not tried: none was asked for")
     chosen = [exact[place] for place in np.unique(np.linspace(0, len(exact) - 1, min(count, len(exact))).astype(int))]
     env = make_env()
     try:
@@ -58,6 +58,8 @@ def _found(replayed: list[_Replayed]) -> Finding:
         return Finding(PROBE, False, f"{said}; it begins {100 * began:.1f} % of a state's range elsewhere: another environment.")
     if succeeded >= _ENOUGH * len(replayed) and left <= _BESIDE:
         return Finding(PROBE, True, f"{said}, at most {100 * left:.2g} % of a state's range beside the recorded way")
+    if left <= _BESIDE:
+        return Finding(PROBE, False, f"{said}, though on the recorded way: data and environment call other things a success.")
     first = min(one.step for one in replayed)
     return Finding(
         PROBE,

@@ -4,6 +4,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _WAITING = 50
 """Ticks that wait to be shown; further ones are not."""
+_PATIENCE = 10.0
+"""Seconds for the viewer, when it is over."""
 APPLICATION = "vla-tune"
 
 type Open = Callable[[], "rerun.RecordingStream"]
@@ -85,13 +88,17 @@ class Live:
 
     def __post_init__(self) -> None:
         self._recording = self.open()
-        self._episode, self._dropped = 0, 0
-        self._ticks: queue.Queue[tuple[int, Tick, Seen] | None] = queue.Queue(_WAITING)
+        self._episode = self._shown = self._dropped = 0
+        self._failed = False
+        self._closing = threading.Event()
+        self._ticks: queue.Queue[tuple[int, Tick, Seen]] = queue.Queue(_WAITING)
         self._thread = threading.Thread(target=self._show, name="live", daemon=True)
         self._thread.start()
 
     def add(self, tick: Tick, seen: Seen) -> None:
         """Hands it over; where the viewer is slower than the robot, some are not shown."""
+        if self._failed:
+            return
         try:
             self._ticks.put_nowait((self._episode, tick, seen))
         except queue.Full:
@@ -102,28 +109,31 @@ class Live:
         self._episode += 1
 
     def close(self) -> None:
-        """Waits for what is still to be shown."""
-        self._ticks.put(None)
-        self._thread.join(timeout=10.0)
+        """Waits a while for what is still to be shown, and not for a viewer that hangs."""
+        self._closing.set()
+        self._thread.join(timeout=_PATIENCE)
+        if self._thread.is_alive():
+            _log.warning("the viewer did not take what was still to be shown within %g s.", _PATIENCE)
         if self._dropped:
             _log.warning("%d ticks were not shown: the viewer was too slow. ticks.jsonl has them.", self._dropped)
 
     def _show(self) -> None:
         try:
-            while (item := self._ticks.get()) is not None:
-                self._log_tick(*item)
+            while not (self._closing.is_set() and self._ticks.empty()):
+                with suppress(queue.Empty):
+                    self._log_tick(*self._ticks.get(timeout=0.05))
             self._recording.flush()
             self._recording.disconnect()
         except Exception:  # a viewer is no reason to stop a robot
+            self._failed = True
             _log.exception("the live view failed; the robot goes on without it")
-            while self._ticks.get() is not None:
-                self._dropped += 1
 
     def _log_tick(self, episode: int, tick: Tick, seen: Seen) -> None:
         import rerun
 
         self._recording.set_time("time", duration=tick.time)
-        self._recording.set_time("tick", sequence=tick.tick)
+        self._recording.set_time("tick", sequence=self._shown)
+        self._shown += 1
         for role, image in seen.observation.images.items():
             self._recording.log(f"observation/{role}", rerun.Image(image))
         begin = 0

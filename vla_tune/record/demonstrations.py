@@ -137,14 +137,15 @@ def _rollout(
     seed = int(rng.integers(2**31))
     observation, _ = env.reset(seed=seed, options=options or None)
     disturb = _Disturbance(noise, _translation(body), rng)
-    frames: list[Frame] = []
+    frames, exact = list[Frame](), True
     while True:
         action = expert(env)
         frames.append(_frame(observation, action, body))
         executed = np.clip(disturb(action, len(frames) - 1), env.action_space.low, env.action_space.high)  # pyright: ignore[reportAttributeAccessIssue]
+        exact &= np.array_equal(executed.astype(np.float32), action)
         observation, _, terminated, truncated, info = env.step(executed.astype(np.float32))
         if info["success"]:
-            return _Rollout(frames, Start(seed, options, exact=disturb.nothing))
+            return _Rollout(frames, Start(seed, options, exact=exact))
         if terminated or truncated:
             return None
 
@@ -166,11 +167,6 @@ class _Disturbance:
             start, length = int(rng.integers(noise.burst_before)), int(rng.integers(2, 5))
             motion = rng.uniform(-noise.burst_m, noise.burst_m, len(self.axes))
             self.motions |= dict.fromkeys(range(start, start + length), motion)
-
-    @property
-    def nothing(self) -> bool:
-        """Whether what is executed is what the expert says."""
-        return not self.deviation and not self.motions
 
     def __call__(self, action: Float32[np.ndarray, " A"], step: int) -> Float[np.ndarray, " A"]:
         executed = action.astype(np.float64)

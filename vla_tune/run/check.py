@@ -10,7 +10,7 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
 
-from vla_tune.check.agreement import Recorded
+from vla_tune.check.agreement import Agreement, Recorded, agreement
 from vla_tune.check.finding import CheckFailedError, Finding
 from vla_tune.check.kept import Kept, keeps_its_actions
 from vla_tune.check.probes import Case, examine
@@ -20,6 +20,7 @@ from vla_tune.run.acting import acting
 from vla_tune.run.folder import load_config
 from vla_tune.run.objects import build, device_of, load_base, load_policy
 from vla_tune.run.recorded import observation_in, recorded_frames
+from vla_tune.schema import Contract
 
 CHECK_FILE = "check.json"
 _KEPT = 8
@@ -33,7 +34,7 @@ def check(cfg: DictConfig) -> list[Finding]:
 
     Raises:
         CheckFailedError: a probe failed.
-        ValueError: neither is named.
+        ValueError: neither is named, or an address without a run.
         FileNotFoundError: a folder is missing, or holds no frames.
     """
     if cfg.run is None and cfg.policy is None:
@@ -50,10 +51,14 @@ def probed_run(cfg: DictConfig, run: Path) -> list[Finding]:
     """The probe after training: a finished run, read back as it will be used, against its data and its base.
 
     Some frames are kept beside it, with what it does on them.
+
+    Raises:
+        ValueError: `cfg.evaluation.probed` is no number of frames.
     """
-    options = {"rows": 1, "device": device_of(cfg)}
-    policy, data = load_policy(run, **options).policy, build(cfg.data)
+    data = build(cfg.data)
     recorded = _recorded(data, count=cfg.evaluation.probed)
+    base = _without_what_was_learned(cfg, run, recorded)  # gone before the policy comes: two do not fit everywhere
+    policy = load_policy(run, rows=1, device=device_of(cfg)).policy
     case = Case(
         policy=policy,
         contract=policy.contract,
@@ -61,10 +66,11 @@ def probed_run(cfg: DictConfig, run: Path) -> list[Finding]:
         statistics=data.statistics,
         reference=policy,
         trained=policy.contract,
-        base=load_base(run, **options),
+        base=base,
     )
     findings = [_replayed(cfg, data, count=cfg.evaluation.replayed), *examine(case)]
-    seen = recorded.seen[:: max(1, len(recorded.seen) // _KEPT)]
+    places = np.unique(np.linspace(0, len(recorded.seen) - 1, _KEPT).astype(int))
+    seen = [recorded.seen[place] for place in places]
     Kept(seen, np.concatenate([policy.act([one]) for one in seen])).save(run)
     tell(findings)
     write_findings(run / CHECK_FILE, findings)
@@ -93,19 +99,25 @@ def write_findings(path: Path, findings: Sequence[Finding]) -> None:
 
 
 def _alone(cfg: DictConfig) -> list[Finding]:
+    if str(cfg.policy).startswith(("ws://", "wss://")):
+        raise ValueError(f"policy={cfg.policy} has no frames of its own: name the run that it was trained in, run=runs/...")
+    kept = Kept.load(Path(cfg.policy))  # before a policy is loaded
     with acting(cfg) as (policy, contract):
-        return [keeps_its_actions(policy.act, Kept.load(Path(cfg.policy)), contract)]
+        return [keeps_its_actions(policy.act, kept, contract)]
 
 
 def _beside_its_run(cfg: DictConfig, run: Path) -> list[Finding]:
     trained, options = load_config(run), {"rows": 1, "device": device_of(cfg)}
-    data, reference, base = build(trained.data), load_policy(run, **options).policy, load_base(run, **options)
+    data = build(trained.data)
+    recorded = _recorded(data, count=cfg.frames)
+    base = _without_what_was_learned(cfg, run, recorded)
+    reference = load_policy(run, **options).policy
     cfg.policy = cfg.policy or str(run)
     with acting(cfg) as (policy, contract):
         case = Case(
             policy=policy,
             contract=contract,
-            recorded=_recorded(data, count=cfg.frames),
+            recorded=recorded,
             statistics=data.statistics,
             reference=reference,
             trained=reference.contract,
@@ -114,11 +126,17 @@ def _beside_its_run(cfg: DictConfig, run: Path) -> list[Finding]:
         return [_replayed(trained, data, count=cfg.replayed), *examine(case)]
 
 
+def _without_what_was_learned(cfg: DictConfig, run: Path, recorded: Recorded) -> Agreement:
+    return agreement(load_base(run, rows=1, device=device_of(cfg)), recorded, Contract.load(run))
+
+
 def _replayed(trained: DictConfig, data: Data, *, count: int) -> Finding:
     return replay(data.validation, partial(build(trained.env.make), task=trained.task), count=count)
 
 
 def _recorded(data: Data, *, count: int) -> Recorded:
+    if count < 1:
+        raise ValueError(f"{count} recorded frames: a probe needs at least 1.")
     frames = recorded_frames(data, count=count)
     return Recorded(
         [observation_in(frame, data.embodiment) for frame in frames],

@@ -19,7 +19,7 @@ from vla_tune.models.base import Checkpoint, ModelInterface
 from vla_tune.models.liveness import check_liveness
 from vla_tune.models.precision import report_text, weight_report
 from vla_tune.models.recomputation import recompute_activations
-from vla_tune.run.check import probed_run
+from vla_tune.run.check import CHECK_FILE, probed_run
 from vla_tune.run.costs import costs
 from vla_tune.run.evaluate import CELLS, evaluate, print_rows
 from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE, opened_run
@@ -40,11 +40,12 @@ def fine_tune(cfg: DictConfig, folder: Path, *, resume_command: str) -> float:
         if not (folder / RESULTS_FILE).is_file():
             result = _trained(cfg, folder, resume_command=resume_command)
             rows, spent = _evaluated(cfg, folder), costs(cfg, folder)
-            probed_run(cfg, folder)
             unit = Contract.load(folder).embodiment.action_units[0]
             plot_log(folder / METRICS_FILE, folder / "loss.png", error_unit=unit, title=folder.name)
             plot_success(rows, folder / "success.png", title=folder.name)
             write_results(folder / RESULTS_FILE, evaluation=rows, training=result, costs=spent)
+        if not (folder / CHECK_FILE).is_file():  # after the results, which a probe that fails must not cost
+            probed_run(cfg, folder)
         return report(folder)
 
 

@@ -47,7 +47,7 @@ def serve(cfg: DictConfig) -> None:
     security, rest = build(cfg.security), build(cfg.rest) if "rest" in cfg else None
     quality = check_quality(cfg.jpeg_quality)
     security.check(cfg.host)  # these two before minutes of loading
-    check_free(cfg.host, cfg.port)
+    check_free(cfg.host, *([cfg.port] if rest is None else [cfg.port, rest.port]))
     served = _policies(cfg)
     findings = served.examined()
     tell(findings)
@@ -59,21 +59,23 @@ def serve(cfg: DictConfig) -> None:
         asyncio.run(_serve(server, cfg.host, cfg.port, rest=rest))
 
 
-def check_free(host: str, port: int) -> None:
-    """Whether a server can listen there.
+def check_free(host: str, *ports: int) -> None:
+    """Whether servers can listen there.
 
     Raises:
-        OSError: it cannot.
+        OSError: one cannot.
     """
-    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    with socket.socket(family, socket.SOCK_STREAM) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as asyncio does: a server that just ended is no obstacle
-        try:
-            trial.bind((host, port))
-        except OSError as error:
-            raise OSError(
-                f"port={port} of host={host} cannot be had ({error.strerror}): stop what listens there, or choose another."
-            ) from None
+    with contextlib.ExitStack() as leaving:
+        for port in ports:
+            try:
+                for family, kind, _, _, address in set(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)):
+                    trial = leaving.enter_context(socket.socket(family, kind))
+                    # as asyncio does: a server that just ended is no obstacle
+                    trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    trial.bind(address)
+            except OSError as error:
+                taken = f"port={port} of host={host} cannot be had ({error.strerror})"
+                raise OSError(f"{taken}: stop what listens there, or choose another.") from None
 
 
 async def _serve(server: PolicyServer, host: str, port: int, *, rest: Rest | None = None) -> None:

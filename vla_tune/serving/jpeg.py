@@ -5,9 +5,14 @@ import io
 import numpy as np
 from jaxtyping import UInt8
 
-from vla_tune.serving.codec import MAX_BYTES, MessageError
+from vla_tune.serving.codec import MessageError
 
 QUALITIES = range(50, 101)
+_SEGMENTS = 64
+"""Before the picture's data; a camera writes about ten."""
+_SCAN = 0xDA
+_OTHER_FRAMES = frozenset({0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)})
+"""Start-of-frame markers of everything but baseline and extended sequential Huffman (ITU-T T.81, table B.1)."""
 
 
 def check_quality(quality: int | None) -> int | None:
@@ -30,22 +35,45 @@ def to_jpeg(image: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:
     return file.getvalue()
 
 
-def from_jpeg(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture in a JPEG file.
+def from_jpeg(data: bytes, *, largest: int) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture in a JPEG file of one scan, as cameras and `to_jpeg` write it.
+
+    Progressive files may hold any number of scans, each of which takes as long as a whole picture: they are refused.
+
+    Args:
+        data: The file.
+        largest: Pixels that it may have.
 
     Raises:
-        MessageError: it is something else, damaged, not RGB, or larger than a message may be.
+        MessageError: it is something else, damaged, not RGB, or larger.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
+        _check_markers(data)
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:  # reads the header only
-            if picture.mode != "RGB" or 3 * picture.width * picture.height > MAX_BYTES:
-                raise MessageError(
-                    f"a JPEG of {picture.width} x {picture.height} {picture.mode}: RGB, at most {MAX_BYTES:,} bytes of pixels."
-                )
+            if picture.mode != "RGB" or picture.width * picture.height > largest:
+                found = f"{picture.width} x {picture.height} {picture.mode}"
+                raise MessageError(f"a JPEG of {found}: RGB, at most {largest:,} pixels.")
             return np.asarray(picture)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, IndexError, Image.DecompressionBombError) as error:
         if isinstance(error, MessageError):
             raise
         raise MessageError(f"{len(data):,} bytes are no JPEG that can be read: {error}"[:200]) from None
+
+
+def _check_markers(data: bytes) -> None:
+    """One scan, not progressive, few segments before it."""
+    place = 2  # behind the first marker
+    for _ in range(_SEGMENTS):
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4])
+        if data[place] != 0xFF or length < 2:
+            raise MessageError(f"{len(data):,} bytes are no JPEG that can be read: a segment is broken.")
+        if marker in _OTHER_FRAMES:
+            raise MessageError("a JPEG that is not baseline: write it without progressive=True.")
+        place += 2 + length
+        if marker == _SCAN:
+            if data.find(bytes([0xFF, _SCAN]), place) >= 0:
+                raise MessageError("a JPEG of several scans: write it as baseline, with its colours interleaved.")
+            return
+    raise MessageError(f"a JPEG with more than {_SEGMENTS} segments before its picture: leave the metadata away.")

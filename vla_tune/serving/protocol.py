@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from vla_tune.schema import Contract, Observation, content_hash, contract_from_record, to_record
+from vla_tune.schema import Camera, Contract, Observation, content_hash, contract_from_record, to_record
 from vla_tune.serving.codec import MessageError
 from vla_tune.serving.jpeg import from_jpeg, to_jpeg
 
 PROMPT, STATE, ADAPTER, ENDPOINT = "prompt", "observation/state", "adapter", "endpoint"
+_LARGER = 16
+"""Times the pixels of the contract's camera that a JPEG may have; small files can hold very large pictures."""
 ADD, REMOVE = "add_adapter", "remove_adapter"
 
 
@@ -78,18 +80,18 @@ def observation_in(message: Mapping[str, Any], contract: Contract) -> Observatio
     expected = {*keys, STATE, PROMPT}
     given = message.keys() - {ADAPTER, ENDPOINT, "session_id"}
     if given != expected:
-        missing, unknown = sorted(expected - given), sorted(map(str, given - expected))[:5]
+        missing, unknown = sorted(expected - given), sorted(str(key)[:40] for key in given - expected)[:5]
         raise MessageError(f"an observation holds {sorted(expected)}: missing {missing}, unknown {unknown}.")
-    images = {camera.role: _image(key, _unpacked(key, message[key], contract)) for key, camera in keys.items()}
+    images = {camera.role: _image(key, _unpacked(key, message[key], camera, contract)) for key, camera in keys.items()}
     return Observation(images=images, state=_state(message[STATE], body.state_dimension), instruction=_text(message[PROMPT]))
 
 
-def _unpacked(key: str, value: Any, contract: Contract) -> Any:
+def _unpacked(key: str, value: Any, camera: Camera, contract: Contract) -> Any:
     if not isinstance(value, bytes):
         return value
     if contract.jpeg_quality is None:
         raise MessageError(f"{key} is a file, pictures are arrays here: start the server with jpeg_quality=... to allow JPEG.")
-    return from_jpeg(value)
+    return from_jpeg(value, largest=_LARGER * camera.height * camera.width)
 
 
 def _image(key: str, value: Any) -> np.ndarray:
@@ -114,7 +116,10 @@ def _text(value: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else f"{type(value).__name__} {str(value)[:40]!r}"
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    short = value[:40] if isinstance(value, str | bytes) else value
+    return f"{type(value).__name__} {str(short)!r}" if isinstance(value, str | bytes | int | float) else type(value).__name__
 
 
 def adapter_in(message: Mapping[str, Any], known: Sequence[str]) -> str:
@@ -124,6 +129,6 @@ def adapter_in(message: Mapping[str, Any], known: Sequence[str]) -> str:
         MessageError: there is none of this name.
     """
     name = message.get(ADAPTER, known[0])
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise MessageError(f"adapter {str(name)[:80]!r}: loaded are {', '.join(known)}.")
     return name

@@ -85,7 +85,7 @@ class Tls:
 
     def admits(self, authorization: str | None) -> bool:
         """With the key; compared in constant time."""
-        return hmac.compare_digest((authorization or "").encode(), f"Api-Key {self._key}".encode())
+        return hmac.compare_digest((authorization or "").encode(errors="surrogateescape"), f"Api-Key {self._key}".encode())
 
     @property
     def _key(self) -> str:

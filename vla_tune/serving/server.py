@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
@@ -27,6 +28,9 @@ from vla_tune.serving.worker import RefusedError, Reply, Worker
 _log = logging.getLogger(__name__)
 _PENDING = 8
 """Requests of one connection that may be on their way; more would only be dropped as old."""
+_SENTENCE = 2000
+"""Characters of an error; what it quotes may be longer."""
+FAILED = "the policy failed on this observation; the server's log says why"
 
 
 @runtime_checkable
@@ -97,6 +101,7 @@ class PolicyServer:
         """
         self.security.check(host)
         options: dict[str, Any] = {"ssl": self.security.context(), "process_request": self._http, "compression": None}
+        options["origins"] = [None]  # a page in a browser says where it is from, a robot does not: pages are not served
         try:
             async with serve(self._connection, host, port, max_size=codec.MAX_BYTES, **options) as server:
                 yield server
@@ -175,37 +180,39 @@ class PolicyServer:
         previous: float | None = None
         while True:
             question = await turns.next()
-            answer, failed = await self._answer(question)
-            if previous is not None and "server_timing" in answer:
-                answer["server_timing"]["prev_total_ms"] = previous
+            message, failed = await self._message(question, previous)
             try:
+                await connection.send(message)
                 if failed and not question.enveloped:
-                    await connection.send(f"{answer['message']} ({answer['id']})")
                     await connection.close(1011, "see the message before")
                     return
-                await connection.send(codec.encode(answer))
             except ConnectionClosed:
                 return
-            question.served()
             previous = 1000 * (time.monotonic() - question.begun)
+            question.served()
 
-    async def _answer(self, question: Question) -> tuple[dict[str, Any], bool]:
-        """What is sent, and whether it is an error."""
+    async def _message(self, question: Question, previous: float | None) -> tuple[str | bytes, bool]:
+        """What is sent, and whether it is an error; `previous` is how long the answer before took, in ms."""
         assert question.answer is not None
         try:
-            return await question.answer(), False
+            answer = await question.answer()
+            if previous is not None and "server_timing" in answer:
+                answer["server_timing"]["prev_total_ms"] = previous
+            return codec.encode(answer), False
         except (codec.MessageError, RefusedError, ValueError, FileNotFoundError) as error:
             self.metrics.rejected.labels(type(error).__name__).inc()
-            return _error(str(error)), True
+            answer = error_record(str(error))
         except Exception:  # what a policy raises is for the log, not for the network
-            answer = _error("the policy failed on this observation; the server's log says why")
+            answer = error_record(FAILED)
             self.metrics.rejected.labels("failure").inc()
             _log.exception("request %s failed", answer["id"])
-            return answer, True
+        plain = f"{answer['message']} ({answer['id']})"
+        return (codec.encode(answer) if question.enveloped else plain), True
 
     async def _actions(self, question: Question, name: str, contract: Contract, outcome: Reply | Exception) -> dict[str, Any]:
         if isinstance(outcome, Exception):
             raise outcome
+        check_chunk(outcome.actions, contract)
         question.served = partial(self.metrics.served, outcome, contract)
         total = 1000 * (time.monotonic() - question.begun)
         return {
@@ -242,5 +249,18 @@ def _content(message: str | bytes) -> Mapping[str, Any]:
     return content
 
 
-def _error(sentence: str) -> dict[str, Any]:
-    return {"type": "error", "id": uuid.uuid4().hex[:12], "message": sentence}
+def error_record(sentence: str) -> dict[str, Any]:
+    """What a client is told; the id is in the log too."""
+    return {"type": "error", "id": uuid.uuid4().hex[:12], "message": sentence[:_SENTENCE]}
+
+
+def check_chunk(actions: Any, contract: Contract) -> None:
+    """What a policy gave is a chunk of its contract.
+
+    Raises:
+        RuntimeError: it is something else; a client could not use it.
+    """
+    expected = (contract.horizon, contract.embodiment.action_dimension)
+    if not isinstance(actions, np.ndarray) or actions.shape != expected or actions.dtype.kind != "f":
+        found = f"{actions.dtype} {list(actions.shape)}" if isinstance(actions, np.ndarray) else type(actions).__name__
+        raise RuntimeError(f"the policy's chunk is {found}, the contract says {list(expected)}.")

@@ -121,28 +121,25 @@ class Worker:
 
     def _begin(self) -> None:
         """The next pass, if there is one to begin: from the event loop straight to the thread and back, with no task between."""
-        while self._waiting and not self._busy:
-            if requests := self._next():
-                self._busy = True
-                self._thread.submit(self._pass, requests, asyncio.get_running_loop())
-
-    def _next(self) -> list[_Request]:
-        """The oldest that wait and are not late."""
-        clients = list(itertools.islice(self._waiting, self.rows))
-        found = [self._waiting.pop(client) for client in clients]
-        now = self.clock()
-        for request in found:
-            if request.deadline < now:
-                _refuse(request, f"it waited longer than {self.seconds:g} s: the server is busy, or send fewer observations")
-        return [request for request in found if request.deadline >= now]
+        if self._waiting and not self._busy:
+            clients = list(itertools.islice(self._waiting, self.rows))
+            self._busy = True
+            requests = [self._waiting.pop(client) for client in clients]
+            self._thread.submit(self._pass, requests, asyncio.get_running_loop())
 
     def _pass(self, requests: Sequence[_Request], loop: asyncio.AbstractEventLoop) -> None:
-        """In the thread."""
-        outcomes = self._outcomes(requests)
-        loop.call_soon_threadsafe(self._end, requests, outcomes)
+        """In the thread, which may have been kept from it by a change."""
+        now = self.clock()
+        late = [request for request in requests if request.deadline < now]
+        others = [request for request in requests if request.deadline >= now]
+        said = f"it waited longer than {self.seconds:g} s: the server is busy, or send fewer observations"
+        outcomes = [*((request, _refusal(said)) for request in late), *zip(others, self._outcomes(others), strict=True)]
+        loop.call_soon_threadsafe(self._end, outcomes)
 
     def _outcomes(self, requests: Sequence[_Request]) -> list[Reply | Exception]:
         """Of one forward pass; if it fails, of each alone, so that a bad observation harms nobody else's."""
+        if not requests:
+            return []
         begun = self.clock()
         try:
             chunks = self.act([request.observation for request in requests], [request.adapter for request in requests])
@@ -151,15 +148,23 @@ class Worker:
                 Reply(chunk, seconds, begun - request.arrived, len(requests))
                 for request, chunk in zip(requests, chunks, strict=True)
             ]
-        except Exception as error:  # a policy may raise anything; the worker goes on
-            return [error] if len(requests) == 1 else [outcome for request in requests for outcome in self._outcomes([request])]
+        except BaseException as error:  # whatever a policy raises, a panic of its libraries included: the worker goes on
+            if len(requests) > 1:
+                return [outcome for request in requests for outcome in self._outcomes([request])]
+            return [error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")]
 
-    def _end(self, requests: Sequence[_Request], outcomes: Sequence[Reply | Exception]) -> None:
-        for request, outcome in zip(requests, outcomes, strict=True):
-            request.done(outcome)
+    def _end(self, outcomes: Sequence[tuple[_Request, Reply | Exception]]) -> None:
         self._busy = False
-        self._begin()
+        try:
+            for request, outcome in outcomes:
+                request.done(outcome)
+        finally:
+            self._begin()
 
 
 def _refuse(request: _Request, reason: str) -> None:
-    request.done(RefusedError(f"the observation was dropped: {reason}."))
+    request.done(_refusal(reason))
+
+
+def _refusal(reason: str) -> RefusedError:
+    return RefusedError(f"the observation was dropped: {reason}.")
