@@ -1,5 +1,6 @@
 """Server and client: what goes in comes out, and what goes wrong is said."""
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -278,3 +279,16 @@ def test_a_chunk_that_is_none_is_a_failure_and_the_connection_goes_on(served, ca
 def test_a_page_in_a_browser_is_not_served(served, echo):
     with served(echo) as address, pytest.raises(InvalidStatus, match="403"):
         connect(address.url, origin="http://somewhere.example")
+
+
+def test_many_questions_after_a_plain_error_leave_nothing_behind(served, echo):
+    with served(echo) as address:
+        with contextlib.suppress(ConnectionClosed), connect(address.url) as connection:
+            for _ in range(50):
+                connection.send(codec.encode({"wrong": 1}))
+            while True:
+                connection.recv(timeout=5)
+        deadline = time.monotonic() + 5
+        while "vla_clients 0.0" not in http(address.url, "/metrics")[1]:
+            assert time.monotonic() < deadline, "the connection is still there"
+            time.sleep(0.05)

@@ -177,16 +177,24 @@ class PolicyServer:
             raise codec.MessageError(f"endpoint {str(endpoint)[:40]!r}: there are infer, reset, {ADD} and {REMOVE}.")
 
     async def _send(self, connection: ServerConnection, turns: Turns) -> None:
+        await self._send_until_failed(connection, turns)
+        closing = asyncio.create_task(connection.close(1011, "see the message before"))
+        try:
+            while True:  # nobody hears the rest, but who reads the connection must see its end
+                await turns.next()
+        finally:
+            await closing
+
+    async def _send_until_failed(self, connection: ServerConnection, turns: Turns) -> None:
         previous: float | None = None
         while True:
             question = await turns.next()
             message, failed = await self._message(question, previous)
             try:
                 await connection.send(message)
-                if failed and not question.enveloped:
-                    await connection.close(1011, "see the message before")
-                    return
             except ConnectionClosed:
+                return
+            if failed and not question.enveloped:
                 return
             previous = 1000 * (time.monotonic() - question.begun)
             question.served()
