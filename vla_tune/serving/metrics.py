@@ -13,6 +13,9 @@ from vla_tune.serving.worker import Reply
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)
 
+_WAITING = 64
+"""Replies that wait to be counted."""
+
 
 @dataclass(frozen=True, eq=False)
 class Metrics:
@@ -42,17 +45,27 @@ class Metrics:
     rejected: Counter = field(init=False)
     outside: Counter = field(init=False)
 
+    _uncounted: list[tuple[Reply, Contract]] = field(default_factory=list, init=False)
+
     def served(self, reply: Reply, contract: Contract) -> None:
-        """Count one reply."""
-        self.latency.observe(reply.inference_seconds)
-        self.wait.observe(reply.waited_seconds)
-        self.batch.observe(reply.batch)
-        low, high = _range(contract.statistics.action)
-        self.outside.inc(int(((reply.actions < low) | (reply.actions > high)).sum()))
+        """Count one reply: when somebody asks, or when some wait; at once it would hold up the next request."""
+        self._uncounted.append((reply, contract))
+        if len(self._uncounted) >= _WAITING:
+            self._count()
 
     def exposition(self) -> tuple[str, bytes]:
         """The content type, and all metrics as text."""
+        self._count()
         return CONTENT_TYPE_LATEST, generate_latest(self.registry)
+
+    def _count(self) -> None:
+        for reply, contract in self._uncounted:
+            self.latency.observe(reply.inference_seconds)
+            self.wait.observe(reply.waited_seconds)
+            self.batch.observe(reply.batch)
+            low, high = _range(contract.statistics.action)
+            self.outside.inc(int(((reply.actions < low) | (reply.actions > high)).sum()))
+        self._uncounted.clear()
 
 
 @lru_cache(maxsize=64)
