@@ -210,3 +210,17 @@ def test_what_waited_for_a_change_is_late_too():
         await worker.close()
 
     asyncio.run(main())
+
+
+def test_a_change_returns_what_it_made_or_raises_what_it_met():
+    async def main() -> None:
+        worker = Worker(lambda observations, names: [], rows=1, seconds=1.0)
+        assert await worker.between(lambda: threading.current_thread().name) == "inference"
+        for error, raised in ((ValueError("no such run"), ValueError), (Panic("gone"), RuntimeError)):
+            with pytest.raises(raised, match=r"no such run|Panic: gone"):
+                await worker.between(lambda error=error: (_ for _ in ()).throw(error))
+        await worker.close()
+        with pytest.raises(RefusedError, match="the server stops"):
+            await worker.between(lambda: None)
+
+    asyncio.run(main())

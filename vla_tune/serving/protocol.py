@@ -98,7 +98,7 @@ def _unpacked(key: str, value: Any, camera: Camera, contract: Contract) -> Any:
 
 
 def _image(key: str, value: Any) -> np.ndarray:
-    if not (isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3 and value.size):
+    if not (isinstance(value, np.ndarray) and value.dtype.str == "|u1" and value.ndim == 3 and value.shape[2] == 3 and value.size):
         raise MessageError(f"{key} is {_kind(value)}: an image is uint8 [height width 3], RGB.")
     return value
 

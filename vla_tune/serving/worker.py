@@ -2,10 +2,12 @@
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
 
 import numpy as np
 from jaxtyping import Float
@@ -67,7 +69,11 @@ class Worker:
     _waiting: dict[Hashable, _Request] = field(default_factory=dict)
     _busy: bool = field(default=False)
     _closed: bool = field(default=False)
-    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="inference"))
+    _jobs: SimpleQueue[Callable[[], object] | None] = field(default_factory=SimpleQueue)
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+        self._thread.start()
 
     @property
     def waiting(self) -> int:
@@ -108,8 +114,25 @@ class Worker:
         self._waiting.pop(client, None)
 
     async def between[Result](self, change: Callable[[], Result]) -> Result:
-        """What `change` returns; it runs in the policy's thread, between two forward passes."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, change)
+        """What `change` returns; it runs in the policy's thread, between two forward passes.
+
+        Raises:
+            RefusedError: the worker is closed.
+            Exception: what `change` raises.
+        """
+        if self._closed:
+            raise _refusal(_STOPS)
+        loop, future = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+
+        def run() -> None:
+            try:
+                settle = partial(future.set_result, change())
+            except BaseException as error:
+                settle = partial(future.set_exception, _exception(error))
+            loop.call_soon_threadsafe(lambda: future.done() or settle())
+
+        self._jobs.put(run)
+        return await future
 
     async def close(self) -> None:
         """Who waits is refused; returns when the pass that is under way has ended."""
@@ -117,7 +140,13 @@ class Worker:
         for request in self._waiting.values():
             _refuse(request, _STOPS)
         self._waiting.clear()
-        await asyncio.to_thread(self._thread.shutdown)
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _work(self) -> None:
+        """The thread: a queue of its own, because an executor's book-keeping would be a good part of a short round trip."""
+        while (job := self._jobs.get()) is not None:
+            job()
 
     def _begin(self) -> None:
         """The next pass, if there is one to begin: from the event loop straight to the thread and back, with no task between."""
@@ -125,7 +154,7 @@ class Worker:
             clients = list(itertools.islice(self._waiting, self.rows))
             self._busy = True
             requests = [self._waiting.pop(client) for client in clients]
-            self._thread.submit(self._pass, requests, asyncio.get_running_loop())
+            self._jobs.put(partial(self._pass, requests, asyncio.get_running_loop()))
 
     def _pass(self, requests: Sequence[_Request], loop: asyncio.AbstractEventLoop) -> None:
         """In the thread, which may have been kept from it by a change."""
@@ -151,7 +180,7 @@ class Worker:
         except BaseException as error:  # whatever a policy raises, a panic of its libraries included: the worker goes on
             if len(requests) > 1:
                 return [outcome for request in requests for outcome in self._outcomes([request])]
-            return [error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")]
+            return [_exception(error)]
 
     def _end(self, outcomes: Sequence[tuple[_Request, Reply | Exception]]) -> None:
         self._busy = False
@@ -168,3 +197,8 @@ def _refuse(request: _Request, reason: str) -> None:
 
 def _refusal(reason: str) -> RefusedError:
     return RefusedError(f"the observation was dropped: {reason}.")
+
+
+def _exception(error: BaseException) -> Exception:
+    """What may be raised in an event loop without ending it."""
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
