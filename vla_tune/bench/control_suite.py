@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vla_tune.bench.measure import Row
+from vla_tune.bench.table import row_lines
 from vla_tune.control.emergency import AnyOf
 from vla_tune.control.limits import Limits, Values
 from vla_tune.control.log import InMemory
@@ -67,7 +68,7 @@ class ControlSuite:
 
     def report(self, rows: Sequence[Row]) -> str:
         """The rows as text."""
-        return "\n".join(", ".join(f"{name}: {_said(value)}" for name, value in row.items()) for row in rows)
+        return row_lines(rows)
 
     def _drift(self) -> Row:
         arm = _Arm(self.drift_hz)
@@ -213,7 +214,3 @@ def _group(name: str, dimension: int, *, unit: str) -> Group:
         normalized=True,
         gripper=None,
     )
-
-
-def _said(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

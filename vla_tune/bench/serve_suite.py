@@ -13,6 +13,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from vla_tune.bench.measure import Row
 from vla_tune.bench.serving_processes import Running, minimal, ours, running
+from vla_tune.bench.table import row_lines
 from vla_tune.schema import Camera, Contract, Observation
 from vla_tune.serving import codec
 from vla_tune.serving.client import RemotePolicy
@@ -51,7 +52,7 @@ class ServeSuite:
 
     def report(self, rows: Sequence[Row]) -> str:
         """The rows as text."""
-        return "\n".join(", ".join(f"{name}: {_said(value)}" for name, value in row.items()) for row in rows)
+        return row_lines(rows)
 
     def _round_trips(self, contract: Contract) -> list[Row]:
         """Every repetition starts the servers anew: how memory happens to lie in a process is worth 20 % of a round trip."""
@@ -146,7 +147,3 @@ def _ask(connection: ClientConnection, message: bytes, *, times: int) -> list[fl
         connection.recv(timeout=30)
         taken.append(perf_counter() - begun)
     return taken
-
-
-def _said(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

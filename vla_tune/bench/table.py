@@ -11,6 +11,15 @@ from rich.table import Table
 from vla_tune.bench.measure import Row
 
 
+def row_lines(rows: Sequence[Row]) -> str:
+    """The rows as text, a line each, for rows that have different columns."""
+    return "\n".join(", ".join(f"{name}: {_said(value)}" for name, value in row.items()) for row in rows)
+
+
+def _said(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def speed_table(rows: Sequence[Row], *, title: str) -> Table:
     """The rows for `rich.print`: medians, with half the range of the repetitions in per cent; a line between suites."""
     table = Table(title=title, box=SIMPLE)

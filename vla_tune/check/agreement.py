@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 
 from vla_tune.execution import two_ended
 from vla_tune.policy import Policy
-from vla_tune.schema import Contract, Observation
+from vla_tune.schema import ColumnStatistics, Contract, Observation
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,12 @@ class Agreement:
     """Largest first action (less the state, where it is absolute), of the largest recorded."""
 
 
+def apart(chunks: Float[np.ndarray, "N T A"], others: Float[np.ndarray, "N T A"], contract: Contract) -> float:
+    """Mean absolute difference of two policies' chunks on the same frames, as a share of each dimension's range in the data."""
+    column = contract.statistics.action
+    return float((np.abs(chunks - others) / _span(column)).mean())
+
+
 def agreement(policy: Policy, recorded: Recorded, contract: Contract) -> Agreement:
     """Let `policy` act on every frame, one at a time.
 
@@ -50,8 +56,7 @@ def agreement(policy: Policy, recorded: Recorded, contract: Contract) -> Agreeme
     if chunks.shape != recorded.actions.shape:
         raise ValueError(f"the policy's chunks are {list(chunks.shape[1:])}, the contract says {list(recorded.actions.shape[1:])}.")
     column, gripper = contract.statistics.action, two_ended(contract.embodiment)
-    low, high = np.array(column.min), np.array(column.max)
-    span = np.where(high > low, high - low, 1.0)
+    low, high, span = np.array(column.min), np.array(column.max), _span(column)
     said, wanted = chunks[recorded.mask], recorded.actions[recorded.mask]
     return Agreement(
         chunks=chunks,
@@ -61,6 +66,12 @@ def agreement(policy: Policy, recorded: Recorded, contract: Contract) -> Agreeme
         outside=float(((said < low - 0.01 * span) | (said > high + 0.01 * span)).mean()),
         jump=_jump(chunks, recorded, contract),
     )
+
+
+def _span(column: ColumnStatistics) -> Float[np.ndarray, " A"]:
+    """From the smallest to the largest value; 1 where nothing moves."""
+    low, high = np.array(column.min), np.array(column.max)
+    return np.where(high > low, high - low, 1.0)
 
 
 def _scale(said: Float[np.ndarray, "M a"], wanted: Float[np.ndarray, "M a"]) -> float:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from vla_tune.check.agreement import apart
 from vla_tune.check.finding import Finding
 from vla_tune.check.probes import ANOTHER_FUNCTION
 from vla_tune.schema import Contract, Observation
@@ -67,14 +68,12 @@ def keeps_its_actions(
     act: Callable[[Sequence[Observation]], Float[np.ndarray, "N T A"]], kept: Kept, contract: Contract
 ) -> Finding:
     """Whether a policy, on this machine and read back from where it lies, does what it did when it was trained."""
-    column = contract.statistics.action
-    span = np.array(column.max) - np.array(column.min)
     chunks = np.concatenate([act([one]) for one in kept.seen])
     if chunks.shape != kept.chunks.shape:
         return Finding(
             PROBE, False, f"the chunks are {list(chunks.shape[1:])}, in training they were {list(kept.chunks.shape[1:])}."
         )
-    off = float((np.abs(chunks - kept.chunks) / np.where(span > 0, span, 1.0)).mean())
+    off = apart(chunks, kept.chunks, contract)
     said = f"on {len(chunks)} recorded frames {100 * off:.2g} % of an action's range beside those of training"
     if off <= ANOTHER_FUNCTION:
         return Finding(PROBE, True, said)

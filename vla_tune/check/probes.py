@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from vla_tune.check.agreement import Agreement, Recorded, agreement
+from vla_tune.check.agreement import Agreement, Recorded, agreement, apart
 from vla_tune.check.finding import Finding
 from vla_tune.check.suspects import SUSPECTS, Mended
 from vla_tune.policy import Policy
@@ -113,9 +113,7 @@ def acts_as_trained(case: Case, found: Agreement, wanted: Agreement) -> Finding:
     """Merged, read back or served, it is the function that training left."""
     if case.policy is case.reference:
         return Finding("live policy", True, "this is it")
-    column = case.contract.statistics.action
-    span = np.array(column.max) - np.array(column.min)
-    off = float((np.abs(found.chunks - wanted.chunks) / np.where(span > 0, span, 1.0)).mean())
+    off = apart(found.chunks, wanted.chunks, case.contract)
     said = f"{100 * off:.2g} % of an action's range beside the trained policy on the same frames"
     return Finding("live policy", off <= ANOTHER_FUNCTION, said if off <= ANOTHER_FUNCTION else f"{said}: another function.")
 

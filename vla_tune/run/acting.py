@@ -14,10 +14,15 @@ from vla_tune.serving.client import remote_policy
 from vla_tune.serving.protocol import contract_in
 
 
+def is_address(policy: str) -> bool:
+    """Whether a policy is named by where it is served, not by its folder."""
+    return policy.startswith(("ws://", "wss://"))
+
+
 @contextmanager
 def acting(cfg: DictConfig) -> Iterator[tuple[Policy, Contract]]:
     """The policy that `cfg.policy` names, in this process or at an address, with its contract."""
-    if not str(cfg.policy).startswith(("ws://", "wss://")):
+    if not is_address(str(cfg.policy)):
         policy = load_policy(Path(cfg.policy), rows=1, device=device_of(cfg)).policy
         policy.act([dark_observation(policy.contract)])
         yield policy, policy.contract

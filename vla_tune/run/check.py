@@ -16,7 +16,8 @@ from vla_tune.check.kept import Kept, keeps_its_actions
 from vla_tune.check.probes import Case, examine
 from vla_tune.check.replay import replay
 from vla_tune.data.sources import Data
-from vla_tune.run.acting import acting
+from vla_tune.policy import LocalPolicy, Policy
+from vla_tune.run.acting import acting, is_address
 from vla_tune.run.folder import load_config
 from vla_tune.run.objects import build, device_of, load_base, load_policy
 from vla_tune.run.recorded import observation_in, recorded_frames
@@ -59,16 +60,7 @@ def probed_run(cfg: DictConfig, run: Path) -> list[Finding]:
     recorded = _recorded(data, count=cfg.evaluation.probed)
     base = _without_what_was_learned(cfg, run, recorded)  # gone before the policy comes: two do not fit everywhere
     policy = load_policy(run, rows=1, device=device_of(cfg)).policy
-    case = Case(
-        policy=policy,
-        contract=policy.contract,
-        recorded=recorded,
-        statistics=data.statistics,
-        reference=policy,
-        trained=policy.contract,
-        base=base,
-    )
-    findings = [_replayed(cfg, data, count=cfg.evaluation.replayed), *examine(case)]
+    findings = _examined(cfg, data, recorded, base, policy, policy.contract, reference=policy, replayed=cfg.evaluation.replayed)
     places = np.unique(np.linspace(0, len(recorded.seen) - 1, _KEPT).astype(int))
     seen = [recorded.seen[place] for place in places]
     Kept(seen, np.concatenate([policy.act([one]) for one in seen])).save(run)
@@ -99,7 +91,7 @@ def write_findings(path: Path, findings: Sequence[Finding]) -> None:
 
 
 def _alone(cfg: DictConfig) -> list[Finding]:
-    if str(cfg.policy).startswith(("ws://", "wss://")):
+    if is_address(str(cfg.policy)):
         raise ValueError(f"policy={cfg.policy} has no frames of its own: name the run that it was trained in, run=runs/...")
     kept = Kept.load(Path(cfg.policy))  # before a policy is loaded
     with acting(cfg) as (policy, contract):
@@ -114,24 +106,36 @@ def _beside_its_run(cfg: DictConfig, run: Path) -> list[Finding]:
     reference = load_policy(run, **options).policy
     cfg.policy = cfg.policy or str(run)
     with acting(cfg) as (policy, contract):
-        case = Case(
-            policy=policy,
-            contract=contract,
-            recorded=recorded,
-            statistics=data.statistics,
-            reference=reference,
-            trained=reference.contract,
-            base=base,
-        )
-        return [_replayed(trained, data, count=cfg.replayed), *examine(case)]
+        return _examined(trained, data, recorded, base, policy, contract, reference=reference, replayed=cfg.replayed)
+
+
+def _examined(
+    trained: DictConfig,
+    data: Data,
+    recorded: Recorded,
+    base: Agreement,
+    policy: Policy,
+    contract: Contract,
+    *,
+    reference: LocalPolicy,
+    replayed: int,
+) -> list[Finding]:
+    """Whether data and environment agree, then whether the policy is what was trained."""
+    case = Case(
+        policy=policy,
+        contract=contract,
+        recorded=recorded,
+        statistics=data.statistics,
+        reference=reference,
+        trained=reference.contract,
+        base=base,
+    )
+    make_env = partial(build(trained.env.make), task=trained.task)
+    return [replay(data.validation, make_env, count=replayed), *examine(case)]
 
 
 def _without_what_was_learned(cfg: DictConfig, run: Path, recorded: Recorded) -> Agreement:
     return agreement(load_base(run, rows=1, device=device_of(cfg)), recorded, Contract.load(run))
-
-
-def _replayed(trained: DictConfig, data: Data, *, count: int) -> Finding:
-    return replay(data.validation, partial(build(trained.env.make), task=trained.task), count=count)
 
 
 def _recorded(data: Data, *, count: int) -> Recorded:

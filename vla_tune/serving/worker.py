@@ -66,10 +66,10 @@ class Worker:
     rows: int
     seconds: float
     clock: Callable[[], float] = time.monotonic
-    _waiting: dict[Hashable, _Request] = field(default_factory=dict)
-    _busy: bool = field(default=False)
-    _closed: bool = field(default=False)
-    _jobs: SimpleQueue[Callable[[], object] | None] = field(default_factory=SimpleQueue)
+    _waiting: dict[Hashable, _Request] = field(default_factory=dict, init=False)
+    _busy: bool = field(default=False, init=False)
+    _closed: bool = field(default=False, init=False)
+    _jobs: SimpleQueue[Callable[[], object] | None] = field(default_factory=SimpleQueue, init=False)
 
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
