@@ -1,5 +1,6 @@
 """A random tiny policy: the shipped architecture with untrained weights, built in milliseconds."""
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,20 @@ def quick_products() -> Iterator[None]:
     """A CPU without bfloat16 multiplies as it does in every command, and not for an hour."""
     with quick_bfloat16("cpu"):
         yield
+
+
+@pytest.fixture
+def ordinary_signals() -> Iterator[None]:
+    """Signals do what they do in a terminal's command, for the test and the processes that it starts.
+
+    A background process of a script ignores SIGINT, and `nohup` lets SIGHUP be ignored; a child inherits both.
+    """
+    ordinary = dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2), signal.SIG_DFL)
+    ordinary[signal.SIGINT] = signal.default_int_handler
+    before = {number: signal.signal(number, handler) for number, handler in ordinary.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +23,13 @@ from vla_tune.models.weights import Weights
 
 ADAPTER = Lora(rank=4, alpha=8, targets=["q_proj", "down_proj"])
 SLOW = """
-import sys, time
+import sys
 from pathlib import Path
 from vla_tune.models.files import new_folder
 with new_folder(Path(sys.argv[1])) as temporary:
     (temporary / "model.safetensors").write_bytes(b"half of the weights")
     print("writing", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
@@ -73,31 +74,32 @@ def test_an_error_half_way_leaves_nothing(merging: Merging, tmp_path: Path, monk
     assert content_hash(tmp_path / "out") != content_hash(tmp_path / "base")
 
 
-def test_a_killed_process_leaves_no_folder_and_the_next_one_clears_up(tmp_path: Path):
+@pytest.fixture
+def writing(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in the middle of writing `out`; it would never end."""
+    command = [sys.executable, "-c", SLOW, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"writing\n"
+        yield process
+        process.kill()
+
+
+def test_a_killed_process_leaves_no_folder_and_the_next_one_clears_up(tmp_path: Path, writing: subprocess.Popen[bytes]):
     target = tmp_path / "out"
-    process = subprocess.Popen([sys.executable, "-c", SLOW, str(target)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"writing\n"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    writing.kill()
+    assert writing.wait(60) == -signal.SIGKILL
     assert not target.exists()
-    assert names(tmp_path) == [f".out.{process.pid}.partial"]
+    assert names(tmp_path) == [f".out.{writing.pid}.partial"]
     with new_folder(target) as temporary:
         (temporary / "whole").touch()
     assert names(tmp_path) == ["out"]
 
 
-def test_what_a_living_process_writes_is_left_alone(tmp_path: Path):
-    process = subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path / "out")], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.readline()
+def test_what_a_living_process_writes_is_left_alone(tmp_path: Path, writing: subprocess.Popen[bytes]):
     with new_folder(tmp_path / "out"):
         pass
-    assert names(tmp_path) == [f".out.{process.pid}.partial", "out"]
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    assert names(tmp_path) == [f".out.{writing.pid}.partial", "out"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):

@@ -1,6 +1,5 @@
 """Whatever happens in a cell becomes a row."""
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,21 +67,24 @@ def test_errors_become_rows(error: Exception, status: str, reason: str, capsys: 
     assert ("Traceback" in capsys.readouterr().err) == (status == "failed")
 
 
+def endless() -> dict[str, Any]:
+    while True:
+        pass
+
+
 def wrapping() -> dict[str, Any]:
     """As compilers do: what is raised inside becomes an error of theirs."""
     try:
-        time.sleep(20)
+        endless()
     except Exception as error:
         raise RuntimeError("of the compiler") from error
     return {}
 
 
-@pytest.mark.parametrize("measure", [lambda: time.sleep(20), wrapping])
+@pytest.mark.parametrize("measure", [endless, wrapping])
 def test_a_cell_that_does_not_end_is_ended(measure):
-    start = time.monotonic()
-    row = budget(per_cell=0.05).row(cell("endless", measure))
+    row = budget(per_cell=0.01).row(cell("endless", measure))
     assert (row["status"], row["reason"]) == ("too slow", "not done after 0 s")
-    assert time.monotonic() - start < 10
 
 
 def test_a_row_is_there_before_the_next_cell_and_tells_what_comes_next():

@@ -4,9 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -23,27 +21,36 @@ from vla_tune.serving.server import PolicyServer
 from vla_tune.serving.worker import Worker
 
 
-def test_over_the_wire_it_acts_as_in_this_process(run_of, frames, tiny_contract, configuration):
+@pytest.mark.usefixtures("ordinary_signals")
+def test_over_the_wire_it_acts_as_in_this_process(run_of, frames, tiny_contract, configuration, monkeypatch):
     run = run_of("one", adapter="lora_r2", seed=1)
     seen = [observation_in(frame, tiny_contract.embodiment) for frame in frames]
     local = load_policy(run, rows=2, device="cpu").policy
     served = _policies(configuration("serve", f"policy={run}", "rows=2", "device=cpu"))
     server = PolicyServer(Worker(served.act, rows=2, seconds=30.0), served.contracts, Loopback(), Metrics())
     found: dict[str, np.ndarray] = {}
+    asked: list[Future[None]] = []
 
-    def client() -> None:
-        while not server.ready:
-            time.sleep(0.01)
-        policy = RemotePolicy(f"ws://localhost:{port}", contract=tiny_contract)
-        found["actions"] = policy.act(seen)
-        policy.close()
-        os.kill(os.getpid(), signal.SIGTERM)
+    def client(url: str) -> None:
+        try:
+            policy = RemotePolicy(url, contract=tiny_contract)
+            found["actions"] = policy.act(seen)
+            policy.close()
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    port = 18_765
-    thread = threading.Thread(target=client)
-    thread.start()
-    asyncio.run(asyncio.wait_for(_serve(server, "localhost", port), 60))
-    thread.join()
+    with ThreadPoolExecutor(1) as pool:
+
+        class Screen:
+            """The first line that is shown says where to ask."""
+
+            def print(self, line: str, **_: bool) -> None:
+                asked.append(pool.submit(client, line.split()[-1]))
+
+        monkeypatch.setattr(module, "Console", Screen)
+        asyncio.run(asyncio.wait_for(_serve(server, "localhost", 0), 60))
+    (only,) = asked
+    only.result()
     with ThreadPoolExecutor(1) as pool:  # as the server does: what the tests' own thread multiplies with is its own
         assert np.array_equal(found["actions"], pool.submit(local.act, seen).result())
 
