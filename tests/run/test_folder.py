@@ -28,6 +28,7 @@ def test_a_name_needs_no_quotes(parts: list[str]):
     assert re.fullmatch(r"[A-Za-z0-9._-]*", name)
     assert folder_name(*parts) == name
     assert folder_name(name) in (name, name.strip("_"))
+    assert len(name) <= 80
 
 
 @given(st.lists(st.from_regex(r"[A-Za-z0-9]{1,8}", fullmatch=True), min_size=1, max_size=5))
@@ -39,6 +40,15 @@ def test_names_of_runs():
     assert folder_name("tiny", "qlora_r16", "lift", "") == "tiny-qlora_r16-lift"
     assert folder_name("tiny", "lora_r16", "lift", "seed=1,training.steps=20") == "tiny-lora_r16-lift-seed_1_training.steps_20"
     assert folder_name("data=[a, b]") == "data_a_b"
+
+
+def test_a_long_name_is_cut_and_tells_what_was_cut():
+    words = ["tiny", "lora_r16", "lift", "data.sources.0.folder=" + "/home/student/projects/" * 5]
+    name, other = folder_name(*words, "seed=1"), folder_name(*words, "seed=2")
+    assert name.startswith("tiny-lora_r16-lift-data.sources.0.folder_home_student_projects")
+    assert len(name) <= 80
+    assert name != other
+    assert folder_name(*words, "seed=1") == name
 
 
 def test_a_run_is_opened_once_and_found_again(tmp_path: Path):

@@ -1,5 +1,6 @@
 """Run folders: named by their choices, opened once, resumed only with the same configuration."""
 
+import hashlib
 import os
 import re
 import shlex
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vla_tune.schema import CONTRACT_FILE
@@ -22,12 +25,20 @@ METRICS_FILE = "metrics.jsonl"
 ADAPTER_FOLDER = "adapter"
 _MAY_CHANGE = ("logger", "device", "evaluation.films")
 """Keys that change nothing about the result."""
+_LONGEST_NAME, _DIGEST = 80, 10
 
 
 def folder_name(*parts: str) -> str:
-    """Parts joined by `-`, written with letters, digits, `.`, `-` and `_` only, so that a shell needs no quotes."""
+    """Parts joined by `-`, written with letters, digits, `.`, `-` and `_` only, so that a shell needs no quotes.
+
+    A name has at most 80 characters: of a longer one the beginning is kept, and a hash of all parts.
+    """
     clean = (re.sub(r"[^A-Za-z0-9._-]+", "_", part).strip("_") for part in parts)
-    return "-".join(part for part in clean if part)
+    name = "-".join(part for part in clean if part)
+    if len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_DIGEST]
+    return f"{name[: _LONGEST_NAME - _DIGEST - 1].rstrip('-._')}-{digest}"
 
 
 def asset(name: str) -> str:
@@ -64,9 +75,20 @@ def output_folder() -> Path:
 
 
 def command() -> str:
-    """The command that started this job, to start it again."""
-    overrides = HydraConfig.get().overrides.task
-    return " ".join(["uv run python", os.path.relpath(sys.argv[0]), *map(shlex.quote, overrides)])
+    """The command that goes on with this job, whole: its folder is named, wherever the configuration would put it.
+
+    A job of a sweep goes on with the sweep: its finished jobs are only reported.
+    """
+    given = sys.argv[1:]
+    if HydraConfig.get().mode is not RunMode.MULTIRUN:
+        given = [word for word in given if not word.lstrip("+").startswith("hydra.run.dir=")]
+        given.append(f"hydra.run.dir={quoted(str(output_folder()))}")
+    return " ".join(["uv run python", shlex.join([os.path.relpath(sys.argv[0]), *given])])
+
+
+def quoted(text: str) -> str:
+    """A value as Hydra's command line reads it: in quotes of its own where a character would mean something."""
+    return text if re.fullmatch(r"[A-Za-z0-9._/-]+", text) else QuotedString(text, Quote.single).with_quotes()
 
 
 def open_run(cfg: DictConfig, folder: Path) -> None:

@@ -63,7 +63,7 @@ def _experiment(config: DictConfig) -> str | None:
 def _folder(config: DictConfig) -> Path:
     if name := _experiment(config):
         return Path(config.hydra.sweep.dir) / "experiments" / name
-    return Path(config.hydra.sweep.dir) / "sweeps" / folder_name(config.hydra.job.name, *config.hydra.overrides.task)[:180]
+    return Path(config.hydra.sweep.dir) / "sweeps" / folder_name(config.hydra.job.name, *config.hydra.overrides.task)
 
 
 def _compare(jobs: Sequence[Sequence[str]], folder: Path) -> None:
