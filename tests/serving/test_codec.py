@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from vla_tune.serving.codec import MAX_BYTES, MAX_DEPTH, MessageError, decode, encode
+from vla_tune.serving.codec import MAX_BYTES, MAX_DEPTH, MessageError, decode, encode, from_json
 
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
 KINDS = st.sampled_from(["|b1", "|u1", "<i2", "<u4", ">i8", "<f2", "<f4", ">f8"])
@@ -71,6 +71,14 @@ HOSTILE = {
     "a scalar of text": msgpack.packb({b"__npgeneric__": True, b"data": "1", b"dtype": "<f4"}),
     "a scalar out of range": msgpack.packb({b"__npgeneric__": True, b"data": 300, b"dtype": "|u1"}),
     "a deep list": b"\x91" * 100 + b"\xc0",
+    "a list of too many": msgpack.packb([None] * 257),
+    "a map of too many": msgpack.packb({str(number): None for number in range(257)}),
+    "many small lists": msgpack.packb([[[[]] * 200] * 200] * 2),
+    "many small maps": msgpack.packb([[{}] * 200] * 200),
+    "many small arrays": msgpack.packb([[{b"__ndarray__": True, b"data": b"", b"dtype": "|u1", b"shape": [0]}] * 200] * 30),
+    "deep, and wide at each level": (b"\xdc\x01\x00" + b"\xc0" * 255) * 1000,
+    "a long text": msgpack.packb("a" * (2**20 + 1)),
+    "a key twice": b"\x82\xa1a\x01\xa1a\x02",
     "a very deep list": b"\x91" * 1_000_000 + b"\xc0",
     "a deep map": b"\x81\xa1a" * 40 + b"\xc0",
     "a long list announced": b"\xdd\xff\xff\xff\xff",
@@ -91,6 +99,31 @@ def test_what_could_hurt_is_refused_in_one_sentence(message):
     with pytest.raises(MessageError) as caught:
         decode(message)
     assert len(str(caught.value)) < 400
+
+
+JSON = {
+    "many values": b"[" + b"1," * 20_000 + b"1]",
+    "many lists": "[" * 20_001,
+    "many keys": "{" + ",".join(f'"{number}": 0' for number in range(20_001)) + "}",
+    "deep": "[" * 19_000,
+    "a long number": "1" * 21,
+    "not a number": "[NaN]",
+    "infinity": b"[-Infinity]",
+    "a key twice": '{"a": 1, "a": 2}',
+    "half a text": b'"\xff"',
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("text", JSON.values(), ids=JSON)
+def test_json_that_could_hurt_is_refused_in_one_sentence(text):
+    with pytest.raises(MessageError) as caught:
+        from_json(text)
+    assert len(str(caught.value)) < 400
+
+
+def test_an_object_of_json_may_be_read_as_something_else():
+    assert from_json('{"a": {"b": [1, 2.5, "c"]}}', hook=lambda record: list(record.items())) == [("a", [("b", [1, 2.5, "c"])])]
 
 
 @given(st.binary(max_size=200))

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vla_tune.schema import Observation
-from vla_tune.serving import codec
 from vla_tune.serving.client import RemotePolicy, ServerError
 from vla_tune.serving.codec import MessageError
 from vla_tune.serving.jpeg import check_quality, from_jpeg, to_jpeg
@@ -125,6 +124,6 @@ def test_a_broken_file_is_an_error_of_its_client_only(served, means, tiny_contra
         policy.act([seen])
         broken = request_of(seen) | {"observation/front": b"\xff\xd8\xff\x00", "endpoint": "infer"}
         with pytest.raises(ServerError, match="no JPEG that can be read"):
-            policy._answer(policy._exchanged(codec.encode(broken)))
+            policy._exchanged(broken)
         policy.act([seen])
         policy.close()

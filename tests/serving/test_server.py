@@ -82,6 +82,10 @@ def test_an_openpi_client_gets_metadata_then_actions(served, echo):
         ({"observation/state": np.zeros(3)}, "the state is 4 numbers"),
         ({"observation/state": np.array([np.nan, 0, 0, 0])}, "NaN or infinity"),
         ({"prompt": ""}, "the instruction"),
+        ({"prompt": "red " * 600}, "prompt has 2,400 bytes, an instruction at most 2,048"),
+        ({"prompt": "é" * 1100}, "prompt has 2,200 bytes"),
+        ({"observation/front": np.zeros((1, 9, 3), np.uint8)}, "1 x 9: no side of a picture is more than 8 times the other"),
+        ({"request_id": "one"}, "request_id is str 'one': it is a whole number"),
         ({"observation/wrist": np.zeros((1, 1, 3), np.uint8)}, r"unknown \['observation/wrist'\]"),
         ({"adapter": "other"}, "loaded are default"),
         ({"endpoint": "kill"}, "there are infer, reset"),
@@ -262,6 +266,8 @@ def test_threads_of_one_client_take_turns(served, tiny_contract) -> None:
     [
         (np.zeros((4, 5), np.float32), r"float32 \[4, 5\]"),
         (np.zeros((2, 4), np.float32), r"float32 \[2, 4\]"),
+        (np.full((4, 4), np.nan, np.float32), "holds NaN or infinity"),
+        (np.full((4, 4), -np.inf, np.float32), "holds NaN or infinity"),
     ],
     ids=str,
 )
@@ -273,7 +279,19 @@ def test_a_chunk_that_is_none_is_a_failure_and_the_connection_goes_on(served, ca
                 policy.act([seen()])
         policy.reset()
         policy.close()
-    assert re.search(f"the policy's chunk is {found}.*, the contract says", caplog.text)
+    assert re.search(f"the policy's chunk.*{found}", caplog.text)
+
+
+def test_an_answer_says_which_question_it_answers(served, echo):
+    """Errors too; and a client that numbers nothing is answered as before."""
+    with served(echo) as address, connect(address.url, compression=None, proxy=None) as connection:
+        assert codec.decode(connection.recv(decode=False))["request_id"] is True
+        asked = [request_of(seen()) | {"endpoint": "infer", "request_id": 7}, {"endpoint": "kill", "request_id": 8}]
+        for question in [*asked, {"endpoint": "reset", "request_id": 2**60}]:
+            connection.send(codec.encode(question))
+            assert codec.decode(connection.recv(decode=False))["request_id"] == question["request_id"]
+        connection.send(codec.encode(request_of(seen())))
+        assert "request_id" not in codec.decode(connection.recv(decode=False))
 
 
 def test_a_page_in_a_browser_is_not_served(served, echo):

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO, runtime_checkable
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
 
 @runtime_checkable
 class EmergencyStop(Protocol):
@@ -52,7 +54,11 @@ class StopKey:
 
 @dataclass(eq=False)
 class StopSignal:
-    """Stops on SIGINT (Ctrl-C) or SIGTERM, instead of ending the program in the middle of a motion."""
+    """Stops on every signal that asks a program to end, which would otherwise end it in the middle of a motion.
+
+    SIGINT is Ctrl-C, SIGQUIT Ctrl-backslash; SIGHUP comes when the terminal closes or ssh drops, SIGUSR1 and SIGUSR2 from
+    schedulers before a time limit. SIGHUP stays ignored where the program was started so (nohup).
+    """
 
     _received: list[int] = field(default_factory=list, init=False)
 
@@ -63,7 +69,8 @@ class StopSignal:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Takes the signals until the block ends; only the main thread can."""
-        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        survives = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        before = {number: signal.signal(number, self._note) for number in _ENDING if not (survives and number is signal.SIGHUP)}
         try:
             yield
         finally:

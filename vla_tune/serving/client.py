@@ -1,15 +1,17 @@
 """A policy that runs elsewhere: needs numpy, msgpack and websockets, and no torch."""
 
+import itertools
 import logging
 import random
 import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from jaxtyping import Float
@@ -18,9 +20,22 @@ from websockets.sync.client import ClientConnection, connect
 
 from vla_tune.schema import Contract, Observation
 from vla_tune.serving import codec
-from vla_tune.serving.protocol import ADAPTER, ADD, ENDPOINT, REMOVE, contract_hash, contract_in, request_of
+from vla_tune.serving.protocol import (
+    ADAPTER,
+    ADD,
+    ENDPOINT,
+    REMOVE,
+    REQUEST_ID,
+    chunk_shape,
+    contract_hash,
+    contract_in,
+    request_of,
+)
+from vla_tune.serving.security import is_loopback
 
 _log = logging.getLogger(__name__)
+_SAID = 2000
+"""Characters of what a server says that are repeated."""
 
 
 class ServerError(Exception):
@@ -48,9 +63,12 @@ class RemotePolicy:
         timeout: Seconds for an answer.
         patience: Seconds of trying to connect.
 
+    Every answer is that of its own question: a server that announces it repeats the question's number, and a connection on which
+    something else comes, or on which something waits before anything is asked, is ended.
+
     Raises:
-        ValueError: on connecting, if the server has another contract.
-        UnreachableError: no connection within `patience`, or no answer within `timeout`.
+        ValueError: a key would be sent in clear to another machine; on connecting, if the server has another contract.
+        UnreachableError: no connection within `patience`, no answer within `timeout`, or the answer to another question.
         ServerError: the server refused the observation.
     """
 
@@ -66,9 +84,17 @@ class RemotePolicy:
     _connection: ClientConnection | None = field(default=None, init=False)
     _closing: ExitStack = field(default_factory=ExitStack, init=False)
     _metadata: dict[str, Any] = field(default_factory=dict, init=False)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1), init=False, repr=False)
     _turn: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
+    _shape: tuple[int, int] = field(default=(0, 0), init=False, repr=False)
+    """Of a chunk: horizon and action dimension, as announced."""
     timing: dict[str, float] = field(default_factory=dict, init=False)
     """Of the last answer, in ms: the server's `infer_ms` and `queue_ms`, and `round_trip_ms`."""
+
+    def __post_init__(self) -> None:
+        address = urlsplit(self.url)
+        if self.api_key is not None and address.scheme != "wss" and not is_loopback(address.hostname or ""):
+            raise ValueError(f"{self.url}: the key would cross the network in clear; use wss:// (the server: security=tls).")
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -101,49 +127,60 @@ class RemotePolicy:
     def _infer(self, observation: Observation) -> Float[np.ndarray, "T A"]:
         begun = time.perf_counter()
         reply = self._ask({ENDPOINT: "infer"} | request_of(observation, adapter=self.adapter, jpeg_quality=self.jpeg_quality))
-        actions = reply.get("actions")
-        if not isinstance(actions, np.ndarray) or actions.ndim != 2 or not np.isfinite(actions).all():
-            raise ServerError("the server's actions are no finite numbers [T A]: look at its log.")
-        self.timing = {"round_trip_ms": 1000 * (time.perf_counter() - begun)} | dict(reply.get("server_timing", {}))
-        return np.array(actions)  # what was decoded cannot be written
+        actions = _chunk(reply.get("actions"), self._shape)
+        self.timing = {"round_trip_ms": 1000 * (time.perf_counter() - begun)} | _timing(reply.get("server_timing"))
+        return actions
 
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """One question, one answer; a connection that was lost is made again once."""
-        encoded = codec.encode(message)
         with self._turn:
             try:
-                return self._answer(self._exchanged(encoded))
+                return self._exchanged(message)
             except ConnectionClosed:
                 self.close()
             try:
-                return self._answer(self._exchanged(encoded))
+                return self._exchanged(message)
             except ConnectionClosed as error:
                 self.close()
                 raise UnreachableError(f"{self.url} closed the connection ({error}).") from None
 
-    def _exchanged(self, encoded: bytes) -> str | bytes:
+    def _exchanged(self, message: dict[str, Any]) -> dict[str, Any]:
         connection = self._connected()
+        numbered = {REQUEST_ID: next(self._numbers)} if self._metadata.get(REQUEST_ID) is True else {}
+        encoded = codec.encode(message | numbered)
+        self._expect_nothing(connection)
         connection.send(encoded)
         try:
-            return connection.recv(timeout=self.timeout)
+            reply = _content(connection.recv(timeout=self.timeout))
         except TimeoutError:
             self.close()  # its answer may still come, and must not be taken for the next one's
             raise UnreachableError(f"{self.url} gave no answer within {self.timeout:g} s.") from None
-
-    def _answer(self, message: str | bytes) -> dict[str, Any]:
-        if isinstance(message, str):
-            raise ServerError(message)
-        reply = codec.decode(message)
+        except codec.MessageError as error:
+            self.close()
+            raise ServerError(f"{self.url} sent what cannot be read: {error}") from None
+        if reply.get(REQUEST_ID) != numbered.get(REQUEST_ID):
+            self.close()
+            raise UnreachableError(f"{self.url} answered another question than the one that was asked: the connection was ended.")
         if reply.get("type") == "error":
-            raise ServerError(f"{reply.get('message')} ({reply.get('id')})")
+            raise ServerError(f"{reply.get('message')} ({reply.get('id')})"[:_SAID])
         return reply
+
+    def _expect_nothing(self, connection: ClientConnection) -> None:
+        """A message that waits would be taken for the answer to what is asked now, and each later one for the next."""
+        try:
+            connection.recv(timeout=0)
+        except TimeoutError:
+            return
+        self.close()
+        raise UnreachableError(f"{self.url} sent a message that nobody asked for: the connection was ended.")
 
     def _connected(self) -> ClientConnection:
         if self._connection is None:
             connection = self._connect()
             try:
-                self._metadata = codec.decode(connection.recv(timeout=self.timeout))  # pyright: ignore[reportArgumentType]
+                self._metadata = _content(connection.recv(timeout=self.timeout))
                 self._check_contract()
+                self._shape = chunk_shape(self._metadata, self.adapter)
             except BaseException:
                 self.close()
                 raise
@@ -211,6 +248,40 @@ def remote_policy(
         jpeg_quality=jpeg_quality,
         timeout=float(timeout),
         patience=float(patience),
+    )
+
+
+def _content(message: str | bytes) -> dict[str, Any]:
+    """What a server said.
+
+    Raises:
+        ServerError: a text, which is an error.
+        MessageError: it cannot be read.
+    """
+    if isinstance(message, str):
+        raise ServerError(message[:_SAID])
+    content = codec.decode(message)
+    if not isinstance(content, dict):
+        raise codec.MessageError(f"a message is a map, not a {type(content).__name__}.")
+    return content
+
+
+def _chunk(actions: Any, shape: tuple[int, int]) -> Float[np.ndarray, "T A"]:
+    """Actions that can be played, in memory of their own: what was decoded cannot be written.
+
+    Raises:
+        ServerError: they are something else.
+    """
+    if not isinstance(actions, np.ndarray) or actions.shape != shape or actions.dtype.kind != "f" or not np.isfinite(actions).all():
+        found = f"{actions.dtype} {list(actions.shape)}" if isinstance(actions, np.ndarray) else type(actions).__name__
+        raise ServerError(f"the server's actions are {found}, and not finite numbers {list(shape)}: look at its log.")
+    return np.array(actions)
+
+
+def _timing(record: Any) -> dict[str, float]:
+    """What the server says about its time, if it does."""
+    return (
+        {key: float(value) for key, value in record.items() if isinstance(value, int | float)} if isinstance(record, dict) else {}
     )
 
 

@@ -4,9 +4,13 @@ An array is a map with the keys `__ndarray__`, `data`, `dtype`, `shape`, which a
 and `dtype`. The public decoder takes any dtype and any shape, and one message with the dtype `|O` makes it follow pointers that the
 sender chose. Here a message holds numbers, text, booleans, bytes, lists, maps with text as keys, and arrays of numbers whose bytes
 are as many as their shape says.
+
+Who reads holds up everybody else in its process, so a message is counted while it is built: millions of small things are refused
+after the first few thousands.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
@@ -17,8 +21,14 @@ MAX_BYTES = 16 * 2**20
 """Of a message."""
 MAX_DEPTH = 16
 """Of lists and maps inside each other."""
-MAX_ITEMS = 100_000
+MAX_ITEMS = 256
 """Of a list or a map."""
+MAX_OBJECTS = 20_000
+"""Items of all lists and maps together; an observation has about fifty."""
+MAX_DIGITS = 20
+"""Of a whole number in JSON."""
+MAX_TEXT = 2**20
+"""Bytes of one text."""
 MAX_DIMENSIONS = 8
 """Of an array."""
 _DTYPES = frozenset(
@@ -51,16 +61,93 @@ def decode(message: bytes | bytearray | memoryview) -> Any:
     """What `message` says; arrays are views of it and cannot be written.
 
     Raises:
-        MessageError: it is too large or too deep, no msgpack, or an array or a key is not as it must be.
+        MessageError: it is too large, too deep or of too many parts, no msgpack, or an array or a key is not as it must be.
     """
     if len(message) > MAX_BYTES:
         raise MessageError(f"a message of {len(message):,} bytes is too large: at most {MAX_BYTES:,} are read.")
-    limits = {"max_array_len": MAX_ITEMS, "max_map_len": MAX_ITEMS, "max_ext_len": 0}
+    limits = {"max_array_len": MAX_ITEMS, "max_map_len": MAX_ITEMS, "max_str_len": MAX_TEXT, "max_ext_len": 0}
+    counted, record = _hooks()
     try:
-        value = msgpack.unpackb(message, strict_map_key=False, raw=False, **limits)
+        value = msgpack.unpackb(message, raw=False, list_hook=counted, object_pairs_hook=record, **limits)
+    except MessageError:
+        raise
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:  # TypeError: a map as a key
         raise MessageError(f"this is no message that is read here: {type(error).__name__} {error}"[:300]) from None
-    return _checked(value, MAX_DEPTH)
+    _check_depth(value, MAX_DEPTH)
+    return value
+
+
+def from_json(text: str | bytes, *, hook: Callable[[dict[str, Any]], Any] = lambda record: record) -> Any:
+    """What a JSON text of few parts says; `hook` reads each object.
+
+    Raises:
+        MessageError: it is no JSON, too deep, says a thing twice, or has more than `MAX_OBJECTS` parts, which is seen before any is
+            built.
+    """
+    marks = (b"[", b"{", b",") if isinstance(text, bytes) else ("[", "{", ",")
+    if sum(map(text.count, marks)) > MAX_OBJECTS:  # pyright: ignore[reportArgumentType]
+        raise MessageError(f"a JSON text holds at most {MAX_OBJECTS:,} values; arrays are sent as bytes, not number by number.")
+    try:
+        return json.loads(
+            text, object_pairs_hook=lambda pairs: hook(_without_repeats(pairs)), parse_int=_whole, parse_constant=_constant
+        )
+    except MessageError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise MessageError(f"this is no JSON that is read here: {type(error).__name__} {error}"[:300]) from None
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise MessageError(f"a whole number of {len(digits):,} digits: at most {MAX_DIGITS} are read.")
+    return int(digits)
+
+
+def _constant(name: str) -> Any:
+    raise MessageError(f"{name} is no JSON: only finite numbers are read.")
+
+
+def _hooks() -> tuple[Callable[[list[Any]], list[Any]], Callable[[list[tuple[Any, Any]]], Any]]:
+    """What msgpack calls with each list and with each map that it has built, those inside first."""
+    left = MAX_OBJECTS
+
+    def counted(items: list[Any]) -> list[Any]:
+        nonlocal left
+        left -= 1 + len(items)
+        if left < 0:
+            raise MessageError(f"a message has more than {MAX_OBJECTS:,} parts; arrays are sent as bytes, not number by number.")
+        return items
+
+    return counted, lambda pairs: _read(_without_repeats(counted(pairs)))
+
+
+def _read(record: dict[Any, Any]) -> Any:
+    """A map, or the array that it stands for."""
+    if _ARRAY in record:
+        return array_of(record.get(b"data"), record.get(b"dtype"), record.get(b"shape"))
+    if _SCALAR in record:
+        return _scalar(record)
+    for key in record:
+        if not isinstance(key, str):
+            raise MessageError(f"keys are text, not {type(key).__name__}.")
+    return record
+
+
+def _check_depth(value: Any, depth: int) -> None:
+    """Refuse more than `depth` levels of lists and maps."""
+    if not isinstance(value, dict | list):
+        return
+    if depth == 0:
+        raise MessageError(f"the message is deeper than {MAX_DEPTH} levels.")
+    for item in value.values() if isinstance(value, dict) else value:
+        _check_depth(item, depth - 1)
+
+
+def _without_repeats(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise MessageError("a map says the same key twice: which one holds cannot be told.")
+    return record
 
 
 def _plain(value: Any) -> Mapping[bytes, Any]:
@@ -71,23 +158,6 @@ def _plain(value: Any) -> Mapping[bytes, Any]:
         _check_dtype(value.dtype.str)
         return {_SCALAR: True, b"data": value.item(), b"dtype": value.dtype.str}
     raise TypeError(f"a {type(value).__name__} is no number, text, list, map or array")
-
-
-def _checked(value: Any, depth: int) -> Any:
-    """With arrays in the place of their maps; `depth` more levels are allowed."""
-    if not isinstance(value, dict | list):
-        return value
-    if depth == 0:
-        raise MessageError(f"the message is deeper than {MAX_DEPTH} levels.")
-    if isinstance(value, list):
-        return [_checked(item, depth - 1) for item in value]
-    if _ARRAY in value:
-        return array_of(value.get(b"data"), value.get(b"dtype"), value.get(b"shape"))
-    if _SCALAR in value:
-        return _scalar(value)
-    if wrong := [key for key in value if not isinstance(key, str)]:
-        raise MessageError(f"keys are text, not {type(wrong[0]).__name__}.")
-    return {key: _checked(item, depth - 1) for key, item in value.items()}
 
 
 def array_of(data: Any, dtype: Any, shape: Any) -> np.ndarray:

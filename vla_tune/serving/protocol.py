@@ -8,13 +8,19 @@ from typing import Any
 import numpy as np
 
 from vla_tune.schema import Camera, Contract, Observation, content_hash, contract_from_record, to_record
-from vla_tune.serving.codec import MessageError
+from vla_tune.serving.codec import MessageError, from_json
 from vla_tune.serving.jpeg import from_jpeg, to_jpeg
 
 PROMPT, STATE, ADAPTER, ENDPOINT = "prompt", "observation/state", "adapter", "endpoint"
+REQUEST_ID = "request_id"
+"""A number that a client may give a question, if the server announces that it repeats it in the answer."""
+MAX_PROMPT = 2048
+"""Bytes of an instruction. A policy takes memory with the square of its length, and none was trained on a page of text."""
 _LARGER = 16
 """Times the pixels of the contract's camera that a JPEG may have; small files can hold very large pictures."""
-_BESIDE = frozenset({ADAPTER, ENDPOINT, "session_id"})
+_SLIM = 8
+"""Times its shorter side that a picture's longer one may be: to crop or to pad a line of a million pixels takes gigabytes."""
+_BESIDE = frozenset({ADAPTER, ENDPOINT, REQUEST_ID, "session_id"})
 """What a request may hold beside an observation."""
 ADD, REMOVE = "add_adapter", "remove_adapter"
 
@@ -36,6 +42,8 @@ def metadata_of(contracts: Mapping[str, Contract]) -> dict[str, Any]:
     return {
         "protocol": "vla-tune",
         "adapters": {name: contract_hash(each) for name, each in contracts.items()},
+        "chunks": {name: [each.horizon, each.embodiment.action_dimension] for name, each in contracts.items()},
+        REQUEST_ID: True,
         "default_adapter": default,
         "contract": json.dumps(to_record(contract) | {"statistics_hash": contract.statistics_hash}),
         "contract_hash": contract_hash(contract),
@@ -60,7 +68,22 @@ def contract_in(metadata: Mapping[str, Any]) -> Contract:
     text = metadata.get("contract")
     if not isinstance(text, str):
         raise ValueError("the server announces no contract: it is not a vla-tune server, or an older one.")
-    return contract_from_record(json.loads(text), source="the server's contract")
+    return contract_from_record(from_json(text), source="the server's contract")
+
+
+def chunk_shape(metadata: Mapping[str, Any], adapter: str | None) -> tuple[int, int]:
+    """Horizon and action dimension of the chunks that a server announced for an adapter; None is its default.
+
+    Raises:
+        ValueError: it announced none.
+    """
+    name, shapes = adapter or metadata.get("default_adapter"), metadata.get("chunks")
+    shape = shapes.get(name) if isinstance(shapes, Mapping) else [metadata.get("action_horizon"), metadata.get("action_dim")]
+    match shape:
+        case [int(horizon), int(dimension)] if horizon > 0 and dimension > 0:
+            return horizon, dimension
+        case _:
+            raise ValueError(f"the server does not announce the shape of {str(name)[:80]!r}'s chunks: {str(shape)[:80]}.")
 
 
 def request_of(observation: Observation, *, adapter: str | None = None, jpeg_quality: int | None = None) -> dict[str, Any]:
@@ -100,6 +123,9 @@ def _unpacked(key: str, value: Any, camera: Camera, contract: Contract) -> Any:
 def _image(key: str, value: Any) -> np.ndarray:
     if not (isinstance(value, np.ndarray) and value.dtype.str == "|u1" and value.ndim == 3 and value.shape[2] == 3 and value.size):
         raise MessageError(f"{key} is {_kind(value)}: an image is uint8 [height width 3], RGB.")
+    height, width = value.shape[:2]
+    if max(height, width) > _SLIM * min(height, width):
+        raise MessageError(f"{key} is {height} x {width}: no side of a picture is more than {_SLIM} times the other.")
     return value
 
 
@@ -115,6 +141,12 @@ def _state(value: Any, dimension: int) -> np.ndarray:
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise MessageError(f"{PROMPT} is {_kind(value)}: it is the instruction, as text that is not empty.")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise MessageError(f"{PROMPT} holds half a character (a surrogate): send it as UTF-8.") from None
+    if size > MAX_PROMPT:
+        raise MessageError(f"{PROMPT} has {size:,} bytes, an instruction at most {MAX_PROMPT:,}: say it in a sentence.")
     return value
 
 
@@ -123,6 +155,18 @@ def _kind(value: Any) -> str:
         return f"{value.dtype} {list(value.shape)}"
     short = value[:40] if isinstance(value, str | bytes) else value
     return f"{type(value).__name__} {str(short)!r}" if isinstance(value, str | bytes | int | float) else type(value).__name__
+
+
+def request_id_in(message: Mapping[str, Any]) -> int | None:
+    """The number that a client gave its question; None if it gave none.
+
+    Raises:
+        MessageError: it is no number.
+    """
+    number = message.get(REQUEST_ID)
+    if number is not None and type(number) is not int:
+        raise MessageError(f"{REQUEST_ID} is {_kind(number)}: it is a whole number.")
+    return number
 
 
 def adapter_in(message: Mapping[str, Any], known: Sequence[str]) -> str:

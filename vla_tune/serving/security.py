@@ -38,7 +38,7 @@ class Loopback:
 
     def check(self, host: str) -> None:
         """Only loopback addresses."""
-        if not _is_loopback(host):
+        if not is_loopback(host):
             raise ValueError(
                 f"host={host} is reachable from other machines: choose security=tls with a key and a certificate, or, in a network "
                 "that you trust, security=insecure."
@@ -108,7 +108,8 @@ class Insecure:
         return True
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether this name or address is this machine and no other."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

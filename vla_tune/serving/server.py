@@ -20,7 +20,17 @@ from websockets.http11 import Request, Response
 from vla_tune.schema import Contract, Observation
 from vla_tune.serving import codec
 from vla_tune.serving.metrics import Metrics
-from vla_tune.serving.protocol import ADAPTER, ADD, ENDPOINT, REMOVE, adapter_in, metadata_of, observation_in
+from vla_tune.serving.protocol import (
+    ADAPTER,
+    ADD,
+    ENDPOINT,
+    REMOVE,
+    REQUEST_ID,
+    adapter_in,
+    metadata_of,
+    observation_in,
+    request_id_in,
+)
 from vla_tune.serving.security import Security
 from vla_tune.serving.turns import Question, Turns
 from vla_tune.serving.worker import RefusedError, Reply, Worker
@@ -160,6 +170,7 @@ class PolicyServer:
         """An observation goes to the policy at once; everything else waits for its turn."""
         content = _content(message)
         question.enveloped = ENDPOINT in content
+        question.number = request_id_in(content)
         endpoint = content.get(ENDPOINT, "infer")
         if endpoint == "infer":
             name = adapter_in(content, list(self.contracts))
@@ -206,7 +217,7 @@ class PolicyServer:
             answer = await question.answer()
             if previous is not None and "server_timing" in answer:
                 answer["server_timing"]["prev_total_ms"] = previous
-            return codec.encode(answer), False
+            return codec.encode(answer | _numbered(question)), False
         except (codec.MessageError, RefusedError, ValueError, FileNotFoundError) as error:
             self.metrics.rejected.labels(type(error).__name__).inc()
             answer = error_record(str(error))
@@ -215,7 +226,7 @@ class PolicyServer:
             self.metrics.rejected.labels("failure").inc()
             _log.exception("request %s failed", answer["id"])
         plain = f"{answer['message']} ({answer['id']})"
-        return (codec.encode(answer) if question.enveloped else plain), True
+        return (codec.encode(answer | _numbered(question)) if question.enveloped else plain), True
 
     async def _actions(self, question: Question, name: str, contract: Contract, outcome: Reply | Exception) -> dict[str, Any]:
         if isinstance(outcome, Exception):
@@ -238,6 +249,10 @@ class PolicyServer:
         await self.worker.between(partial(change, name))
         _log.info("%s %s: served are %s", endpoint, name, ", ".join(self.contracts))
         return {"status": f"{endpoint} successful", "adapters": list(self.contracts)}
+
+
+def _numbered(question: Question) -> dict[str, int]:
+    return {} if question.number is None else {REQUEST_ID: question.number}
 
 
 async def _reset() -> dict[str, Any]:
@@ -263,7 +278,7 @@ def error_record(sentence: str) -> dict[str, Any]:
 
 
 def check_chunk(actions: Any, contract: Contract) -> None:
-    """What a policy gave is a chunk of its contract.
+    """What a policy gave is a chunk of its contract, of finite numbers.
 
     Raises:
         RuntimeError: it is something else; a client could not use it.
@@ -272,3 +287,5 @@ def check_chunk(actions: Any, contract: Contract) -> None:
     if not isinstance(actions, np.ndarray) or actions.shape != expected or actions.dtype.kind != "f":
         found = f"{actions.dtype} {list(actions.shape)}" if isinstance(actions, np.ndarray) else type(actions).__name__
         raise RuntimeError(f"the policy's chunk is {found}, the contract says {list(expected)}.")
+    if not np.isfinite(actions).all():
+        raise RuntimeError("the policy's chunk holds NaN or infinity: it is not sent.")

@@ -18,6 +18,8 @@ class Question:
     """Seconds of the clock when it came."""
     enveloped: bool = False
     """Without an envelope the client is openpi's, which understands only a text and the end of the connection as an error."""
+    number: int | None = None
+    """What the client calls it; repeated in the answer."""
     answer: Answer | None = None
     """None until it is known."""
     served: Callable[[], object] = lambda: None
