@@ -66,9 +66,7 @@ def run_of(base: Path, tiny_contract, configuration):
         for parameter in method.stored(model).values():
             parameter.data += scale * torch.randn(parameter.shape)
         method.save(run / "adapter", model, base_hash=checkpoint.content_hash())
-        model_node = OmegaConf.to_container(cfg.model, resolve=False)
-        record = {"model": model_node, "adapter": cfg.adapter, "data": {"_target_": "vla_tune.adapters.combination.Linear"}}
-        (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(record)))
+        (run / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
         replace(tiny_contract, **contract).save(run)
         own = BaseWeights(content_hash=checkpoint.content_hash(), format=method.base)
         replace(tiny_contract, **contract, base=own).save(run / "adapter")

@@ -14,6 +14,7 @@ from vla_tune.schema import Observation
 
 def test_each_way_acts_on_the_same_observations(run_of, frames, tiny_contract, configuration, monkeypatch):
     seen = [observation_in(frame, tiny_contract.embodiment) for frame in frames]
+    monkeypatch.setattr(bench, "data_of", lambda run: None)
     monkeypatch.setattr(bench, "recorded_observations", lambda data, *, count: seen[:count])
     runs = [run_of(name, adapter="lora_r2", seed=seed) for seed, name in enumerate(("one", "other"))]
     words = [f"suite.runs=[{','.join(map(str, runs))}]", "suite.observations=5", "suite.together=2", "repetitions=1", "device=cpu"]

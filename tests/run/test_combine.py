@@ -19,6 +19,7 @@ from vla_tune.run.recorded import observation_in
 def combined(configuration, frames, tiny_contract, monkeypatch: pytest.MonkeyPatch):
     """Combines runs on random frames, with loose limits."""
     seen = [observation_in(frame, tiny_contract.embodiment) for frame in frames[:4]]
+    monkeypatch.setattr(combine, "data_of", lambda run: None)
     monkeypatch.setattr(combine, "recorded_observations", lambda data, *, count: seen[:count])
 
     def run(runs: list[Path], to: Path, *overrides: str):

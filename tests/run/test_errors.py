@@ -98,8 +98,3 @@ def test_without_an_error_nothing_is_changed():
 
     assert main(1, more=2) == 3
     assert (main.__name__, main.__doc__) == ("main", "Add.")
-
-
-def test_a_configuration_may_name_only_what_is_allowed():
-    with pytest.raises(ValueError, match=r"_target_='os\.system' is not allowed"):
-        build(OmegaConf.create({"a": [{"b": {"_target_": "os.system", "command": "true"}}]}))

@@ -22,8 +22,9 @@ LOOSE = ["dtype=fp32", "tolerance.token_agreement=0.5", "tolerance.mean_error=1.
 @pytest.fixture
 def exported(run_of, frames, configuration, monkeypatch):
     """Exports what a finished run learned; its recorded frames are those of the test."""
-    monkeypatch.setattr(module, "recorded_frames", lambda data, *, count: frames[:count])
-    monkeypatch.setattr(gates, "recorded_frames", lambda data, *, count: frames[:count])
+    for place in (module, gates):
+        monkeypatch.setattr(place, "data_of", lambda run: None)
+        monkeypatch.setattr(place, "recorded_frames", lambda data, *, count: frames[:count])
 
     def make(adapter: str, **options) -> tuple[Path, Path]:
         run = run_of("one", adapter=adapter, seed=1, **options)

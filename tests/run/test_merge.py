@@ -18,6 +18,7 @@ LOOSE = ("tolerance.token_agreement=0.5", "tolerance.mean_error=1.0")
 @pytest.fixture
 def merged(configuration, frames, tiny_contract, monkeypatch: pytest.MonkeyPatch):
     seen = [observation_in(frame, tiny_contract.embodiment) for frame in frames]
+    monkeypatch.setattr(gates, "data_of", lambda run: None)
     monkeypatch.setattr(gates, "recorded_frames", lambda data, *, count: frames[:count])
     monkeypatch.setattr(gates, "recorded_observations", lambda data, *, count: seen[:count])
 

@@ -34,7 +34,7 @@ def run_of(base: Path, name: str, *, adapter: str, seed: int) -> Path:
     for parameter in method.stored(model).values():
         parameter.data += 0.1 * torch.randn(parameter.shape)
     method.save(run / "adapter", model, base_hash=checkpoint.content_hash())
-    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create({"model": cfg.model, "adapter": cfg.adapter})))
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     return run
 
 

@@ -16,10 +16,10 @@ from vla_tune.bench.report_file import write_report
 from vla_tune.bench.table import machine_text, speed_table
 from vla_tune.policy import LocalPolicy
 from vla_tune.run.costs import merged_run
-from vla_tune.run.folder import load_config
 from vla_tune.run.objects import build, device_of, load_base, load_policy
 from vla_tune.run.recorded import recorded_observations
 from vla_tune.run.shared import load_shared
+from vla_tune.run.stored import data_of
 from vla_tune.training.threads import sensible_threads, set_threads
 
 
@@ -72,7 +72,7 @@ def adapters_suite(runs: Sequence[str], *, device: str, observations: int, **opt
             "live": partial(policy_in, runs[0], rows=1, device=device),
         },
         shared=lambda rows: load_shared(folders, rows=rows, device=device).policies,
-        observations=lambda: recorded_observations(build(load_config(first).data), count=observations),
+        observations=lambda: recorded_observations(data_of(first), count=observations),
         **options,
     )
 

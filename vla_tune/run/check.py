@@ -18,9 +18,10 @@ from vla_tune.check.replay import replay
 from vla_tune.data.sources import Data
 from vla_tune.policy import LocalPolicy, Policy
 from vla_tune.run.acting import acting, is_address
-from vla_tune.run.folder import load_config
+from vla_tune.run.folder import task_of
 from vla_tune.run.objects import build, device_of, load_base, load_policy
 from vla_tune.run.recorded import observation_in, recorded_frames
+from vla_tune.run.stored import data_of, environment_of
 from vla_tune.schema import Contract
 
 CHECK_FILE = "check.json"
@@ -60,7 +61,8 @@ def probed_run(cfg: DictConfig, run: Path) -> list[Finding]:
     recorded = _recorded(data, count=cfg.evaluation.probed)
     base = _without_what_was_learned(cfg, run, recorded)  # gone before the policy comes: two do not fit everywhere
     policy = load_policy(run, rows=1, device=device_of(cfg)).policy
-    findings = _examined(cfg, data, recorded, base, policy, policy.contract, reference=policy, replayed=cfg.evaluation.replayed)
+    played = replay(data.validation, partial(build(cfg.env.make), task=cfg.task), count=cfg.evaluation.replayed)
+    findings = [played, *_examined(data, recorded, base, policy, policy.contract, reference=policy)]
     places = np.unique(np.linspace(0, len(recorded.seen) - 1, _KEPT).astype(int))
     seen = [recorded.seen[place] for place in places]
     Kept(seen, np.concatenate([policy.act([one]) for one in seen])).save(run)
@@ -99,28 +101,20 @@ def _alone(cfg: DictConfig) -> list[Finding]:
 
 
 def _beside_its_run(cfg: DictConfig, run: Path) -> list[Finding]:
-    trained, options = load_config(run), {"rows": 1, "device": device_of(cfg)}
-    data = build(trained.data)
+    data, options = data_of(run), {"rows": 1, "device": device_of(cfg)}
     recorded = _recorded(data, count=cfg.frames)
     base = _without_what_was_learned(cfg, run, recorded)
     reference = load_policy(run, **options).policy
     cfg.policy = cfg.policy or str(run)
     with acting(cfg) as (policy, contract):
-        return _examined(trained, data, recorded, base, policy, contract, reference=reference, replayed=cfg.replayed)
+        played = replay(data.validation, partial(environment_of(run), task=task_of(str(run))), count=cfg.replayed)
+        return [played, *_examined(data, recorded, base, policy, contract, reference=reference)]
 
 
 def _examined(
-    trained: DictConfig,
-    data: Data,
-    recorded: Recorded,
-    base: Agreement,
-    policy: Policy,
-    contract: Contract,
-    *,
-    reference: LocalPolicy,
-    replayed: int,
+    data: Data, recorded: Recorded, base: Agreement, policy: Policy, contract: Contract, *, reference: LocalPolicy
 ) -> list[Finding]:
-    """Whether data and environment agree, then whether the policy is what was trained."""
+    """Whether the policy is what was trained."""
     case = Case(
         policy=policy,
         contract=contract,
@@ -130,8 +124,7 @@ def _examined(
         trained=reference.contract,
         base=base,
     )
-    make_env = partial(build(trained.env.make), task=trained.task)
-    return [replay(data.validation, make_env, count=replayed), *examine(case)]
+    return examine(case)
 
 
 def _without_what_was_learned(cfg: DictConfig, run: Path, recorded: Recorded) -> Agreement:

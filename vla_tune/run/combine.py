@@ -17,10 +17,11 @@ from vla_tune.check.parity import ParityReport, parity
 from vla_tune.export import ParityError
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.files import new_folder
-from vla_tune.run.folder import ADAPTER_FOLDER, load_config
+from vla_tune.run.folder import ADAPTER_FOLDER
 from vla_tune.run.merge import base_of, dtype_of
 from vla_tune.run.objects import build, load_policy
 from vla_tune.run.recorded import recorded_observations
+from vla_tune.run.stored import adapter_of, checkpoint_of, data_of
 from vla_tune.schema import Contract
 
 _ROWS = 16
@@ -37,20 +38,19 @@ def combine_runs(cfg: DictConfig) -> ParityReport:
         ValueError: the runs do not belong together, or one cannot be combined.
     """
     runs = [Path(run) for run in cfg.runs]
-    trained = [load_config(run) for run in runs]
+    adapters, checkpoints = [adapter_of(run) for run in runs], [checkpoint_of(run) for run in runs]
     contract = _common_contract(runs)
-    bases = {str(config.adapter.base) for config in trained}
+    bases = {adapter.base for adapter in adapters}
     if len(bases) > 1 and cfg.base != "original":
         raise ValueError(f"the runs were trained on base={', '.join(sorted(bases))}: choose base=original.")
-    checkpoints = [build(config.model) for config in trained]
     hashes = [checkpoint.content_hash() for checkpoint in checkpoints]
     if len(set(hashes)) > 1:
         raise ValueError(f"{cfg.runs[0]} and {cfg.runs[hashes.index(next(h for h in hashes if h != hashes[0]))]} have other bases.")
-    adapters = zip(trained, runs, hashes, strict=True)
-    changes = [build(config.adapter).changes(run / ADAPTER_FOLDER, base_hash=known) for config, run, known in adapters]
+    known = zip(adapters, runs, hashes, strict=True)
+    changes = [adapter.changes(run / ADAPTER_FOLDER, base_hash=base_hash) for adapter, run, base_hash in known]
     factors = [1.0] * len(runs) if cfg.factors is None else [float(factor) for factor in cfg.factors]
     change = combined(changes, factors, build(cfg.combination))
-    frames = [frame for config in trained for frame in recorded_observations(build(config.data), count=cfg.observations)]
+    frames = [frame for run in runs for frame in recorded_observations(data_of(run), count=cfg.observations)]
     base, to = base_of(checkpoints[0], cfg.base), Path(cfg.to)
     with new_folder(to) as temporary, tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.exact.") as exact:
         _write(base, change, Path(exact), torch.float32, contract)

@@ -16,9 +16,10 @@ from vla_tune.adapters.merging import merged
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.precision import num_parameters
 from vla_tune.policy import LocalPolicy, Policy
-from vla_tune.run.folder import ADAPTER_FOLDER, load_config
+from vla_tune.run.folder import ADAPTER_FOLDER
 from vla_tune.run.objects import build, checkpoint_in, device_of, load_policy, policy_of
 from vla_tune.run.recorded import recorded_observations
+from vla_tune.run.stored import adapter_of, checkpoint_of
 from vla_tune.schema import CONTRACT_FILE, Contract
 
 _ROUNDS = 15
@@ -69,9 +70,8 @@ def merged_run(run: Path, *, device: str) -> LocalPolicy:
     Raises:
         ValueError: the adapter cannot be merged.
     """
-    cfg = load_config(run)
-    checkpoint = build(cfg.model)
-    changes = build(cfg.adapter).changes(run / ADAPTER_FOLDER, base_hash=checkpoint.content_hash())
+    checkpoint = checkpoint_of(run)
+    changes = adapter_of(run).changes(run / ADAPTER_FOLDER, base_hash=checkpoint.content_hash())
     return merged_policy(checkpoint, changes, Contract.load(run), beside=run, device=device)
 
 

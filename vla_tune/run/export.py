@@ -23,9 +23,10 @@ from vla_tune.models.files import new_folder
 from vla_tune.policy import LocalPolicy
 from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, RESULTS_FILE, load_config
 from vla_tune.run.merge import base_of, dtype_of
-from vla_tune.run.objects import BASE_FOLDER, HF_FOLDER, build, load_policy
+from vla_tune.run.objects import HF_FOLDER, build, load_policy
 from vla_tune.run.recorded import observation_in, recorded_frames
 from vla_tune.run.serve import alone
+from vla_tune.run.stored import BASE_FOLDER, adapter_of, checkpoint_of, data_of
 from vla_tune.schema import Contract
 from vla_tune.serving.background import serving_in_background
 from vla_tune.serving.client import RemotePolicy
@@ -49,12 +50,12 @@ def export_run(cfg: DictConfig) -> PathReport:
     run, destination = Path(cfg.run), Path(cfg.to)
     trained, contract = load_config(run), Contract.load(run)
     with new_folder(destination) as temporary:
-        form, weights = _write_policy(cfg, trained, run, temporary, contract)
+        form, weights = _write_policy(cfg, run, temporary, contract)
         contract.save(temporary)
         if (run / KEPT_FILE).is_file():
             shutil.copy(run / KEPT_FILE, temporary)
         write_lerobot_layout(temporary, contract)
-        paths = _paths(trained, temporary, contract, count=cfg.frames)
+        paths = _paths(run, temporary, contract, count=cfg.frames)
         if not paths.passed:
             raise ParityError(f"{paths}\nNothing was written to {destination}.")
         _describe(temporary, destination.name, contract, trained, run, checks=[str(weights), str(paths)], form=form)
@@ -62,10 +63,9 @@ def export_run(cfg: DictConfig) -> PathReport:
     return paths
 
 
-def _write_policy(cfg: DictConfig, trained: DictConfig, run: Path, folder: Path, contract: Contract) -> tuple[str, Report]:
+def _write_policy(cfg: DictConfig, run: Path, folder: Path, contract: Contract) -> tuple[str, Report]:
     """The weights: merged where the method is linear, else the base with the adapter beside it; and what the gate found."""
-    adapter: Adapter = build(trained.adapter)
-    checkpoint: Checkpoint = build(trained.model)
+    adapter, checkpoint = adapter_of(run), checkpoint_of(run)
     check = build(cfg.gate).prepare(run)
     if (reason := _why_not_merged(adapter, run, checkpoint)) is None:
         base = base_of(checkpoint, cfg.base)
@@ -90,11 +90,11 @@ def _why_not_merged(adapter: Adapter, run: Path, checkpoint: Checkpoint) -> str 
     return None
 
 
-def _paths(trained: DictConfig, folder: Path, contract: Contract, *, count: int) -> PathReport:
+def _paths(run: Path, folder: Path, contract: Contract, *, count: int) -> PathReport:
     """Recorded frames through training's pipeline, the policy read back from `folder`, and the same one served."""
-    frames = recorded_frames(build(trained.data), count=count)
+    frames = recorded_frames(data_of(run), count=count)
     seen = [observation_in(frame, contract.embodiment) for frame in frames]
-    learned = build_pipeline(contract, build(trained.model).processor)
+    learned = build_pipeline(contract, checkpoint_of(run).processor)
     local = load_policy(folder, rows=1, device="cpu").policy
     differing = differing_inputs(learned, local.pipeline, frames, seen, contract.embodiment)
     with _served(local, contract) as remote:

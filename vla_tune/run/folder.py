@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from vla_tune.run.plain_yaml import read_plain_yaml
 from vla_tune.schema import CONTRACT_FILE
 from vla_tune.training.loop import CHECKPOINTS
 
@@ -100,7 +101,7 @@ def open_run(cfg: DictConfig, folder: Path) -> None:
     path = folder / CONFIG_FILE
     text = OmegaConf.to_yaml(cfg, resolve=True)
     if path.is_file():
-        _check_same(OmegaConf.load(path), OmegaConf.create(text), path)
+        _check_same(load_config(folder), OmegaConf.create(text), path)
         return
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{CONFIG_FILE}.{os.getpid()}")
@@ -125,18 +126,22 @@ def opened_run(cfg: DictConfig, folder: Path) -> Iterator[None]:
         raise
 
 
-def load_config(folder: Path) -> DictConfig:
-    """The configuration of a run.
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run, which may be a stranger's, as plain data.
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: it is damaged, or would have to be resolved.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {folder} is no training run; name a folder that scripts/train.py made.")
-    cfg = OmegaConf.load(path)
-    assert isinstance(cfg, DictConfig)
-    return cfg
+    return read_plain_yaml(path)
+
+
+def load_config(folder: Path) -> DictConfig:
+    """The same, to be read by attributes; it holds no interpolation. What it describes is built by `run.stored`."""
+    return OmegaConf.create(read_config(folder))
 
 
 def _check_same(saved: Any, new: Any, path: Path) -> None:

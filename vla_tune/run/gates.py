@@ -7,9 +7,10 @@ from pathlib import Path
 
 from vla_tune.check.layer_parity import LayerReport, layer_parity
 from vla_tune.check.parity import Losses, ParityReport, Tolerance, Witness, compared, held_out_loss, witness
-from vla_tune.run.folder import ADAPTER_FOLDER, load_config
-from vla_tune.run.objects import build, checkpoint_in, load_base, load_policy, unprobed_policy
+from vla_tune.run.folder import ADAPTER_FOLDER
+from vla_tune.run.objects import checkpoint_in, load_base, load_policy, unprobed_policy
 from vla_tune.run.recorded import observation_in, recorded_frames, recorded_observations
+from vla_tune.run.stored import adapter_of, checkpoint_of, data_of
 from vla_tune.schema import Contract
 
 _ROWS = 16
@@ -25,7 +26,7 @@ class PolicyGate:
 
     def prepare(self, run: Path) -> Callable[[Path], ParityReport]:
         """What checks a folder that was merged from `run`."""
-        frames = recorded_frames(build(load_config(run).data), count=self.observations)
+        frames = recorded_frames(data_of(run), count=self.observations)
         body = Contract.load(run).embodiment
         base = held_out_loss(load_base(run, rows=_ROWS, device="cpu"), frames)
         live = load_policy(run, rows=_ROWS, device="cpu").policy
@@ -54,13 +55,12 @@ class LayerGate:
         return partial(self._check, run)
 
     def _check(self, run: Path, folder: Path) -> LayerReport:
-        trained, contract = load_config(run), Contract.load(run)
-        checkpoint, merged = build(trained.model), checkpoint_in(folder)
+        contract, checkpoint, merged = Contract.load(run), checkpoint_of(run), checkpoint_in(folder)
         return layer_parity(
             unprobed_policy(merged.load(device="cpu"), contract, merged.processor, rows=1, device="cpu"),
-            build(trained.adapter).changes(run / ADAPTER_FOLDER, base_hash=checkpoint.content_hash()),
+            adapter_of(run).changes(run / ADAPTER_FOLDER, base_hash=checkpoint.content_hash()),
             checkpoint.weights(),
-            recorded_observations(build(trained.data), count=self.observations),
+            recorded_observations(data_of(run), count=self.observations),
             count=self.layers,
             allowed_error=self.allowed_error,
             allowed_share=self.allowed_share,

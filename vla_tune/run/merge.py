@@ -12,8 +12,9 @@ from rich.console import Console
 from vla_tune.export import Report, merge
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.four_bits import FOUR_BITS
-from vla_tune.run.folder import ADAPTER_FOLDER, load_config
+from vla_tune.run.folder import ADAPTER_FOLDER
 from vla_tune.run.objects import build
+from vla_tune.run.stored import adapter_of, checkpoint_of
 from vla_tune.schema import Contract
 
 
@@ -24,11 +25,10 @@ def merge_run(cfg: DictConfig) -> Report:
         ParityError: the merged policy acts differently; nothing is written.
     """
     run, destination = Path(cfg.run), Path(cfg.to)
-    trained = load_config(run)
     report = merge(
         destination,
-        base=base_of(build(trained.model), cfg.base),
-        adapter=build(trained.adapter),
+        base=base_of(checkpoint_of(run), cfg.base),
+        adapter=adapter_of(run),
         adapter_folder=run / ADAPTER_FOLDER,
         contract=Contract.load(run),
         check=build(cfg.gate).prepare(run),

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from vla_tune.data import build_pipeline
@@ -26,13 +26,13 @@ from vla_tune.models.openvla import OpenVLACheckpoint, OpenVLAConfig
 from vla_tune.policy import LocalPolicy
 from vla_tune.policy.local import device_of as device_of_model
 from vla_tune.policy.local import evaluating
-from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, load_config
+from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE
+from vla_tune.run.stored import BASE_FOLDER, adapter_of, checkpoint_of, loading
 from vla_tune.schema import CONTRACT_FILE, BaseWeights, Contract
 from vla_tune.tokens import Processor, pad_id, stop_id
 
-HF_FOLDER, BASE_FOLDER = "hf", "base"
-"""In an exported folder: the merged weights, or those of the base where an adapter cannot be merged."""
-ALLOWED_TARGETS = ("vla_tune.", "torch.optim.", "bitsandbytes.optim.", "gymnasium.make", "envs.")
+HF_FOLDER = "hf"
+"""In an exported folder: the merged weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +45,7 @@ class Trained:
 
 
 def build(cfg: Any, **arguments: Any) -> Any:
-    """The object that `cfg` names; a configuration that came with a checkpoint may name only what is ours.
-
-    Raises:
-        ValueError: a `_target_` outside the allowed packages.
-    """
-    _check_targets(OmegaConf.to_container(cfg, resolve=False) if OmegaConf.is_config(cfg) else cfg)
+    """The object that a part of the user's own configuration names; what comes with a run is read by `run.stored`."""
     return instantiate(cfg, _convert_="all", **arguments)
 
 
@@ -99,13 +94,12 @@ def unprobed_policy(model: nn.Module, contract: Contract, processor: Processor, 
 
 def load_policy(folder: Path, *, rows: int, device: str) -> Trained:
     """The policy in a run's folder (base and adapter), a checkpoint folder (merged, or the base itself) or an exported folder."""
-    if (folder / CONFIG_FILE).is_file():
-        return _load_run(folder, rows=rows, device=device)
-    if (folder / HF_FOLDER).is_dir():
-        return load_policy(folder / HF_FOLDER, rows=rows, device=device)
-    checkpoint = checkpoint_in(folder)
-    model = checkpoint.load(device=device)
-    return Trained(policy_of(model, Contract.load(folder), checkpoint.processor, rows=rows, device=device), (folder,))
+    with loading(folder):
+        if (folder / HF_FOLDER).is_dir() and not (folder / BASE_FOLDER).is_dir():
+            return _load_checkpoint(folder / HF_FOLDER, rows=rows, device=device)
+        if (folder / CONFIG_FILE).is_file():
+            return _load_run(folder, rows=rows, device=device)
+        return _load_checkpoint(folder, rows=rows, device=device)
 
 
 def answer(policy: LocalPolicy) -> Tensor:
@@ -121,8 +115,9 @@ def answer(policy: LocalPolicy) -> Tensor:
 
 def load_base(run: Path, *, rows: int, device: str) -> LocalPolicy:
     """The base of a run without what was learned, behind the run's contract."""
-    checkpoint: Checkpoint = build(load_config(run).model)
-    return policy_of(checkpoint.load(device=device), Contract.load(run), checkpoint.processor, rows=rows, device=device)
+    with loading(run):
+        checkpoint = checkpoint_of(run)
+        return policy_of(checkpoint.load(device=device), Contract.load(run), checkpoint.processor, rows=rows, device=device)
 
 
 def checkpoint_in(folder: Path) -> Checkpoint:
@@ -132,12 +127,15 @@ def checkpoint_in(folder: Path) -> Checkpoint:
     return OpenVLACheckpoint(str(folder)) if ours else HFCheckpoint.merged(str(folder))  # pyright: ignore[reportReturnType]
 
 
+def _load_checkpoint(folder: Path, *, rows: int, device: str) -> Trained:
+    checkpoint = checkpoint_in(folder)
+    model = checkpoint.load(device=device)
+    return Trained(policy_of(model, Contract.load(folder), checkpoint.processor, rows=rows, device=device), (folder,))
+
+
 def _load_run(folder: Path, *, rows: int, device: str) -> Trained:
-    cfg, adapter_folder, contract = load_config(folder), finished_adapter(folder), Contract.load(folder)
-    if (folder / BASE_FOLDER).is_dir():  # exported with its base
-        cfg.model.folder = str(folder / BASE_FOLDER)
-    checkpoint: Checkpoint = build(cfg.model)
-    model, adapter = checkpoint.load(device=device), build(cfg.adapter)
+    checkpoint, adapter, adapter_folder = checkpoint_of(folder), adapter_of(folder), finished_adapter(folder)
+    contract, model = Contract.load(folder), checkpoint.load(device=device)
     base = BaseWeights(content_hash=checkpoint.content_hash(), format=adapter.base)
     check_adapter_contract(adapter_folder, contract, base)
     without = answer(unprobed_policy(model, contract, checkpoint.processor, rows=rows, device=device))
@@ -184,13 +182,3 @@ def check_adapter_contract(adapter_folder: Path, contract: Contract, base: BaseW
             f"{adapter_folder / CONTRACT_FILE} and that of the run around it have another {different[0]}: an adapter acts as "
             "its own contract says; take both from one training run."
         )
-
-
-def _check_targets(node: Any) -> None:
-    if isinstance(node, dict):
-        target = node.get("_target_", ALLOWED_TARGETS[0])
-        if not str(target).startswith(ALLOWED_TARGETS):
-            raise ValueError(f"_target_={target!r} is not allowed: a configuration may name only {', '.join(ALLOWED_TARGETS)}*.")
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    for child in children:
-        _check_targets(child)

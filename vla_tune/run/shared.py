@@ -5,10 +5,9 @@ from pathlib import Path
 
 import torch
 
-from vla_tune.models.base import Checkpoint
 from vla_tune.policy import SharedPolicies
-from vla_tune.run.folder import load_config
-from vla_tune.run.objects import answer, build, check_adapter_contract, finished_adapter, policy_of, without_effect
+from vla_tune.run.objects import answer, check_adapter_contract, finished_adapter, policy_of, without_effect
+from vla_tune.run.stored import adapter_of, checkpoint_of, loading
 from vla_tune.schema import BaseWeights, Contract
 
 
@@ -22,7 +21,7 @@ class SharedRuns:
     """
 
     def __init__(self, first: Path, *, rows: int, device: str) -> None:
-        checkpoint: Checkpoint = build(load_config(first).model)
+        checkpoint = checkpoint_of(first)
         self._model, self._rows, self._device = checkpoint.load(device=device), rows, device
         self._base = BaseWeights(content_hash=checkpoint.content_hash(), format=checkpoint.base)
         self._contracts: dict[str, Contract] = {}
@@ -42,18 +41,23 @@ class SharedRuns:
         """
         if name in self._contracts:
             raise ValueError(f"adapter {name!r} is loaded: remove it first, or give the new one another name.")
-        cfg, folder, contract = load_config(run), finished_adapter(run), Contract.load(run)
+        with loading(run):
+            self._contracts[name] = self._added(name, run)
+
+    def _added(self, name: str, run: Path) -> Contract:
+        folder, contract = finished_adapter(run), Contract.load(run)
         check_adapter_contract(folder, contract, self._base)
-        processor = build(cfg.model).processor
-        policy = policy_of(self._model, contract, processor, rows=self._rows, device=self._device)
+        policy = policy_of(self._model, contract, checkpoint_of(run).processor, rows=self._rows, device=self._device)
         without = answer(policy)
-        self.policies.add(name, policy, build(cfg.adapter), folder)
-        with self.policies.acting(name):
-            unchanged = torch.equal(answer(policy), without)
-        if unchanged:
+        self.policies.add(name, policy, adapter_of(run), folder)
+        try:
+            with self.policies.acting(name):
+                if torch.equal(answer(policy), without):
+                    raise without_effect(folder)
+        except Exception:
             self.policies.remove(name)
-            raise without_effect(folder)
-        self._contracts[name] = contract
+            raise
+        return contract
 
     def remove(self, name: str) -> None:
         """Take a run's adapter away; its memory is free again.

@@ -10,9 +10,8 @@ from rich.console import Console
 from vla_tune.adapters.spectrum import Spectrum, kept, overlap, rank_that_keeps, spectra
 from vla_tune.evaluation.report import write_json
 from vla_tune.evaluation.spectrum_plot import plot_spectra
-from vla_tune.models.base import Checkpoint
-from vla_tune.run.folder import ADAPTER_FOLDER, load_config
-from vla_tune.run.objects import build
+from vla_tune.run.folder import ADAPTER_FOLDER
+from vla_tune.run.stored import adapter_of, checkpoint_of
 
 _OVERLAPS = 8
 """Overlaps are measured up to this many directions, as in the paper's figure 3."""
@@ -39,9 +38,8 @@ def spectrum_of_run(cfg: DictConfig) -> None:
 
 
 def _spectra(run: Path) -> dict[str, Spectrum]:
-    trained = load_config(run)
-    checkpoint: Checkpoint = build(trained.model)
-    changes = build(trained.adapter).changes(run / ADAPTER_FOLDER, base_hash=checkpoint.content_hash())
+    checkpoint = checkpoint_of(run)
+    changes = adapter_of(run).changes(run / ADAPTER_FOLDER, base_hash=checkpoint.content_hash())
     found = spectra(changes, checkpoint.weights())
     if not found:
         raise ValueError(f"{run}: its adapter changes no matrix of the base; there is nothing to decompose.")

@@ -1,0 +1,197 @@
+"""A run's folder may be a stranger's: nothing in it runs, and nothing in it is looked up."""
+
+import shutil
+import zipfile
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vla_tune.models.openvla import OpenVLACheckpoint
+from vla_tune.run.folder import asset, load_config, task_of
+from vla_tune.run.objects import load_base, load_policy
+from vla_tune.run.shared import load_shared
+from vla_tune.run.stored import OPTIONS, adapter_of, checkpoint_of, data_of, environment_of, loading
+
+CONF = Path(__file__).parents[2] / "conf"
+MODEL = {"_target_": "vla_tune.models.openvla.OpenVLACheckpoint", "folder": asset("tiny"), "base": "bf16"}
+ADAPTER = {"_target_": "vla_tune.adapters.Lora", "rank": 1, "alpha": 1, "targets": ["q_proj"]}
+ENVIRONMENT = {"_target_": "gymnasium.make", "_partial_": True, "id": "envs:vla_tune/Tabletop-v0"}
+DATA = {"_target_": "vla_tune.data.sources.load_demonstrations", "sources": []}
+
+
+class Stranger:
+    """A folder that tries to leave a mark."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.mark = folder, folder.parent / "mark"
+        (folder / "adapter").mkdir(parents=True)
+        shutil.copy(Path(asset("tiny"), "contract.json"), folder)
+        shutil.copy(Path(asset("tiny"), "contract.json"), folder / "adapter")
+        (folder / "hubconf.py").write_text(f"import os\nos.mkdir({str(self.mark)!r})\ndef model():\n    return 1\n")
+        with zipfile.ZipFile(folder / "evil.pt", "w") as file:  # what `torch.load` runs: os.mkdir(mark)
+            file.writestr("e/data.pkl", f"cposix\nmkdir\n(V{self.mark}\ntR.".encode())
+            file.writestr("e/version", "3\n")
+
+    @property
+    def load(self) -> dict[str, Any]:
+        return {"f": str(self.folder / "evil.pt"), "weights_only": False}
+
+    def write(self, **parts: Any) -> Path:
+        record = {
+            "model": MODEL,
+            "adapter": ADAPTER,
+            "data": DATA,
+            "env": {"suite": "tabletop", "make": ENVIRONMENT},
+            "task": "lift",
+        }
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(record | parts))
+        return self.folder
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Stranger:
+    return Stranger(tmp_path / "run")
+
+
+def tampered(stranger: Stranger) -> dict[str, dict[str, Any]]:
+    """What a stranger may have made of a configuration, by the way it takes."""
+    mark, load = str(stranger.mark), stranger.load
+    written = {"_target_": "vla_tune.run.folder.Path.write_text", "_args_": [{"_target_": "pathlib.Path", "_args_": [mark]}, "x"]}
+    return {
+        "a function": {"model": {"_target_": "os.mkdir", "path": mark}},
+        "a name that a module of ours imports": {"model": {"_target_": "vla_tune.run.objects.torch.load", **load}},
+        "a name that torch imports": {"model": {"_target_": "torch.optim.adam.torch.load", **load}},
+        "torch's hub": {
+            "model": {"_target_": "torch.hub.load", "repo_or_dir": str(stranger.folder), "model": "model", "source": "local"}
+        },
+        "a method": {"adapter": written},
+        "a copy": {"adapter": {"_target_": "vla_tune.models.files.shutil.copytree", "src": str(stranger.folder), "dst": mark}},
+        "an option in another place": {"model": {"_target_": "vla_tune.record.source.Recorded", "folder": mark}},
+        "inside an option": {"model": MODEL | {"folder": {"_target_": "os.mkdir", "path": mark}}},
+        "inside a list": {"adapter": ADAPTER | {"targets": [{"_target_": "os.mkdir", "path": mark}]}},
+        "inside a mapping": {"model": MODEL | {"additions": {"film": {"_target_": "os.mkdir", "path": mark}}}},
+        "no list of arguments": {"model": MODEL | {"_args_": [mark]}},
+        "no partial": {"adapter": ADAPTER | {"_partial_": True}},
+        "no words inside": {"model": MODEL | {"additions": {"_recursive_": False}}},
+        "a node elsewhere": {"model": "${evil}", "evil": {"_target_": "torch.load", **load}},
+        "a resolver": {"model": MODEL | {"folder": "${oc.select:evil}"}, "evil": {"_target_": "torch.load", **load}},
+        "a variable of the environment": {"model": MODEL | {"folder": "/nowhere/${oc.env:STRANGERS_SECRET}"}},
+        "where nobody reads": {"note": "${oc.env:STRANGERS_SECRET}"},
+        "no mapping": {"model": ["vla_tune.adapters.Lora"]},
+        "other arguments": {"model": {"_target_": MODEL["_target_"], "nonsense": 1}},
+    }
+
+
+WAYS = {
+    "load_policy": lambda run: load_policy(run, rows=1, device="cpu"),
+    "load_base": lambda run: load_base(run, rows=1, device="cpu"),
+    "load_shared": lambda run: load_shared({"one": run}, rows=1, device="cpu"),
+    "adapter and base": lambda run: (checkpoint_of(run), adapter_of(run)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_of_a_strangers_folder_runs(stranger: Stranger, way: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("STRANGERS_SECRET", "hf_secret")
+    monkeypatch.setattr(OpenVLACheckpoint, "load", lambda *_, **__: pytest.fail("it was loaded"))
+    for name, parts in tampered(stranger).items():
+        run = stranger.write(**parts)
+        if way == "load_base" and "adapter" in parts:
+            continue  # which it does not read
+        if way == "load_shared" and "adapter" in parts:
+            continue  # it comes after the base; `add` below
+        with pytest.raises(ValueError, match=r"config\.yaml") as caught:
+            WAYS[way](run)
+        assert not stranger.mark.exists(), name
+        assert "hf_secret" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_nothing_of_a_folder_runs_that_joins_a_server(stranger: Stranger, run_of, base):
+    shared = load_shared({"one": run_of("one", adapter="lora_r2", seed=1)}, rows=1, device="cpu")
+    other = run_of("other", adapter="lora_r2", seed=2)
+    for name, parts in tampered(stranger).items():
+        shutil.copy(stranger.write(**parts) / "config.yaml", other)
+        with pytest.raises(ValueError, match=r"config\.yaml"):
+            shared.add("other", other)
+        assert not stranger.mark.exists(), name
+        assert list(shared.contracts) == list(shared.policies.names) == ["one"]
+
+
+@pytest.mark.parametrize("where", ["data", "env"])
+def test_nothing_runs_where_a_run_is_checked_or_merged(stranger: Stranger, where: str):
+    mark = str(stranger.mark)
+    read = data_of if where == "data" else environment_of
+    attacks: list[dict[str, Any]] = [
+        {"_target_": "os.mkdir", "path": mark},
+        {"_target_": "gymnasium.make", "id": "antigravity:Tabletop-v0"},
+        {"_target_": "gymnasium.make", "id": ENVIRONMENT["id"], "_args_": ["x"]},
+        DATA | {"sources": [{"_target_": "os.mkdir", "path": mark}]},
+        DATA | {"_convert_": "object"},
+        DATA | {"chunks": {"_target_": "vla_tune.run.folder.Path.mkdir", "_args_": [mark]}},
+    ]
+    for attack in attacks:
+        run = stranger.write(**{where: attack if where == "data" else {"make": attack}})
+        with pytest.raises(ValueError, match=r"config\.yaml"):
+            read(run)
+    assert not stranger.mark.exists()
+
+
+def test_an_exported_folder_is_read_without_a_configuration_beside_it(stranger: Stranger):
+    shutil.copytree(asset("tiny"), stranger.folder / "hf")
+    run = stranger.write(model={"_target_": "os.mkdir", "path": str(stranger.mark)})
+    (run / "hf" / "config.yaml").write_text("model: {_target_: os.mkdir}\n")
+    assert load_policy(run, rows=1, device="cpu").folders == (run / "hf",)
+    assert not stranger.mark.exists()
+
+
+def test_the_task_of_a_stranger_is_a_text(stranger: Stranger):
+    assert task_of(str(stranger.write())) == "lift"
+    with pytest.raises(ValueError, match="interpolation"):
+        task_of(str(stranger.write(task="${oc.env:HOME}")))
+    with pytest.raises(ValueError, match="interpolation"):
+        load_config(stranger.write(task="${oc.env:HOME}"))
+
+
+def test_what_a_run_says_is_built(stranger: Stranger):
+    nf4 = {"_target_": "vla_tune.models.nf4.NF4", "targets": ["q"]}
+    film = {"film": {"_target_": "vla_tune.models.openvla.additions.Film"}}
+    run = stranger.write(model=MODEL | {"nf4": nf4, "additions": film})
+    checkpoint: Any = checkpoint_of(run)
+    assert (checkpoint.folder, checkpoint.nf4.targets, list(checkpoint.additions)) == (asset("tiny"), ["q"], ["film"])
+    assert checkpoint_of(run, folder=Path("elsewhere")).folder == "elsewhere"
+    (run / "base").mkdir()
+    assert checkpoint_of(run).folder == str(run / "base")
+    env = environment_of(run)(task="lift")
+    assert env.spec is not None
+    env.close()
+
+
+def test_whatever_fails_while_loading_is_one_line_that_names_the_folder():
+    for error in (KeyError("a"), RecursionError(), TypeError("b\nc"), AttributeError("d"), MemoryError()):
+        with pytest.raises(ValueError, match=f"there cannot be loaded .{type(error).__name__}") as caught, loading(Path("there")):
+            raise error
+        assert "\n" not in str(caught.value)
+    with pytest.raises(OSError, match="as it is"), loading(Path("there")):
+        raise OSError("as it is")
+
+
+def targets(node: Any) -> list[str]:
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    own = [node["_target_"]] if isinstance(node, dict) and "_target_" in node else []
+    return own + [target for child in children for target in targets(child)]
+
+
+def test_every_option_can_be_read_back_and_exists():
+    listed = {name for options in OPTIONS.values() for name in (*options.whole, *options.parts)}
+    groups = ("model", "adapter", "addition", "data", "recording")
+    written = {
+        target for group in groups for path in CONF.glob(f"{group}/*.yaml") for target in targets(yaml.safe_load(path.read_text()))
+    }
+    assert written <= listed
+    for name in listed:
+        module, _, attribute = name.rpartition(".")
+        assert callable(getattr(import_module(module), attribute))

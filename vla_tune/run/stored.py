@@ -1,0 +1,169 @@
+"""What a run's folder describes, as objects: the folder may be a stranger's, so it is data.
+
+Its configuration is read without resolving anything, and only options of ours are built from it, each named here by its exact name,
+with plain values. What a user writes on the command line or in a folder of options is theirs, and goes through `objects.build`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from vla_tune.adapters import Adapter
+from vla_tune.data.sources import Data
+from vla_tune.models.base import Checkpoint
+from vla_tune.run.folder import CONFIG_FILE, read_config
+
+BASE_FOLDER = "base"
+"""In an exported folder: the weights of the base, where an adapter cannot be merged."""
+ENVIRONMENTS = ("envs:vla_tune/Tabletop-v0",)
+"""That a run's folder may ask for."""
+_DAMAGED = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, RuntimeError, TypeError)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Names of what a part of a configuration may be, and of what may lie in it."""
+
+    whole: tuple[str, ...]
+    parts: tuple[str, ...]
+
+
+OPTIONS: Mapping[str, Options] = {
+    "model": Options(
+        ("vla_tune.models.openvla.OpenVLACheckpoint", "vla_tune.models.hf.HFCheckpoint"),
+        (
+            "vla_tune.models.nf4.NF4",
+            "vla_tune.models.hf.AppendedRows",
+            "vla_tune.models.hf.ReservedRows",
+            "vla_tune.models.openvla.additions.Film",
+            "vla_tune.models.openvla.additions.Proprioception",
+            "vla_tune.models.openvla.additions.Regression",
+        ),
+    ),
+    "adapter": Options(
+        (
+            "vla_tune.adapters.Bottleneck",
+            "vla_tune.adapters.Dora",
+            "vla_tune.adapters.Full",
+            "vla_tune.adapters.Lora",
+            "vla_tune.adapters.PTuning",
+            "vla_tune.adapters.Pissa",
+            "vla_tune.adapters.PrefixTuning",
+            "vla_tune.adapters.PublishedLora",
+        ),
+        (),
+    ),
+    "data": Options(
+        ("vla_tune.data.sources.load_demonstrations",),
+        (
+            "vla_tune.data.chunks.ChunksByTimestamp",
+            "vla_tune.data.sources.Hub",
+            "vla_tune.data.sources.Local",
+            "vla_tune.record.Noise",
+            "vla_tune.record.Storage",
+            "vla_tune.record.source.Played",
+            "vla_tune.record.source.Recorded",
+        ),
+    ),
+}
+
+
+def checkpoint_of(run: Path, *, folder: Path | None = None) -> Checkpoint:
+    """The base that a run was trained on: in `folder`, else in the run's own folder if it was exported with it, else where it was.
+
+    Raises:
+        FileNotFoundError: there is no configuration.
+        ValueError: it is damaged, or names something else than a checkpoint of ours.
+    """
+    own = run / BASE_FOLDER
+    place = folder or (own if own.is_dir() else None)
+    return _built(run, "model", {} if place is None else {"folder": str(place)})
+
+
+def adapter_of(run: Path) -> Adapter:
+    """The way in which a run learned; raises as `checkpoint_of`."""
+    return _built(run, "adapter", {})
+
+
+def data_of(run: Path) -> Data:
+    """What a run learned from; raises as `checkpoint_of`."""
+    return _built(run, "data", {})
+
+
+def environment_of(run: Path) -> Callable[..., gymnasium.Env]:
+    """What makes the environment in which a run was tried; raises as `checkpoint_of`."""
+    path = run / CONFIG_FILE
+    node = _part(path, _part(path, read_config(run), "env"), "make")
+    options = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
+    if node.get("_target_") != "gymnasium.make" or options.get("id") not in ENVIRONMENTS:
+        named = f"{node.get('_target_')!r} with id={options.get('id')!r}"
+        raise ValueError(f"{path}: env.make is {named}; a run's folder may ask for gymnasium.make and {', '.join(ENVIRONMENTS)}.")
+    _refuse_words(path, "env.make", options)
+    return partial(gymnasium.make, **options)
+
+
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """In this block, whatever a damaged folder makes fail is told in one line that names it.
+
+    Raises:
+        ValueError: something failed in another way than by a message of ours.
+    """
+    try:
+        yield
+    except _DAMAGED as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ValueError(f"{folder} cannot be loaded ({said}): its files are damaged; copy or export it again.") from error
+
+
+def _built(run: Path, name: str, changes: Mapping[str, Any]) -> Any:
+    path = run / CONFIG_FILE
+    node, options = _part(path, read_config(run), name), OPTIONS[name]
+    with loading(path):
+        return _object({**node, **changes}, options.whole, options.parts, path, name)
+
+
+def _part(path: Path, record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = record.get(name)
+    if not isinstance(part, dict):
+        raise ValueError(f"{path} describes no {name}: take the file that the run wrote again.")
+    return part
+
+
+def _object(node: Mapping[str, Any], options: tuple[str, ...], parts: tuple[str, ...], path: Path, place: str) -> Any:
+    """What `node` names, with its parts made first."""
+    target = node.get("_target_")
+    if target not in options:
+        raise ValueError(
+            f"{path}: {place} is {str(target)[:120]!r}, which is not built from a run's folder; it may be {', '.join(options)}."
+        )
+    arguments = {key: _value(value, parts, path, f"{place}.{key}") for key, value in node.items() if key != "_target_"}
+    _refuse_words(path, place, arguments)
+    module, _, attribute = target.rpartition(".")
+    return getattr(import_module(module), attribute)(**arguments)
+
+
+def _value(value: Any, parts: tuple[str, ...], path: Path, place: str) -> Any:
+    if isinstance(value, dict) and "_target_" in value:
+        return _object(value, parts, parts, path, place)
+    if isinstance(value, dict):
+        _refuse_words(path, place, value)
+        return {key: _value(child, parts, path, f"{place}.{key}") for key, child in value.items()}
+    if isinstance(value, list):
+        return [_value(child, parts, path, f"{place}.{number}") for number, child in enumerate(value)]
+    return value
+
+
+def _refuse_words(path: Path, place: str, node: Mapping[Any, Any]) -> None:
+    """Those by which a configuration tells Hydra what to do."""
+    words = [key for key in node if not isinstance(key, str) or key.startswith("_")]
+    if words:
+        raise ValueError(
+            f"{path}: {place} holds the key {words[0]!r}, which is no setting: take the file that the run wrote again."
+        )
