@@ -129,3 +129,34 @@ def test_a_changed_byte_is_an_error_of_one_kind(tmp_path_factory, place: int, by
         read_torch_file(rewritten(folder / "weights.pt", folder / "changed.pt", data_pkl=bytes(program)))
     except ValueError as error:
         assert "changed.pt" in str(error)  # noqa: PT017 (most changes raise, some do not)
+
+
+def archive(path: Path, program: bytes, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x/data.pkl", program)
+        for name, content in members.items():
+            file.writestr(f"x/{name}", content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("program", "members", "message"),
+    [
+        (b"\x80\x02" + b"}" * 17_000_000 + b".", {}, "data.pkl has 17,000,003 bytes, at most 16,777,216"),
+        (b"\x80\x02" + b"}" * 1_000_001 + b".", {}, "more than 1,000,000 steps"),
+        (b"\x80\x02}.", {"byteorder": b" " * 17_000_000}, "byteorder has 17,000,000 bytes"),
+        (b"\x80\x02})" + b"\x85" * 100_000 + b"}s.", {}, "no tensor with a name|makes no sense"),
+        (b"\x80\x02c" + b"x" * 5_000_000 + b"\ny\n.", {}, "it asks for x{200}"),
+    ],
+    ids=["size", "steps", "byte order", "nested", "name"],
+)
+def test_a_small_file_takes_little_memory(tmp_path: Path, program: bytes, members: dict[str, bytes], message: str):
+    with pytest.raises(ValueError, match=message) as caught:
+        stored_tensors(archive(tmp_path / "weights.pt", program, **members))
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_tensor_that_repeats_its_values_is_refused(tmp_path: Path):
+    torch.save({"a": torch.zeros(1).expand(1_000_000)}, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match="a lies outside its storage"):
+        read_torch_file(tmp_path / "weights.pt")

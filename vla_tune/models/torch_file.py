@@ -7,6 +7,7 @@ bytes. The program is run here by a machine that knows what a dictionary of tens
 import math
 import pickletools
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ _STORAGES: Mapping[str, torch.dtype] = {
     "torch IntStorage": torch.int32,
     "torch BoolStorage": torch.bool,
 }
+_LARGEST_PROGRAM, _MOST_STEPS = 16 * 1024**2, 1_000_000
+"""Of a program: a published file of 300 tensors has 60 kB and 10,000 steps."""
 _DICTIONARY, _TENSOR = "collections OrderedDict", "torch._utils _rebuild_tensor_v2"
 
 
@@ -58,15 +61,22 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     """
     with _opened(path) as archive:
         places, root = _places(archive, path), _root(archive, path)
-        storages = {place.storage: _storage(archive, root, place, path) for place in places.values()}
         for name, place in places.items():
-            reach = place.offset + sum((n - 1) * step for n, step in zip(place.shape, place.stride, strict=True)) + 1
-            if min(place.offset, *place.stride, 0) < 0 or (math.prod(place.shape) and reach > place.elements):
+            if not _lies_inside(place):
                 raise ValueError(f"{path} is damaged: {name} lies outside its storage. Copy or download it again.")
+        wanted = {(place.storage, place.dtype, place.elements): place for place in places.values()}
+        storages = {place.storage: _storage(archive, root, place, path) for place in wanted.values()}
     return {
         name: storages[place.storage].view(place.dtype).as_strided(place.shape, place.stride, place.offset)
         for name, place in places.items()
     }
+
+
+def _lies_inside(place: Stored) -> bool:
+    """Whether a tensor's values are values of its storage, each of them once."""
+    reach = place.offset + sum((n - 1) * step for n, step in zip(place.shape, place.stride, strict=True)) + 1
+    count = math.prod(place.shape)
+    return min(place.offset, *place.shape, *place.stride, 0) >= 0 and (not count or max(reach, count) <= place.elements)
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
@@ -86,7 +96,7 @@ def _root(archive: zipfile.ZipFile, path: Path) -> str:
         raise ValueError(f"{path} is no file of torch.save: it has {len(programs)} programs (data.pkl).")
     root = programs[0].removesuffix("data.pkl")
     order = f"{root}byteorder"
-    if order in archive.namelist() and archive.read(order) != b"little":
+    if order in archive.namelist() and _small(archive, order, path) != b"little":
         raise ValueError(f"{path} was written on a big-endian computer: convert it to safetensors there.")
     return root
 
@@ -101,11 +111,22 @@ def _storage(archive: zipfile.ZipFile, root: str, place: Stored, path: Path) -> 
     return torch.frombuffer(bytearray(archive.read(entry)), dtype=torch.uint8) if size else torch.empty(0, dtype=torch.uint8)
 
 
+def _small(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
+    """An entry that says how the others are read; how large it is when unpacked stands in the archive's directory."""
+    size = archive.getinfo(name).file_size
+    if size > _LARGEST_PROGRAM:
+        raise ValueError(f"{path}: {name} has {size:,} bytes, at most {_LARGEST_PROGRAM:,} are read: it is no file of weights.")
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is damaged ({error}): copy or download it again.") from None
+
+
 def _places(archive: zipfile.ZipFile, path: Path) -> dict[str, Stored]:
-    program = archive.read(f"{_root(archive, path)}data.pkl")
+    program = _small(archive, f"{_root(archive, path)}data.pkl", path)
     try:
         result = _run(program)
-    except (_RefusedError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (_RefusedError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         reason = error if isinstance(error, _RefusedError) else "its program makes no sense"
         raise ValueError(
             f"{path} is not read: {reason}. Only plain dictionaries of tensors are, since nothing is unpickled here; "
@@ -113,7 +134,8 @@ def _places(archive: zipfile.ZipFile, path: Path) -> dict[str, Stored]:
         ) from None
     wrong = [name for name, value in result.items() if not (isinstance(name, str) and isinstance(value, Stored))]
     if wrong:
-        raise ValueError(f"{path} holds {wrong[0]!r}, which is no tensor with a name: only dictionaries of tensors are read.")
+        found = repr(wrong[0])[:80] if isinstance(wrong[0], str | int) else f"a {type(wrong[0]).__name__}"
+        raise ValueError(f"{path} holds {found}, which is no tensor with a name: only dictionaries of tensors are read.")
     return result
 
 
@@ -154,7 +176,7 @@ class _Machine:
 
     def name(self, text: str) -> None:
         if text not in (_DICTIONARY, _TENSOR, *_STORAGES):
-            raise _RefusedError(f"it asks for {text.replace(' ', '.')}")
+            raise _RefusedError(f"it asks for {text[:200].replace(' ', '.')}")
         self.stack.append(_Name(text))
 
     def call(self) -> None:
@@ -211,9 +233,11 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], Any]] = {
 def _run(program: bytes) -> dict[Any, Any]:
     """What the program leaves on the stack."""
     machine = _Machine()
-    for step, argument, _ in pickletools.genops(program):
+    for count, (step, argument, _) in enumerate(pickletools.genops(program)):
         if step.name == "STOP":
             break
+        if count >= _MOST_STEPS:
+            raise _RefusedError(f"it has more than {_MOST_STEPS:,} steps")
         if step.name not in _STEPS:
             raise _RefusedError(f"it uses {step.name}")
         _STEPS[step.name](machine, argument)
