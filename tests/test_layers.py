@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    "schema < tokens < data < models < heads < adapters < policy < execution < training | evaluation | serving | control"
-    " < record < check < export < plan < bench < run < scripts"
+    "schema < tokens < data < models < heads < adapters < policy < execution < environment"
+    " < training | evaluation | serving | control < record < check < export < plan < bench < run < scripts"
 )
 RANK = {name: rank for rank, names in enumerate(ORDER.split(" < ")) for name in names.split(" | ")}
 MODULES = [path.relative_to(ROOT) for path in sorted(ROOT.glob("vla_tune/**/*.py")) if path != ROOT / "vla_tune/__init__.py"]

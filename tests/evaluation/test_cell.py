@@ -2,7 +2,9 @@ from dataclasses import replace
 
 import pytest
 
+from vla_tune.environment import AtTheEnd
 from vla_tune.evaluation import Cell, evaluate_cell, finished, policy_identity, read_episodes, write_episodes
+from vla_tune.evaluation.stage import Rules
 from vla_tune.execution import OpenLoop, RecedingHorizon, TemporalEnsemble
 
 CELL = Cell(
@@ -14,6 +16,7 @@ CELL = Cell(
     episodes=5,
     seed=0,
     execution=RecedingHorizon(2),
+    rules=Rules(),
 )
 
 
@@ -48,6 +51,8 @@ def test_a_finished_cell_is_read_and_not_played_again(play, walker, tmp_path):
         {"execution": RecedingHorizon(1)},
         {"execution": OpenLoop()},
         {"execution": TemporalEnsemble(0.5)},
+        {"rules": Rules(max_steps=3)},
+        {"rules": Rules(success=AtTheEnd())},
     ],
 )
 def test_whatever_differs_is_another_cell(play, tmp_path, change):

@@ -1,3 +1,4 @@
+import os
 from functools import partial
 from itertools import pairwise
 
@@ -7,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla_tune.evaluation import episode_seed, in_processes, rollout
+from vla_tune.environment import AtTheEnd, Once
+from vla_tune.evaluation import episode_seed, in_processes, rollout, stage
+from vla_tune.evaluation.stage import Rules
 from vla_tune.execution import OpenLoop, RecedingHorizon, TemporalEnsemble
 
 LIFT = partial(gymnasium.make, "envs:vla_tune/Tabletop-v0", task="touch", cameras={"front": (64, 64)})
@@ -189,7 +192,7 @@ class Short(gymnasium.ActionWrapper):
     ("wrapper", "message"),
     [
         (Careless, "same seed"),
-        (Mute, r"info\['success'\]"),
+        (Mute, r"never told info\['success'\]"),
         (Blind, r"cameras \['side'\].*'front'"),
         (Short, r"actions \(2,\).*4 dimensions"),
     ],
@@ -197,3 +200,80 @@ class Short(gymnasium.ActionWrapper):
 def test_an_environment_that_does_not_fit_is_refused(line, walker, body, wrapper, message):
     with pytest.raises(ValueError, match=message):
         rollout(walker, lambda: wrapper(line()), episodes=2, embodiment=body, execution=OpenLoop(), num_envs=1, **CELL)
+
+
+class Passing(gymnasium.Wrapper):
+    """Goes on to its limit; `goal` says at which steps the goal is reached, `quiet` whether only that is told."""
+
+    def __init__(self, env, goal=(3,), quiet=False, limit=6):
+        super().__init__(env)
+        self.goal, self.quiet, self.limit = goal, quiet, limit
+
+    def reset(self, *, seed=None, options=None):
+        observation, _ = self.env.reset(seed=seed, options=options)
+        return observation, {}
+
+    def step(self, action):
+        observation, reward, *_ = self.env.step(action)
+        success = self.env.ticks in self.goal
+        told = {"success": np.array([success])} if success or not self.quiet else {}
+        return observation, reward, False, self.limit is not None and self.env.ticks >= self.limit, told
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+@pytest.mark.parametrize(("goal", "rule", "success"), [((3,), Once(), True), ((3,), AtTheEnd(), False), ((6,), AtTheEnd(), True)])
+def test_the_rule_says_what_counts(line, walker, body, quiet, goal, rule, success):
+    play = partial(rollout, walker, lambda: Passing(line(), goal, quiet), episodes=4, embodiment=body, execution=OpenLoop(), **CELL)
+    for num_envs in (1, 3):
+        records = play(num_envs=num_envs, rules=Rules(success=rule))
+        assert [(record.success, record.steps) for record in records] == [(success, 6)] * 4
+
+
+def test_a_success_that_is_never_told_is_no_failure(line, walker, body):
+    never = partial(rollout, walker, lambda: Passing(line(), (), True), embodiment=body, execution=OpenLoop(), num_envs=2, **CELL)
+    with pytest.raises(ValueError, match="never told"):
+        never(episodes=2)
+
+
+def test_an_episode_without_an_end_is_cut_or_refused(line, walker, body, monkeypatch):
+    told = []
+    play = partial(rollout, walker, embodiment=body, execution=OpenLoop(), num_envs=2, tell=told.append, **CELL)
+    records = play(lambda: Passing(line(), limit=None), episodes=3, rules=Rules(max_steps=7))
+    assert [(record.steps, record.success) for record in records] == [(7, True)] * 3
+    assert told == ["walk: 3 episodes were cut after max_steps=7 steps."]
+    monkeypatch.setattr(stage, "_ENDLESS", 20)
+    with pytest.raises(ValueError, match=r"still going on after 20 steps.*evaluation\.max_steps"):
+        play(lambda: Passing(line(), limit=None), episodes=3)
+    with pytest.raises(ValueError, match="max_steps=0"):
+        Rules(max_steps=0)
+
+
+class Broken(gymnasium.ObservationWrapper):
+    """Its simulation breaks down after a step."""
+
+    def observation(self, observation):
+        return observation | {"state": observation["state"] * np.float32(1 if self.env.ticks < 1 else np.nan)}
+
+
+def test_a_state_that_is_not_finite_is_named(line, walker, body):
+    with pytest.raises(ValueError, match=r"episode 0, step 1: the environment's state is \[nan"):
+        rollout(walker, lambda: Broken(line()), episodes=2, embodiment=body, execution=OpenLoop(), num_envs=1, **CELL)
+
+
+def dies(line, after=2):
+    class Dying(gymnasium.Wrapper):
+        """Ends its process."""
+
+        def step(self, action):
+            if self.env.ticks == after:
+                os._exit(7)
+            return self.env.step(action)
+
+    return Dying(line())
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_is_told_in_a_line(line, walker, body):
+    play = partial(rollout, walker, embodiment=body, execution=OpenLoop(), num_envs=2, vectorize=in_processes, **CELL)
+    with pytest.raises(ChildProcessError, match=r"process ended \(exit code 7\)"):
+        play(partial(dies, line), episodes=4)

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from vla_tune.control.robot import Robot, Seen
+from vla_tune.environment import Once, SuccessRule, observation_in, told
 from vla_tune.execution import two_ended
-from vla_tune.schema import Embodiment, Observation
+from vla_tune.schema import Embodiment
 
 
 @dataclass(eq=False)
@@ -21,15 +22,17 @@ class SimulatedRobot:
 
     Args:
         make_env: Makes it for a `task`: observations {"images": {name: uint8 [H W 3]}, "state": float32 [S], "instruction": str}
-            and `info["success"]`. An image's name is the last part of its camera's key.
+            and `info["success"]`. An image has the name of its camera (`vla_tune.environment.names_of_pictures`).
         task: What it is made for.
         embodiment: What observations and actions mean.
+        counts: What of it counts as a success.
         clock: Seconds.
     """
 
     make_env: Callable[..., gymnasium.Env]
     task: str
     embodiment: Embodiment
+    counts: SuccessRule = field(default_factory=Once)
     clock: Callable[[], float] = time.monotonic
     success: bool = field(default=False, init=False)
     """Of the present episode."""
@@ -65,7 +68,8 @@ class SimulatedRobot:
 
     def start(self, seed: int) -> None:
         """Begin an episode."""
-        observation, _ = self.env.reset(seed=seed)
+        observation, info = self.env.reset(seed=seed)
+        told(info)  # under another name, it is refused before anything moves
         self._stopped = self.success = False
         self._see(observation, over=False)
         self._still = self._at_rest()
@@ -81,7 +85,7 @@ class SimulatedRobot:
         jumps = two_ended(self.embodiment)
         self._still = np.where(jumps, action, self._still).astype(np.float32)
         observation, _, terminated, truncated, info = self.env.step(action)
-        self.success = bool(info["success"])
+        self.success = self.counts(self.success, bool(told(info)))
         self._see(observation, over=terminated or truncated)
         return action
 
@@ -98,12 +102,7 @@ class SimulatedRobot:
         self.env.close()
 
     def _see(self, observation: dict[str, Any], *, over: bool) -> None:
-        names = {camera.role: camera.key.rpartition(".")[2] for camera in self.embodiment.cameras}
-        if missing := sorted(set(names.values()) - observation["images"].keys()):
-            raise ValueError(f"the environment shows {sorted(observation['images'])}, the policy needs {missing} too.")
-        images = {role: observation["images"][name] for role, name in names.items()}
-        shown = Observation(images=images, state=observation["state"], instruction=observation["instruction"])
-        self._seen = Seen(shown, self.clock(), over=over)
+        self._seen = Seen(observation_in(observation, self.embodiment), self.clock(), over=over)
 
     def _at_rest(self) -> Float[np.ndarray, " A"]:
         """The action that changes nothing: no delta, grippers released.

@@ -8,7 +8,9 @@ from typing import Any
 
 from vla_tune.evaluation.environments import MakeEnv, Vectorize, in_turn
 from vla_tune.evaluation.episodes import EpisodeRecord, read_episodes, write_episodes
-from vla_tune.evaluation.rollout import NOBODY, Watcher, rollout
+from vla_tune.evaluation.rollout import rollout
+from vla_tune.evaluation.stage import Rules
+from vla_tune.evaluation.watcher import NOBODY, Watcher
 from vla_tune.execution import Execution
 from vla_tune.policy import Policy
 from vla_tune.schema import Embodiment, content_hash
@@ -29,12 +31,15 @@ class Cell:
     episodes: int
     seed: int
     execution: Execution
+    rules: Rules
 
     @property
     def record(self) -> dict[str, Any]:
         """The cell as JSON data."""
         kind = type(self.execution).__name__
-        return asdict(self) | {"execution": {"kind": kind, **asdict(self.execution)}}  # pyright: ignore[reportArgumentType]
+        execution = {"kind": kind, **asdict(self.execution)}  # pyright: ignore[reportArgumentType]
+        rules = asdict(self.rules) | {"success": type(self.rules.success).__name__}
+        return asdict(self) | {"execution": execution, "rules": rules}
 
     def path(self, folder: Path) -> Path:
         """Where its episodes lie: a readable name that is different for every cell."""
@@ -97,6 +102,7 @@ def evaluate_cell(
         embodiment=embodiment,
         execution=cell.execution,
         num_envs=num_envs,
+        rules=cell.rules,
         vectorize=vectorize,
         watcher=watcher,
     )

@@ -1,7 +1,10 @@
 """The environments of an evaluation: side by side, started from seeds, standing still where nobody plays."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any, SupportsFloat, cast
 
 import gymnasium
@@ -9,12 +12,17 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from jaxtyping import Bool
 
+from vla_tune.environment import observation_in, told
 from vla_tune.schema import Embodiment, Observation
 
 MakeEnv = Callable[[], gymnasium.Env]
 Vectorize = Callable[[Sequence[MakeEnv]], VectorEnv]
 
 _PARK = "vla_tune.park"
+_TOLD, _PROBLEM = "vla_tune.success", "vla_tune.problem"
+_NOTHING = -1
+_LAST_BREATH_S = 1.0
+"""How long a process that broke its connection may still take to end."""
 
 
 def in_turn(make_envs: Sequence[MakeEnv]) -> VectorEnv:
@@ -27,14 +35,53 @@ def in_processes(make_envs: Sequence[MakeEnv]) -> VectorEnv:
     return AsyncVectorEnv(make_envs, autoreset_mode=AutoresetMode.DISABLED, context="spawn", shared_memory=False)
 
 
+@contextmanager
+def opened(envs: VectorEnv) -> Iterator[VectorEnv]:
+    """The environments, closed at the end.
+
+    Raises:
+        ChildProcessError: the process of one of them ended, as a simulator that calls `abort` makes it.
+    """
+    try:
+        yield envs
+    except (EOFError, ConnectionError):
+        if not (codes := _ended(envs)):
+            raise
+        said = f"the environment's process ended ({', '.join(codes)}), without a word to this one"
+        raise ChildProcessError(f"{said}: look at what it printed, and at its memory.") from None
+    finally:
+        _close(envs)
+
+
+def _processes(envs: VectorEnv) -> list[BaseProcess]:
+    return list(getattr(envs, "processes", []))
+
+
+def _ended(envs: VectorEnv) -> list[str]:
+    """With which exit codes processes of the environments ended; a negative one is a signal."""
+    processes = _processes(envs)
+    wait([process.sentinel for process in processes], timeout=_LAST_BREATH_S)
+    return sorted({f"exit code {process.exitcode}" for process in processes if process.exitcode is not None})
+
+
+def _close(envs: VectorEnv) -> None:
+    if all(process.exitcode is None for process in _processes(envs)):
+        envs.close()
+        return
+    for process in _processes(envs):
+        process.terminate()
+        process.join()
+    envs.closed = True  # it would ask a process that is no more
+
+
 def parking(make_env: MakeEnv, count: int) -> list[MakeEnv]:
     """`count` makers of environments that `park` can halt."""
     return [partial(_make_parking, make_env)] * count
 
 
-def start(envs: VectorEnv, seeds: Sequence[int | None], rows: Bool[np.ndarray, " N"]) -> dict[str, Any]:
-    """Reset the environments in `rows` from their seeds; returns the observations of all."""
-    return envs.reset(seed=cast(int, list(seeds)), options={"reset_mask": rows})[0]  # a list is allowed, but not annotated
+def start(envs: VectorEnv, seeds: Sequence[int | None], rows: Bool[np.ndarray, " N"]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reset the environments in `rows` from their seeds; returns the observations of all, and what those in `rows` told."""
+    return envs.reset(seed=cast(int, list(seeds)), options={"reset_mask": rows})  # a list is allowed, but not annotated
 
 
 def park(envs: VectorEnv, rows: Bool[np.ndarray, " N"]) -> None:
@@ -42,22 +89,24 @@ def park(envs: VectorEnv, rows: Bool[np.ndarray, " N"]) -> None:
     envs.reset(options={"reset_mask": rows, _PARK: True})
 
 
-def observation_of(observations: Mapping[str, Any], row: int, embodiment: Embodiment) -> Observation:
-    """What environment `row` of a vector environment shows, by the roles of the embodiment's cameras.
+def observation_of(observations: Any, row: int, embodiment: Embodiment) -> Observation:
+    """What environment `row` of a vector environment shows.
 
     Raises:
-        ValueError: a camera is missing.
+        ValueError: as `vla_tune.environment.observation_in` does.
     """
-    images, names = observations["images"], {camera.role: camera.key.rpartition(".")[2] for camera in embodiment.cameras}
-    if missing := sorted(set(names.values()) - images.keys()):
-        raise ValueError(
-            f"the environment shows cameras {sorted(images)}, {embodiment.name!r} needs {missing} too: add them to its cameras."
-        )
-    return Observation(
-        images={role: images[name][row] for role, name in names.items()},
-        state=observations["state"][row],
-        instruction=observations["instruction"][row],
-    )
+    return observation_in(_row(observations, row), embodiment)
+
+
+def success_of(infos: Mapping[str, Any], row: int) -> bool | None:
+    """What environment `row` told of success; None where it told nothing.
+
+    Raises:
+        ValueError: it told it under another name, or as something else.
+    """
+    if problem := infos[_PROBLEM][row]:
+        raise ValueError(problem)
+    return None if infos[_TOLD][row] == _NOTHING else bool(infos[_TOLD][row])
 
 
 def check_fit(envs: VectorEnv, embodiment: Embodiment) -> None:
@@ -69,30 +118,59 @@ def check_fit(envs: VectorEnv, embodiment: Embodiment) -> None:
         )
 
 
-def check_seeding(envs: VectorEnv, seed: int) -> None:
+def check_seeding(envs: VectorEnv, seed: int, embodiment: Embodiment) -> None:
     """Refuse an environment that starts differently from the same seed (pictures aside: a GPU may draw them with some noise)."""
     everywhere = np.ones(envs.num_envs, dtype=bool)
-    first, again = (start(envs, [seed] * envs.num_envs, everywhere) for _ in range(2))
-    if not np.array_equal(first["state"], again["state"]) or first["instruction"] != again["instruction"]:
-        raise ValueError("the environment starts differently from the same seed: make reset(seed=...) decide everything.")
+    resets = [start(envs, [seed] * envs.num_envs, everywhere) for _ in range(2)]
+    for row in range(envs.num_envs):
+        first, again = (observation_of(observations, row, embodiment) for observations, _ in resets)
+        if not np.array_equal(first.state, again.state) or first.instruction != again.instruction:
+            raise ValueError("the environment starts differently from the same seed: make reset(seed=...) decide everything.")
+
+
+def declared_limit(envs: VectorEnv) -> int | None:
+    """After how many steps the environments say that an episode ends; None where they do not say."""
+    return envs.get_attr("limit")[0]  # pyright: ignore[reportAttributeAccessIssue] (both kinds have it)
+
+
+def _row(batch: Any, row: int) -> Any:
+    """Of a batch of observations, that of one environment."""
+    return {name: _row(child, row) for name, child in batch.items()} if isinstance(batch, Mapping) else batch[row]
 
 
 class _Parking(gymnasium.Wrapper):
-    """An environment that stands still after `reset(options={_PARK: True})`, so that a vector can step the others."""
+    """An environment that stands still after `reset(options={_PARK: True})`, so that a vector can step the others.
+
+    Of what it tells, success alone goes on, always under the same names: a vector would mix up what only some of its environments
+    tell, or tell as another type.
+    """
+
+    @property
+    def limit(self) -> int | None:
+        """Steps of an episode, where the environment is registered with a limit."""
+        return self.env.spec.max_episode_steps if self.env.spec else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         options = dict(options or {})
         self._parked = options.pop(_PARK, False)
         if self._parked:
-            return self._last, {}
+            return self._last, _told({})
         self._last, info = self.env.reset(seed=seed, options=options)
-        return self._last, info
+        return self._last, _told(info)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         if self._parked:
-            return self._last, 0.0, False, False, {}
+            return self._last, 0.0, False, False, _told({})
         self._last, reward, terminated, truncated, info = self.env.step(action)
-        return self._last, reward, terminated, truncated, info
+        return self._last, reward, terminated, truncated, _told(info)
+
+
+def _told(info: dict[str, Any]) -> dict[str, Any]:
+    try:
+        success = told(info)
+    except ValueError as error:
+        return {_TOLD: _NOTHING, _PROBLEM: str(error)}
+    return {_TOLD: _NOTHING if success is None else int(success), _PROBLEM: ""}
 
 
 def _make_parking(make_env: MakeEnv) -> _Parking:

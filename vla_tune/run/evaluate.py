@@ -12,9 +12,11 @@ from rich.console import Console
 
 from envs.wrappers import DistractorInstruction
 from vla_tune.evaluation import Cell, EpisodeRecord, evaluate_cell, policy_identity, success_row
+from vla_tune.evaluation.environments import MakeEnv
 from vla_tune.evaluation.report import success_table, write_results
-from vla_tune.evaluation.rollout import NOBODY, MakeEnv
+from vla_tune.evaluation.stage import Rules
 from vla_tune.evaluation.video import Film
+from vla_tune.evaluation.watcher import NOBODY
 from vla_tune.heads import AutoregressiveTokenHead
 from vla_tune.heads.decoding import Constrained, Decoder
 from vla_tune.run.folder import RESULTS_FILE
@@ -90,6 +92,7 @@ def _records(
         episodes=cfg.evaluation.episodes,
         seed=cfg.evaluation.seed,
         execution=build(cfg.execution),
+        rules=Rules(success=build(cfg.success), max_steps=cfg.evaluation.max_steps),
     )
     filming = films and len(cfg.evaluation.films) > 0
     watcher = Film(folder.parent / FILMS, list(cfg.evaluation.films), body.control_hz) if filming else NOBODY
