@@ -109,6 +109,16 @@ def test_a_run_that_fails_at_once_takes_only_what_it_wrote(tmp_path: Path):
     assert [path.name for path in (tmp_path / "shared").iterdir()] == ["mine.txt"]
 
 
+def test_a_run_is_one_process_at_a_time(tmp_path: Path):
+    run = tmp_path / "run"
+    with opened_run(config(), run):
+        before = sorted(path.name for path in run.iterdir())
+        with pytest.raises(OSError, match="run is in use by process"), opened_run(config(), run):
+            pass
+        assert sorted(path.name for path in run.iterdir()) == before
+    assert [path.name for path in run.iterdir()] == [CONFIG_FILE]
+
+
 def test_the_task_of_a_run_and_of_what_lies_in_it(tmp_path: Path):
     open_run(config(task="touch"), tmp_path / "run")
     assert task_of(str(tmp_path / "run")) == "touch"

@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from vla_tune.run.lock import FolderInUseError, locked
 from vla_tune.run.plain_yaml import read_plain_yaml
 from vla_tune.schema import CONTRACT_FILE
 from vla_tune.training.loop import CHECKPOINTS
@@ -111,18 +112,34 @@ def open_run(cfg: DictConfig, folder: Path) -> None:
 
 @contextmanager
 def opened_run(cfg: DictConfig, folder: Path) -> Iterator[None]:
-    """As `open_run`; if an error ends the run before anything was learned, what the run wrote vanishes again, and nothing else."""
-    open_run(cfg, folder)
+    """As `open_run`, alone in the folder; if an error ends the run before anything was learned, what it wrote vanishes again.
+
+    Raises:
+        FolderInUseError: another process trains there.
+    """
+    try:
+        with locked(folder):
+            open_run(cfg, folder)
+            with _undone_if_nothing_was_learned(folder):
+                yield
+    except FolderInUseError:
+        raise
+    except Exception:
+        with suppress(OSError):  # what is not ours, and not empty, stays
+            for empty in (folder / CHECKPOINTS, folder):
+                if empty.exists():
+                    empty.rmdir()
+        raise
+
+
+@contextmanager
+def _undone_if_nothing_was_learned(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception:
         if not any((folder / CHECKPOINTS).glob("*")) and not (folder / ADAPTER_FOLDER).exists():
             for name in (CONFIG_FILE, CONTRACT_FILE, METRICS_FILE):
                 (folder / name).unlink(missing_ok=True)
-            with suppress(OSError):  # what is not ours, and not empty, stays
-                for empty in (folder / CHECKPOINTS, folder):
-                    if empty.exists():
-                        empty.rmdir()
         raise
 
 

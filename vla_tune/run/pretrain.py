@@ -33,6 +33,7 @@ from vla_tune.record import counterfactual_frames
 from vla_tune.record.tabletop import TabletopWorld
 from vla_tune.run.evaluate import CELLS, evaluate, print_rows
 from vla_tune.run.folder import METRICS_FILE, open_run
+from vla_tune.run.lock import locked
 from vla_tune.run.objects import build, load_policy
 from vla_tune.schema import Contract, Embodiment, ImageRule, embodiment_from_record
 from vla_tune.tokens import BinTokenizer, pad_id, stop_id, uniform_edges
@@ -49,7 +50,12 @@ _PACKAGES = ("vla-tune", "torch", "transformers", "timm", "mujoco", "numpy")
 
 def pretrain(cfg: DictConfig, folder: Path, *, resume_command: str) -> None:
     """What `scripts/pretrain.py` does: write the checkpoint `cfg.to` with a manifest of how it was made and what it can do."""
-    open_run(cfg, folder)
+    with locked(folder):
+        open_run(cfg, folder)
+        _pretrained(cfg, folder, resume_command=resume_command)
+
+
+def _pretrained(cfg: DictConfig, folder: Path, *, resume_command: str) -> None:
     start, body = time.perf_counter(), embodiment_from_record(OmegaConf.to_container(cfg.embodiment))  # pyright: ignore[reportArgumentType]
     with ProcessPoolExecutor(cfg.play.processes, mp_context=get_context("spawn")) as pool:
         playing = _play(cfg, body, pool)

@@ -2,8 +2,10 @@
 
 from vla_tune.training.checkpoint import CheckpointFolder, load_trained
 from vla_tune.training.interruption import TrainingInterrupted
-from vla_tune.training.loop import CHECKPOINTS, TrainingResult, train
+from vla_tune.training.loop import CHECKPOINTS, train
+from vla_tune.training.result import TrainingResult
 from vla_tune.training.update import NonFiniteLossError
+from vla_tune.training.workers import WorkerDiedError
 
 __all__ = [
     "CHECKPOINTS",
@@ -11,6 +13,7 @@ __all__ = [
     "NonFiniteLossError",
     "TrainingInterrupted",
     "TrainingResult",
+    "WorkerDiedError",
     "load_trained",
     "train",
 ]

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from vla_tune.data.collate import Batch, collate
 from vla_tune.training.metrics import Samples
 from vla_tune.training.sampler import StepSampler
+from vla_tune.training.workers import START_METHOD, started
 
 
 @dataclass(frozen=True)
@@ -22,18 +23,66 @@ class Fetched:
     seconds: float
 
 
-def feed(samples: Samples, sampler: StepSampler, *, start: int, stop: int, pad_id: int, workers: int) -> Iterator[Fetched]:
-    """The batches of the steps [start, stop); `workers` processes prepare them ahead."""
+@dataclass(frozen=True)
+class _Refused:
+    """What a sample said about itself, on its way out of a worker: torch would wrap it into a page of text."""
+
+    kind: type[Exception]
+    message: str
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Rows -> the batch that they make up."""
+
+    samples: Samples
+    pad_id: int
+
+    def __getitem__(self, rows: list[int]) -> Batch | _Refused:
+        try:
+            return collate([self.samples[row] for row in rows], pad_id=self.pad_id)
+        except ValueError as error:
+            return _Refused(ValueError, str(error))
+        except OSError as error:
+            return _Refused(OSError, str(error))
+
+
+@contextmanager
+def feed(
+    samples: Samples, sampler: StepSampler, *, start: int, stop: int, pad_id: int, workers: int
+) -> Iterator[Iterator[Fetched]]:
+    """The batches of the steps [start, stop), whatever the number of `workers`, processes that prepare them ahead.
+
+    Raises:
+        ValueError: a sample is refused; its own message.
+        WorkerDiedError: a worker was killed; raised between two steps.
+    """
     # A generator of its own: a DataLoader without one draws from torch's global generator and would change the resumed run.
     loader = DataLoader(
-        samples,  # pyright: ignore[reportArgumentType] (any map-style dataset)
-        batch_sampler=sampler.batches(start=start, stop=stop),  # pyright: ignore[reportArgumentType] (iterated once)
-        collate_fn=partial(collate, pad_id=pad_id),
+        _Batches(samples, pad_id),  # pyright: ignore[reportArgumentType] (any map-style dataset)
+        batch_size=None,
+        sampler=sampler.batches(start=start, stop=stop),  # pyright: ignore[reportArgumentType] (iterated once)
+        collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType] (without a batch size it gets what the samples give)
         num_workers=workers,
+        multiprocessing_context=START_METHOD if workers else None,
         generator=torch.Generator().manual_seed(sampler.seed),
     )
-    batches = iter(loader)
-    for _ in range(start, stop):
+    with started(loader) as batches:
+        yield _steps(batches, count=stop - start, of=sampler.gradient_accumulation)
+
+
+def _steps(batches: Iterator[Batch | _Refused], *, count: int, of: int) -> Iterator[Fetched]:
+    for _ in range(count):
         begin = time.perf_counter()
-        fetched = list(islice(batches, sampler.gradient_accumulation))
+        fetched = [_accepted(batch) for batch in islice(batches, of)]
         yield Fetched(fetched, time.perf_counter() - begin)
+
+
+def _accepted(batch: Batch | _Refused) -> Batch:
+    if isinstance(batch, _Refused):
+        raise batch.kind(batch.message)
+    return batch
+
+
+def _as_it_is(batch: Batch | _Refused) -> Batch | _Refused:
+    return batch

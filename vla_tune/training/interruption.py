@@ -1,10 +1,14 @@
-"""Ctrl-C and SIGTERM end a run after the step in progress."""
+"""A signal ends a run after the step in progress."""
 
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Ctrl-C, the end that a scheduler sends, a terminal that is closed, and the warnings of Slurm and submitit before the end."""
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -12,7 +16,11 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """While entered, remembers SIGINT and SIGTERM in `requested`; a second signal ends the process at once."""
+    """While entered, remembers in `requested` that one of `STOPPING` came; a second Ctrl-C ends the run at once.
+
+    Any other second signal changes nothing: a scheduler, its launcher and `timeout` often send two. Under `nohup` a closed
+    terminal is ignored, as the user asked.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -21,18 +29,21 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         # Signal handlers belong to the main thread; in another one (a server, a notebook's kernel) nothing can be caught.
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+            caught = [number for number in STOPPING if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._request) for number in caught}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._restore()
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: C code had set it
+        self._previous = {}
 
     def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            if number == signal.SIGINT:
+                raise TrainingInterrupted("stopped at once; the last checkpoint stands")
+            return
         self.requested = True
-        os.write(2, b"\nStopping after this step; once more to stop at once.\n")  # a print here may meet another one half done
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+        with suppress(OSError):  # the terminal that hung up takes no more text
+            # a print here may meet another one half done
+            os.write(2, b"\nStopping after this step; Ctrl-C once more to stop at once.\n")

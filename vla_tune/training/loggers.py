@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,6 +25,8 @@ class Logger(Protocol):
 class ConsoleLogger:
     """A progress bar with the time left, and a line per validation; plain lines where there is no terminal.
 
+    A terminal that is closed meanwhile costs these lines and not the run.
+
     Args:
         steps: of the run.
         console: rich's; the terminal's errors where none is given.
@@ -42,6 +45,15 @@ class ConsoleLogger:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Move the bar; print what was validated."""
+        with suppress(OSError):
+            self._show(step, metrics)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        with suppress(OSError):
+            self._progress.stop()
+
+    def _show(self, step: int, metrics: Mapping[str, float]) -> None:
         self._progress.start()
         description = f"loss {metrics['train/loss']:.4f}"
         self._progress.update(self._task, completed=step, description=description)
@@ -51,10 +63,6 @@ class ConsoleLogger:
             numbers = " ".join(f"{name} {value:.4g}" for name, value in validated.items() if name[-1] not in "0123456789")
             held_out = f"  held out: {numbers}" if numbers else ""
             self._console.print(f"step {step}/{self._steps}  {description}{held_out}", highlight=False, soft_wrap=True)
-
-    def close(self) -> None:
-        """Leave the bar as it stands."""
-        self._progress.stop()
 
 
 class JsonlLogger:

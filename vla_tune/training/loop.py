@@ -6,8 +6,8 @@ A run is its folder: started again, it goes on from its last checkpoint, and end
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,36 +29,15 @@ from vla_tune.training.interruption import Interruption, TrainingInterrupted
 from vla_tune.training.loggers import Logger
 from vla_tune.training.metrics import Samples, Validation
 from vla_tune.training.optim import parameter_groups, trainable_parameters
-from vla_tune.training.peak_memory import peak_bytes, watch_peak
+from vla_tune.training.peak_memory import watch_peak
+from vla_tune.training.result import TrainingResult, result_of
 from vla_tune.training.sampler import StepSampler
 from vla_tune.training.state import Clock, Progress, TrainingState
 from vla_tune.training.threads import sensible_threads, set_threads
 from vla_tune.training.update import Objective, Updated, update
+from vla_tune.training.workers import WorkerDiedError
 
 CHECKPOINTS = "checkpoints"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingResult:
-    """What a run came to; plain JSON data (`dataclasses.asdict`)."""
-
-    steps: int
-    samples: int
-    """Seen, counting repetitions."""
-    seconds: float
-    cpu_seconds: float
-    trainable_parameters: int
-    peak_memory_bytes: int
-    """CUDA's allocated maximum, or the resident maximum of the process."""
-    samples_per_second: float
-    """Of wall time, validations and saves included."""
-    samples_per_cpu_second: float
-    first_loss: float | None
-    last_loss: float | None
-    best_step: int | None
-    best_validation_loss: float | None
-    validation: dict[str, float]
-    """Of the last validation."""
 
 
 def train(
@@ -91,7 +70,8 @@ def train(
 
     Raises:
         NonFiniteLossError: names the episode and frame; the last checkpoint stands.
-        TrainingInterrupted: Ctrl-C or SIGTERM, after saving and printing `resume_command`.
+        TrainingInterrupted: Ctrl-C or another of `STOPPING`, after saving and printing `resume_command`.
+        WorkerDiedError: a worker was killed, after saving.
         ValueError: nothing is trainable, or the checkpoint in `run` was made with other settings.
     """
     accelerator = _accelerator(precision, seed, device=next(model.parameters()).device)
@@ -108,7 +88,7 @@ def train(
     with quick_bfloat16(accelerator.device), {"bf16": training_context(model), "fp32": nullcontext()}[precision]:
         progress = _loop(
             progress,
-            fetches=feed(samples, sampler, start=progress.step, stop=steps, pad_id=pad_id, workers=workers),
+            feeding=feed(samples, sampler, start=progress.step, stop=steps, pad_id=pad_id, workers=workers),
             advance=partial(update, objective, updater, accelerator=accelerator, max_gradient_norm=max_gradient_norm),
             measure=partial(held_out.measure, model, head, **batches, device=accelerator.device, autocast=accelerator.autocast),
             schedule=rate,
@@ -119,13 +99,13 @@ def train(
             save_every=save_every,
             resume_command=resume_command,
         )
-    return _result(progress, model=model, device=accelerator.device, samples_per_step=sampler.samples_per_step)
+    return result_of(progress, model=model, device=accelerator.device, samples_per_step=sampler.samples_per_step)
 
 
 def _loop(
     progress: Progress,
     *,
-    fetches: Iterator[Fetched],
+    feeding: AbstractContextManager[Iterator[Fetched]],
     advance: Callable[..., Updated],
     measure: Callable[[], dict[str, float]],
     schedule: LRScheduler,
@@ -136,26 +116,46 @@ def _loop(
     save_every: int,
     resume_command: str,
 ) -> Progress:
-    clock = Clock(progress)
+    clock, saved = Clock(progress), progress.step
     with Interruption() as interruption, _closing(loggers):
-        for fetched in fetches:
-            step, start = progress.step + 1, time.perf_counter()
-            updated = advance(fetched.batches, step=step)
-            rates = _rates(fetched, update_seconds=time.perf_counter() - start, schedule=schedule)
-            schedule.step()
-            validated = measure() if step % validate_every == 0 or step == steps else {}
-            progress = progress.advanced(loss=updated.loss, validation=validated, clock=clock)
-            for logger in loggers:
-                logger.log(step, updated.metrics | rates | validated)
-            if step % save_every == 0 or step in (steps, progress.best_step) or interruption.requested:
+        try:
+            with feeding as fetches:
+                for fetched in fetches:
+                    step, start = progress.step + 1, time.perf_counter()
+                    updated = advance(fetched.batches, step=step)
+                    rates = _rates(fetched, update_seconds=time.perf_counter() - start, schedule=schedule)
+                    schedule.step()
+                    validated = measure() if step % validate_every == 0 or step == steps else {}
+                    progress = progress.advanced(loss=updated.loss, validation=validated, clock=clock)
+                    for logger in loggers:
+                        logger.log(step, updated.metrics | rates | validated)
+                    if step % save_every == 0 or step in (steps, progress.best_step) or interruption.requested:
+                        save(progress)
+                        saved = step
+                    if interruption.requested:
+                        break
+        except WorkerDiedError as died:  # between two steps: nothing is half done
+            if progress.step > saved:
                 save(progress)
-            if interruption.requested:
-                break
+            if not interruption.requested:
+                raise _without_workers(died, progress, resume_command=resume_command) from None
     if progress.step < steps:
-        message = f"Interrupted; step {progress.step} of {steps} is saved. Continue with:\n  {resume_command}"
-        print(message, file=sys.stderr)
-        raise TrainingInterrupted(message)
+        raise _interrupted(progress, steps=steps, resume_command=resume_command)
     return progress
+
+
+def _interrupted(progress: Progress, *, steps: int, resume_command: str) -> TrainingInterrupted:
+    done = f"step {progress.step} of {steps} is saved" if progress.step else "nothing was done yet"
+    message = f"Interrupted; {done}. Continue with:\n  {resume_command}"
+    with suppress(OSError):  # the terminal may be what went
+        print(message, file=sys.stderr)
+    return TrainingInterrupted(message)
+
+
+def _without_workers(died: WorkerDiedError, progress: Progress, *, resume_command: str) -> WorkerDiedError:
+    done = f"step {progress.step} is saved" if progress.step else "no step was done"
+    remedy = "If memory (or /dev/shm) was short, take fewer training.workers."
+    return WorkerDiedError(f"{died}; {done}. {remedy} Continue with: {resume_command}")
 
 
 @contextmanager
@@ -182,22 +182,3 @@ def _rates(fetched: Fetched, *, update_seconds: float, schedule: LRScheduler) ->
         "train/samples_per_second": sum(map(len, fetched.batches)) / seconds,
         "train/data_share": fetched.seconds / seconds,
     }
-
-
-def _result(progress: Progress, *, model: nn.Module, device: torch.device, samples_per_step: int) -> TrainingResult:
-    samples = progress.step * samples_per_step
-    return TrainingResult(
-        steps=progress.step,
-        samples=samples,
-        samples_per_second=samples / progress.seconds,
-        samples_per_cpu_second=samples / progress.cpu_seconds,
-        seconds=progress.seconds,
-        cpu_seconds=progress.cpu_seconds,
-        trainable_parameters=sum(parameter.numel() for parameter in trainable_parameters(model).values()),
-        peak_memory_bytes=peak_bytes(device),
-        first_loss=progress.first_loss,
-        last_loss=progress.last_loss,
-        best_step=progress.best_step,
-        best_validation_loss=progress.best_loss,
-        validation=progress.validation,
-    )
