@@ -60,11 +60,13 @@ def front(tiny_contract, echo):
         thread.start()
         assert started.wait(10)
 
-        def ask(body: Any, *, headers: dict[str, str] | None = None, context=None, timeout: float = 10.0) -> tuple[int, Any]:
+        def ask(
+            body: Any, *, path: str = "/act", headers: dict[str, str] | None = None, context=None, timeout: float = 10.0
+        ) -> tuple[int, Any]:
             text = body if isinstance(body, bytes) else json.dumps(body, default=written).encode()
             scheme = "http" if context is None else "https"
             request = urllib.request.Request(
-                f"{scheme}://localhost:{port[0]}/act",
+                f"{scheme}://localhost:{port[0]}{path}",
                 text,
                 {"Content-Type": "application/json"} | (headers or {}),
             )
@@ -111,6 +113,42 @@ def test_the_statistics_that_a_client_names_must_be_the_policys(front, tiny_cont
     assert "unnorm_key 'bridge_orig': this policy has the statistics of" in said
 
 
+def test_a_state_may_be_a_plain_list_of_numbers(front):
+    with front() as ask:
+        status, action = ask(asked(state=[0.5, -1, 0.25, 1.0]))
+    assert status == 200
+    assert np.array_equal(action, np.array([0.5, -1, 0.25, 1.0], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "evil.example:8777"}, 403),
+        ({"Host": "localhost.evil.example"}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Origin": "http://localhost:8777"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "127.0.0.1:8777"}, 200),
+        ({"Host": "[::1]:8777"}, 200),
+        ({"Host": "LOCALHOST"}, 200),
+        ({"Content-Encoding": "gzip"}, 415),
+        ({"Content-Encoding": "identity"}, 415),
+    ],
+    ids=str,
+)
+def test_who_asks_as_a_page_does_or_for_another_host_is_refused(front, headers, status):
+    with front() as ask:
+        assert ask(asked(), headers=headers)[0] == status
+
+
+def test_a_path_that_there_is_not_is_said(front):
+    with front() as ask:
+        status, said = ask(asked(), path="/other")
+    assert status == 404
+    assert "there is POST /act" in said
+
+
 def test_a_state_that_is_not_sent_is_a_mistake_unless_said_otherwise(front, tiny_contract):
     without = {key: value for key, value in asked().items() if key != "state"}
     with front() as ask:
@@ -129,7 +167,18 @@ def test_a_state_that_is_not_sent_is_a_mistake_unless_said_otherwise(front, tiny
         (b"[1]", "a JSON object, not a list"),
         (b"[" * 900, "no JSON"),
         (asked(instruction=3), "prompt is int '3'"),
-        (asked(image=[1, 2]), "observation/front is list"),
+        (asked(image=[1, 2]), "image is a list: write pictures as json_numpy does"),
+        (asked(image=IMAGE.tolist()), "write pictures as json_numpy does"),
+        (asked(state=[0.1, 0.2, 0.3]), "the state is 4 numbers"),
+        (asked(state=[0.1, 0.2, 0.3, "1"]), "the state is 4 numbers"),
+        (asked(state=[0.1, 0.2, 0.3, True]), "the state is 4 numbers"),
+        (asked(state=[[0.1, 0.2], [0.3, 1.0]]), "the state is 4 numbers"),
+        (asked(state=[0.1, 0.2, 0.3, 1e999]), "Infinity is no JSON"),
+        (asked(instruction="red " * 600), "an instruction at most 2,048"),
+        (b'{"instruction": "\\ud800"}', "missing"),
+        (asked(instruction="\ud800"), "half a character"),
+        (b'{"image": 1, "image": 2}', "the same key twice"),
+        (b"{" + b",".join(b'"%d":0' % number for number in range(30_000)) + b"}", "at most 20,000 values"),
         (asked(image=IMAGE.astype(np.float32)), "uint8 [height width 3]"),
         (asked(wrist=IMAGE), "unknown ['wrist']"),
         (asked(adapter="other"), "adapter 'other': loaded are default"),

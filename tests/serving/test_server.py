@@ -30,9 +30,10 @@ def seen(value: float = 0.01) -> Observation:
     return Observation({"front": image}, np.array([value, 0, 0, 1], np.float32), "lift the red block")
 
 
-def http(url: str, path: str) -> tuple[int, str]:
+def http(url: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
+    request = urllib.request.Request(url.replace("ws:", "http:") + path, headers=headers or {})
     try:
-        with urllib.request.urlopen(url.replace("ws:", "http:") + path, timeout=5) as reply:
+        with urllib.request.urlopen(request, timeout=5) as reply:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -292,6 +293,14 @@ def test_an_answer_says_which_question_it_answers(served, echo):
             assert codec.decode(connection.recv(decode=False))["request_id"] == question["request_id"]
         connection.send(codec.encode(request_of(seen())))
         assert "request_id" not in codec.decode(connection.recv(decode=False))
+
+
+@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "http://localhost"}], ids=str)
+def test_a_page_under_another_name_reads_nothing(served, echo, headers):
+    with served(echo) as address:
+        assert http(address.url, "/metrics", headers)[0] == 403
+        assert http(address.url, "/healthz", headers)[0] == 200
+        assert http(address.url, "/metrics", {"Host": "127.0.0.1"})[0] == 200
 
 
 def test_a_page_in_a_browser_is_not_served(served, echo):

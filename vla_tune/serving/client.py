@@ -31,15 +31,10 @@ from vla_tune.serving.protocol import (
     contract_in,
     request_of,
 )
+from vla_tune.serving.replies import SAID, ServerError, chunk_of, content_of, timing_of
 from vla_tune.serving.security import is_loopback
 
 _log = logging.getLogger(__name__)
-_SAID = 2000
-"""Characters of what a server says that are repeated."""
-
-
-class ServerError(Exception):
-    """The server refused an observation, or failed on it; the message is its own."""
 
 
 class UnreachableError(ConnectionError):
@@ -127,8 +122,8 @@ class RemotePolicy:
     def _infer(self, observation: Observation) -> Float[np.ndarray, "T A"]:
         begun = time.perf_counter()
         reply = self._ask({ENDPOINT: "infer"} | request_of(observation, adapter=self.adapter, jpeg_quality=self.jpeg_quality))
-        actions = _chunk(reply.get("actions"), self._shape)
-        self.timing = {"round_trip_ms": 1000 * (time.perf_counter() - begun)} | _timing(reply.get("server_timing"))
+        actions = chunk_of(reply.get("actions"), self._shape)
+        self.timing = {"round_trip_ms": 1000 * (time.perf_counter() - begun)} | timing_of(reply.get("server_timing"))
         return actions
 
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +146,7 @@ class RemotePolicy:
         self._expect_nothing(connection)
         connection.send(encoded)
         try:
-            reply = _content(connection.recv(timeout=self.timeout))
+            reply = content_of(connection.recv(timeout=self.timeout))
         except TimeoutError:
             self.close()  # its answer may still come, and must not be taken for the next one's
             raise UnreachableError(f"{self.url} gave no answer within {self.timeout:g} s.") from None
@@ -162,7 +157,7 @@ class RemotePolicy:
             self.close()
             raise UnreachableError(f"{self.url} answered another question than the one that was asked: the connection was ended.")
         if reply.get("type") == "error":
-            raise ServerError(f"{reply.get('message')} ({reply.get('id')})"[:_SAID])
+            raise ServerError(f"{reply.get('message')} ({reply.get('id')})"[:SAID])
         return reply
 
     def _expect_nothing(self, connection: ClientConnection) -> None:
@@ -178,7 +173,7 @@ class RemotePolicy:
         if self._connection is None:
             connection = self._connect()
             try:
-                self._metadata = _content(connection.recv(timeout=self.timeout))
+                self._metadata = content_of(connection.recv(timeout=self.timeout))
                 self._check_contract()
                 self._shape = chunk_shape(self._metadata, self.adapter)
             except BaseException:
@@ -248,40 +243,6 @@ def remote_policy(
         jpeg_quality=jpeg_quality,
         timeout=float(timeout),
         patience=float(patience),
-    )
-
-
-def _content(message: str | bytes) -> dict[str, Any]:
-    """What a server said.
-
-    Raises:
-        ServerError: a text, which is an error.
-        MessageError: it cannot be read.
-    """
-    if isinstance(message, str):
-        raise ServerError(message[:_SAID])
-    content = codec.decode(message)
-    if not isinstance(content, dict):
-        raise codec.MessageError(f"a message is a map, not a {type(content).__name__}.")
-    return content
-
-
-def _chunk(actions: Any, shape: tuple[int, int]) -> Float[np.ndarray, "T A"]:
-    """Actions that can be played, in memory of their own: what was decoded cannot be written.
-
-    Raises:
-        ServerError: they are something else.
-    """
-    if not isinstance(actions, np.ndarray) or actions.shape != shape or actions.dtype.kind != "f" or not np.isfinite(actions).all():
-        found = f"{actions.dtype} {list(actions.shape)}" if isinstance(actions, np.ndarray) else type(actions).__name__
-        raise ServerError(f"the server's actions are {found}, and not finite numbers {list(shape)}: look at its log.")
-    return np.array(actions)
-
-
-def _timing(record: Any) -> dict[str, float]:
-    """What the server says about its time, if it does."""
-    return (
-        {key: float(value) for key, value in record.items() if isinstance(value, int | float)} if isinstance(record, dict) else {}
     )
 
 

@@ -1,12 +1,11 @@
 """OpenVLA's `POST /act` beside the websocket, for clients that know nothing else: JSON with arrays as json_numpy writes them."""
 
-import binascii
+import asyncio
 import json
 import logging
-from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,20 +14,23 @@ from jaxtyping import Float
 
 from vla_tune.schema import Contract
 from vla_tune.serving import codec
-from vla_tune.serving.protocol import PROMPT, STATE, adapter_in, image_key, observation_in
-from vla_tune.serving.server import FAILED, PolicyServer, check_chunk, error_record
+from vla_tune.serving.answers import FAILED, check_chunk, error_record
+from vla_tune.serving.doors import Doors, affordable
+from vla_tune.serving.openvla_json import ENCODED, SINGLE, STATISTICS, decoded, message_of, written
+from vla_tune.serving.protocol import STATE, adapter_in, observation_in
+from vla_tune.serving.security import stranger
+from vla_tune.serving.server import PolicyServer
 from vla_tune.serving.worker import RefusedError
 
 _log = logging.getLogger(__name__)
 _MAX_BYTES = codec.MAX_BYTES * 4 // 3 + 65536
 """Of a request: what the websocket takes, in base64."""
-_MAX_ITEMS = 1000
-"""Lists and objects of a request; a camera's picture is one."""
 _OPEN = 64
-"""Requests that may be read or answered at once."""
-_SINGLE, _FULL = "image", "full_image"
-"""The first camera, as OpenVLA's clients name it, and as OFT's do."""
-_ADAPTER, _STATISTICS, _ENCODED = "adapter", "unnorm_key", "encoded"
+"""Requests that may be read or answered at once, and connections that may be open without one."""
+_BACKLOG = 16
+"""Connections that are taken at once; each may cost a file before another gives way."""
+_SILENT = 10.0
+"""Seconds for a request's head, from the connection's beginning or the answer before, and again for its body."""
 
 
 @runtime_checkable
@@ -90,44 +92,96 @@ class Rest:
             OSError: the address is taken.
         """
         server.security.check(host)
-        application = web.Application(client_max_size=_MAX_BYTES)
-        application.router.add_post("/act", _Front(server, self.missing_state).act)
-        runner = web.AppRunner(application, access_log=None, handler_cancellation=True)
-        await runner.setup()
+        listener = _Listener(_Front(server, self.missing_state))
+        context = server.security.context()
+        given: dict[str, Any] = {"backlog": _BACKLOG, "ssl": context} | ({"ssl_handshake_timeout": _SILENT} if context else {})
+        listening = await asyncio.get_running_loop().create_server(listener, host, self.port, **given)
         try:
-            site = web.TCPSite(runner, host, self.port, ssl_context=server.security.context())
-            await site.start()
-            yield runner.addresses[0][1]
+            yield listening.sockets[0].getsockname()[1]
         finally:
-            await runner.cleanup()
+            listening.close()
+            listener.pre_shutdown()
+            await listener.shutdown(1.0)
+
+
+class _Listener(web.Server):
+    """aiohttp's, which closes a connection that is silent too long, and gives way where too many are open."""
+
+    def __init__(self, front: "_Front") -> None:
+        options: dict[str, Any] = {"keepalive_timeout": _SILENT, "auto_decompress": False, "access_log": None}
+        super().__init__(front.answer, request_factory=self._request, handler_cancellation=True, **options)
+        self._front = front
+
+    def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        self._front.doors.enter(handler, transport.abort)
+
+    def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
+        self._front.doors.leave(handler)
+        super().connection_lost(handler, exc)
+
+    def _request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        return web.BaseRequest(message, payload, protocol, writer, task, self._loop, client_max_size=_MAX_BYTES)
 
 
 @dataclass(eq=False)
 class _Front:
     server: PolicyServer
     missing_state: MissingState
+    doors: Doors = field(default_factory=lambda: Doors(affordable(_OPEN)))
     _open: int = 0
+    _one: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Who decodes; between two of them everybody else has a turn."""
 
-    async def act(self, request: web.Request) -> web.Response:
-        if not self.server.security.admits(request.headers.get("Authorization")):
-            return self._refused("key", 401, "the header Authorization: Api-Key ... is missing or wrong")
-        if request.content_type != "application/json":  # what a page in a browser cannot send without being asked about it
-            return self._refused("type", 415, f"the content is {request.content_type[:80]!r}: send application/json.")
-        if self._open >= _OPEN:
-            return self._refused("busy", 503, f"{_OPEN} requests are open: ask again later.")
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """What a request gets, its connection meanwhile out of reach of others that need its place."""
+        if (refused := self._refusal(request)) is not None:
+            refused.force_close()  # what it sends further is not read
+            return refused
+        protocol, transport = request.protocol, request.transport
+        self.doors.leave(protocol)
         self._open += 1
         try:
-            return await self._answered(await request.read())
+            async with asyncio.timeout(_SILENT):
+                body = await request.read()
+            return await self._answered(body)
+        except TimeoutError:
+            return self._refused("slow", 408, f"the request was not complete after {_SILENT:g} s.")
         finally:
             self._open -= 1
+            if transport is not None and not transport.is_closing():
+                self.doors.enter(protocol, transport.abort)
+
+    def _refusal(self, request: web.BaseRequest) -> web.Response | None:
+        """What can be said before the body is read."""
+        headers, security = request.headers, self.server.security
+        if (why := stranger(security, host=headers.get("Host"), origin=headers.get("Origin"))) is not None:
+            return self._refused("stranger", 403, why)
+        if not security.admits(headers.get("Authorization")):
+            return self._refused("key", 401, "the header Authorization: Api-Key ... is missing or wrong")
+        if request.path != "/act" or request.method != "POST":
+            return self._refused("path", 404, f"{request.method[:10]} {request.path[:80]!r}: there is POST /act.")
+        if request.content_type != "application/json":  # what a page in a browser cannot send without being asked about it
+            return self._refused("type", 415, f"the content is {request.content_type[:80]!r}: send application/json.")
+        if "Content-Encoding" in headers:  # a few bytes would become many
+            return self._refused("type", 415, f"the content is encoded as {headers['Content-Encoding'][:80]!r}: send it as it is.")
+        if self._open >= _OPEN:
+            return self._refused("busy", 503, f"{_OPEN} requests are open: ask again later.")
+        return None
+
+    async def _decoded(self, text: Any) -> Mapping[str, Any]:
+        async with self._one:
+            content = decoded(text)
+            await asyncio.sleep(0)
+            return content
 
     async def _answered(self, body: bytes) -> web.Response:
         try:
-            content = _decoded(body)
-            encoded = _ENCODED in content
+            content = await self._decoded(body)
+            encoded = ENCODED in content
             if encoded:
-                content = _decoded(content[_ENCODED])
-            answer = json.dumps(await self._actions(content), default=_plain)
+                content = await self._decoded(content[ENCODED])
+            answer = json.dumps(await self._actions(content), default=written)
             return web.Response(text=json.dumps(answer) if encoded else answer, content_type="application/json")
         except RefusedError as error:
             return self._refused("RefusedError", 503, str(error))
@@ -145,10 +199,12 @@ class _Front:
     async def _actions(self, content: Mapping[str, Any]) -> Any:
         name = adapter_in(content, list(self.server.contracts))
         contract = self.server.contracts[name]
-        if content.get(_STATISTICS, contract.statistics.dataset) != contract.statistics.dataset:
-            given = str(content[_STATISTICS])[:80]
+        if content.get(STATISTICS, contract.statistics.dataset) != contract.statistics.dataset:
+            given = str(content[STATISTICS])[:80]
             raise codec.MessageError(f"unnorm_key {given!r}: this policy has the statistics of {contract.statistics.dataset!r}.")
-        message = self._message({key: value for key, value in content.items() if key not in (_ADAPTER, _STATISTICS)}, contract)
+        message = message_of(content, contract)
+        if STATE not in message:
+            message[STATE] = self.missing_state.of(contract)
         client = object()
         try:
             reply = await self.server.worker.reply(client, observation_in(message, contract), name)
@@ -156,50 +212,4 @@ class _Front:
             self.server.worker.forget(client)  # who has hung up is not acted for
         check_chunk(reply.actions, contract)
         self.server.metrics.served(reply, contract)
-        return reply.actions[0] if _SINGLE in content else list(reply.actions)
-
-    def _message(self, content: Mapping[str, Any], contract: Contract) -> dict[str, Any]:
-        """The same request as the websocket's clients write it; what is left over is refused there, by its name."""
-        first, *others = contract.embodiment.cameras
-        names = {_SINGLE: image_key(first.role), _FULL: image_key(first.role), "instruction": PROMPT, "state": STATE}
-        names |= {f"{camera.role}_image": image_key(camera.role) for camera in others}
-        message: dict[str, Any] = {}
-        for key, value in content.items():
-            if names.get(key, key) in message:
-                raise codec.MessageError(f"{key[:40]!r} says again what another key says: a request holds each thing once.")
-            message[names.get(key, key)] = value
-        if STATE not in message:
-            message[STATE] = self.missing_state.of(contract)
-        return message
-
-
-def _decoded(text: Any) -> Mapping[str, Any]:
-    """A JSON object; that it holds few things is seen before it is read, for reading holds up everybody."""
-    if not isinstance(text, str | bytes):
-        raise codec.MessageError(f"a request is JSON text, not a {type(text).__name__}.")
-    brackets = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
-    if sum(text.count(bracket) for bracket in brackets) > _MAX_ITEMS:  # pyright: ignore[reportArgumentType]
-        raise codec.MessageError(f"a request holds at most {_MAX_ITEMS:,} lists and objects.")
-    try:
-        content = json.loads(text, object_hook=_array)
-    except codec.MessageError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise codec.MessageError(f"this is no JSON that is read here: {type(error).__name__} {error}"[:300]) from None
-    if not isinstance(content, Mapping):
-        raise codec.MessageError(f"a request is a JSON object, not a {type(content).__name__}.")
-    return content
-
-
-def _array(record: dict[str, Any]) -> Any:
-    if "__numpy__" not in record:
-        return record
-    try:
-        data = b64decode(record["__numpy__"], validate=True)
-    except (binascii.Error, TypeError, ValueError):
-        raise codec.MessageError("the data of an array is base64.") from None
-    return codec.array_of(data, record.get("dtype"), record.get("shape"))
-
-
-def _plain(array: np.ndarray) -> dict[str, Any]:
-    return {"__numpy__": b64encode(array.tobytes()).decode(), "dtype": array.dtype.str, "shape": array.shape}
+        return reply.actions[0] if SINGLE in content else list(reply.actions)

@@ -7,6 +7,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+from urllib.parse import urlsplit
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +32,13 @@ class Security(Protocol):
         """Whether a connection with this `Authorization` header is let in."""
         ...
 
+    def known_as(self, host: str) -> bool:
+        """Whether a request whose `Host` header says this is meant for this server.
+
+        A page in a browser can give its own name this machine's address, and then reads what is answered.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Loopback:
@@ -50,6 +58,10 @@ class Loopback:
     def admits(self, authorization: str | None) -> bool:
         """Everybody here."""
         return True
+
+    def known_as(self, host: str) -> bool:
+        """By the names of this machine for itself."""
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,10 @@ class Tls:
         """With the key; compared in constant time."""
         return hmac.compare_digest((authorization or "").encode(errors="surrogateescape"), f"Api-Key {self._key}".encode())
 
+    def known_as(self, host: str) -> bool:
+        """By any name: the certificate says which is right, and no page has the key."""
+        return True
+
     @property
     def _key(self) -> str:
         return Path(self.api_key_file).read_text().strip()
@@ -106,6 +122,24 @@ class Insecure:
     def admits(self, authorization: str | None) -> bool:
         """Everybody."""
         return True
+
+    def known_as(self, host: str) -> bool:
+        """By any name."""
+        return True
+
+
+def stranger(security: Security, *, host: str | None, origin: str | None) -> str | None:
+    """Why a request with these headers is not answered, in one sentence; None if it is.
+
+    A page in a browser says where it is from, a robot does not.
+    """
+    if origin is not None:
+        return f"a page in a browser ({origin[:80]!r}) is not served."
+    try:
+        known = security.known_as(host or "")
+    except ValueError:  # brackets that do not match
+        known = False
+    return None if known else f"the server is not called {(host or '')[:80]!r}: ask for localhost or 127.0.0.1."
 
 
 def is_loopback(host: str) -> bool:

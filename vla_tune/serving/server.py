@@ -4,14 +4,12 @@ import asyncio
 import http
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
@@ -19,6 +17,8 @@ from websockets.http11 import Request, Response
 
 from vla_tune.schema import Contract, Observation
 from vla_tune.serving import codec
+from vla_tune.serving.answers import FAILED, check_chunk, error_record
+from vla_tune.serving.doors import Counted, Doors, affordable, seldom_complaining
 from vla_tune.serving.metrics import Metrics
 from vla_tune.serving.protocol import (
     ADAPTER,
@@ -31,16 +31,17 @@ from vla_tune.serving.protocol import (
     observation_in,
     request_id_in,
 )
-from vla_tune.serving.security import Security
+from vla_tune.serving.security import Security, stranger
 from vla_tune.serving.turns import Question, Turns
 from vla_tune.serving.worker import RefusedError, Reply, Worker
 
 _log = logging.getLogger(__name__)
+_CONNECTIONS = 256
+"""That may be open at once."""
+_BACKLOG = 32
+"""Connections that are taken at once; each may cost a file before another gives way."""
 _PENDING = 8
 """Requests of one connection that may be on their way; more would only be dropped as old."""
-_SENTENCE = 2000
-"""Characters of an error; what it quotes may be longer."""
-FAILED = "the policy failed on this observation; the server's log says why"
 
 
 @runtime_checkable
@@ -98,6 +99,8 @@ class PolicyServer:
     ready: bool = field(default=False, init=False)
     """Whether a first inference went well."""
 
+    _doors: Doors = field(default_factory=lambda: Doors(affordable(_CONNECTIONS)), init=False)
+
     def __post_init__(self) -> None:
         self.metrics.waiting.set_function(lambda: self.worker.waiting)
 
@@ -111,10 +114,11 @@ class PolicyServer:
         """
         self.security.check(host)
         options: dict[str, Any] = {"ssl": self.security.context(), "process_request": self._http, "compression": None}
-        options["origins"] = [None]  # a page in a browser says where it is from, a robot does not: pages are not served
+        options |= {"create_connection": partial(Counted, self._doors), "backlog": _BACKLOG, "origins": [None]}
         try:
             async with serve(self._connection, host, port, max_size=codec.MAX_BYTES, **options) as server:
-                yield server
+                with seldom_complaining():
+                    yield server
         finally:
             await self.worker.close()
 
@@ -136,6 +140,10 @@ class PolicyServer:
         if path == "/readyz":
             status = http.HTTPStatus.OK if self.ready else http.HTTPStatus.SERVICE_UNAVAILABLE
             return connection.respond(status, "ready\n" if self.ready else "warming up\n")
+        refused = stranger(self.security, host=request.headers.get("Host"), origin=request.headers.get("Origin"))
+        if refused is not None:
+            self.metrics.rejected.labels("stranger").inc()
+            return connection.respond(http.HTTPStatus.FORBIDDEN, refused + "\n")
         if not self.security.admits(request.headers.get("Authorization")):
             self.metrics.rejected.labels("key").inc()
             return connection.respond(http.HTTPStatus.UNAUTHORIZED, "the header Authorization: Api-Key ... is missing or wrong\n")
@@ -153,6 +161,7 @@ class PolicyServer:
         try:
             await connection.send(codec.encode(metadata_of(self.contracts)))
             async for message in connection:
+                self._doors.heard(connection.id)
                 question = Question(time.monotonic())
                 await turns.ask(question)
                 try:
@@ -270,22 +279,3 @@ def _content(message: str | bytes) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise codec.MessageError(f"a message is a map, not a {type(content).__name__}.")
     return content
-
-
-def error_record(sentence: str) -> dict[str, Any]:
-    """What a client is told; the id is in the log too."""
-    return {"type": "error", "id": uuid.uuid4().hex[:12], "message": sentence[:_SENTENCE]}
-
-
-def check_chunk(actions: Any, contract: Contract) -> None:
-    """What a policy gave is a chunk of its contract, of finite numbers.
-
-    Raises:
-        RuntimeError: it is something else; a client could not use it.
-    """
-    expected = (contract.horizon, contract.embodiment.action_dimension)
-    if not isinstance(actions, np.ndarray) or actions.shape != expected or actions.dtype.kind != "f":
-        found = f"{actions.dtype} {list(actions.shape)}" if isinstance(actions, np.ndarray) else type(actions).__name__
-        raise RuntimeError(f"the policy's chunk is {found}, the contract says {list(expected)}.")
-    if not np.isfinite(actions).all():
-        raise RuntimeError("the policy's chunk holds NaN or infinity: it is not sent.")
