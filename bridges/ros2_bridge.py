@@ -54,7 +54,9 @@ from vla_tune.serving.protocol import contract_in
 class Ros2Robot(Node):
     """Topics as a robot (`vla_tune.control.robot.Robot`)."""
 
-    def __init__(self, embodiment: Embodiment, *, joints: Sequence[str], cameras: Mapping[str, str], command: str, hz: int) -> None:
+    def __init__(
+        self, embodiment: Embodiment, *, joints: Sequence[str], cameras: Mapping[str, str], command: str, hz: float
+    ) -> None:
         super().__init__("vla_tune")
         if missing := sorted({camera.role for camera in embodiment.cameras} - cameras.keys()):
             raise ValueError(f"cameras: no topic for {', '.join(missing)}.")

@@ -103,7 +103,7 @@ def _statistics() -> Statistics:
         max=(0.03, 0.03, 0.03, 1.0),
         q01=(-0.03, -0.03, -0.03, 0.0),
         q99=(0.03, 0.03, 0.03, 1.0),
-        mask=(True, True, True, False),
+        normalization=("quantile", "quantile", "quantile", "none"),
     )
     state = ColumnStatistics(
         mean=(0.0, 0.0, 0.07, 0.2),
@@ -112,7 +112,7 @@ def _statistics() -> Statistics:
         max=(0.2, 0.2, 0.14, 1.0),
         q01=(-0.19, -0.19, 0.01, 0.0),
         q99=(0.19, 0.19, 0.13, 1.0),
-        mask=(True, True, True, False),
+        normalization=("quantile", "quantile", "quantile", "none"),
     )
     return Statistics(dataset="random", action=action, state=state, num_transitions=100, num_trajectories=5)
 
@@ -128,7 +128,7 @@ def tiny_contract(tiny_config_record: OpenVLAConfig) -> Contract:
             frame=frame,
             representation=representation,
             rotation="none",
-            normalized=gripper is None,
+            normalization="quantile" if gripper is None else "none",
             gripper=gripper,
         )
 
@@ -140,10 +140,10 @@ def tiny_contract(tiny_config_record: OpenVLAConfig) -> Contract:
         state=(group("tool_position", 3, "m", "absolute", None), group("suction", 1, "1", "absolute", suction)),
         action_key="action",
         action=(group("tool_translation", 3, "m", "delta", None), group("suction", 1, "1", "absolute", suction)),
-        control_hz=10,
+        control_hz=10.0,
     )
     return Contract(
-        version=2,
+        version=3,
         embodiment=body,
         horizon=4,
         execute_steps=4,

@@ -17,13 +17,13 @@ def group(dimension: int, *, rotation="none", representation="delta", gripper=No
         frame="table",
         representation=representation,
         rotation=rotation,
-        normalized=True,
+        normalization="quantile",
         gripper=gripper,
     )
 
 
 def embodiment(*groups: Group) -> Embodiment:
-    return Embodiment(name="arm", cameras=(), state_key="state", state=(), action_key="action", action=groups, control_hz=10)
+    return Embodiment(name="arm", cameras=(), state_key="state", state=(), action_key="action", action=groups, control_hz=10.0)
 
 
 BODY = embodiment(group(2), group(1, gripper=Gripper(engaged=1.0, released=0.0)))

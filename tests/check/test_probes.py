@@ -138,7 +138,7 @@ def test_a_policy_that_does_not_look_is_named(case):
 def test_a_slow_policy_and_one_out_of_range_are_named(case):
     far = Changed(Reader(), after=lambda chunks: chunks * [5, 5, 5, 1])
     assert any(line.startswith("FAIL range") for line in failures(replace(case, policy=far)))
-    contract = replace(case.contract, embodiment=replace(case.contract.embodiment, control_hz=100_000))
+    contract = replace(case.contract, embodiment=replace(case.contract.embodiment, control_hz=100_000.0))
     assert any(line.startswith("FAIL control rate") for line in failures(replace(case, contract=contract, trained=contract)))
 
 

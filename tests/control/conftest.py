@@ -17,15 +17,22 @@ from vla_tune.control.state import Rules
 from vla_tune.control.strategy import RecedingHorizon
 from vla_tune.schema import Camera, ColumnStatistics, Embodiment, Gripper, Group, Observation
 
-HZ = 50
+HZ = 50.0
 
 
 def group(name: str, dimension: int, **changed) -> Group:
-    given = {"unit": "rad", "frame": "none", "representation": "absolute", "rotation": "none", "normalized": True, "gripper": None}
+    given = {
+        "unit": "rad",
+        "frame": "none",
+        "representation": "absolute",
+        "rotation": "none",
+        "normalization": "quantile",
+        "gripper": None,
+    }
     return Group(name=name, dimension=dimension, **(given | changed))
 
 
-GRIPPER = group("gripper", 1, unit="1", normalized=False, gripper=Gripper(engaged=1.0, released=0.0))
+GRIPPER = group("gripper", 1, unit="1", normalization="none", gripper=Gripper(engaged=1.0, released=0.0))
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +103,7 @@ class Arm:
 
     embodiment: Embodiment
     clock: Turned
-    hz: int = HZ
+    hz: float = HZ
     position: np.ndarray = field(default_factory=lambda: np.zeros(3))
     sent: list[np.ndarray] = field(default_factory=list)
     stopped: bool = False
@@ -133,7 +140,9 @@ def statistics() -> ColumnStatistics:
     return STATISTICS
 
 
-STATISTICS = ColumnStatistics(mean=(0.0,) * 3, std=(1.0,) * 3, min=LOW, max=HIGH, q01=LOW, q99=HIGH, mask=(True,) * 3)
+STATISTICS = ColumnStatistics(
+    mean=(0.0,) * 3, std=(1.0,) * 3, min=LOW, max=HIGH, q01=LOW, q99=HIGH, normalization=("quantile",) * 3
+)
 
 
 @pytest.fixture

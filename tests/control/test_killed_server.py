@@ -23,7 +23,7 @@ from vla_tune.record.ticks import DatasetLog
 from vla_tune.schema import Statistics
 from vla_tune.serving.client import RemotePolicy
 
-HZ, HORIZON, LATENCY = 50, 16, 0.06
+HZ, HORIZON, LATENCY = 50.0, 16, 0.06
 BRAKING = 2.0 / 20.0 + 20.0 / 400.0
 """Seconds from full speed, by the arm's limits."""
 PROMISED = LATENCY + HORIZON / HZ + BRAKING + 0.1

@@ -12,7 +12,7 @@ from vla_tune.control.simulated import Dropped, FrozenCamera, NotANumber, spoilt
 from vla_tune.control.state import Rules, State
 from vla_tune.control.strategy import Ensemble, OpenLoop, RecedingHorizon
 
-HZ = 50
+HZ = 50.0
 
 
 class Policy:
@@ -225,7 +225,7 @@ def test_a_faster_robot_gets_the_way_between(body, arm, controlled):
     raw = [tick for tick in log.ticks if np.isfinite(tick.raw).all()]
     assert len(raw) == pytest.approx(0.5 * HZ, abs=3)
     with pytest.raises(ValueError, match="robot ticks at 70 Hz, the policy acts at 50 Hz"):
-        ticks_per_action(70, 50)
+        ticks_per_action(70.0, 50.0)
 
 
 def test_the_margin_lets_a_decoded_value_a_little_outside_pass(statistics):

@@ -13,7 +13,7 @@ from vla_tune.schema import Embodiment
 TARGETS = arrays(np.float64, st.tuples(st.integers(3, 60), st.just(3)), elements=st.floats(-5, 5, width=32))
 
 
-HZ = 50
+HZ = 50.0
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +99,6 @@ def test_missing_and_impossible_limits_are_named(body, limits, change, message):
 
 def test_absolute_rotations_cannot_be_limited(group_of, limits):
     wrist = group_of("wrist", 4, rotation="quaternion_xyzw")
-    turned = Embodiment(name="arm", cameras=(), state_key="s", state=(), action_key="a", action=(wrist,), control_hz=10)
+    turned = Embodiment(name="arm", cameras=(), state_key="s", state=(), action_key="a", action=(wrist,), control_hz=10.0)
     with pytest.raises(ValueError, match="absolute rotations as quaternion_xyzw, which cannot be limited"):
         Limits({"wrist": limits["joints"]}).axes(turned)

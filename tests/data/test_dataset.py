@@ -210,7 +210,7 @@ def test_another_robot(image_folder: Path, body: Embodiment):
     with pytest.raises(ValueError, match=r"'observation.state' has shape \(4,\), 'tabletop' needs \(3,\)"):
         opened(image_folder, replace(body, state=body.state[:1]))
     with pytest.raises(ValueError, match=r"10 frames per second, 'tabletop' acts at 20 Hz"):
-        opened(image_folder, replace(body, control_hz=20))
+        opened(image_folder, replace(body, control_hz=20.0))
     camera = replace(body.cameras[0], height=32)
     with pytest.raises(ValueError, match=r"shape \(64, 64, 3\), 'tabletop' says \(32, 64\) pixels"):
         opened(image_folder, replace(body, cameras=(camera,)))

@@ -11,21 +11,27 @@ from hypothesis.extra.numpy import arrays
 
 from vla_tune.data.normalize import NormalizeActions, NormalizeState, Scale
 from vla_tune.data.statistics import column_statistics
-from vla_tune.schema import ColumnStatistics, Group
+from vla_tune.schema import ColumnStatistics, Group, Normalization
 
+SCALED: dict[bool, Normalization] = {True: "quantile", False: "none"}
 GOLDEN = Path(__file__).parents[1] / "golden" / "normalisation.npz"
 
 
 def statistics(**columns: Any) -> ColumnStatistics:
     width = len(next(iter(columns.values())))
-    full = dict.fromkeys(("mean", "std", "min", "max", "q01", "q99"), (0.0,) * width) | {"mask": (True,) * width}
+    full = dict.fromkeys(("mean", "std", "min", "max", "q01", "q99"), (0.0,) * width) | {"normalization": ("quantile",) * width}
     return ColumnStatistics(**(full | {name: tuple(values) for name, values in columns.items()}))
+
+
+def group(dimension: int, normalization: Normalization) -> Group:
+    meaning: dict[str, Any] = {"unit": "m", "frame": "table", "representation": "delta", "rotation": "none", "gripper": None}
+    return Group(name="g", dimension=dimension, normalization=normalization, **meaning)
 
 
 def golden(mask: tuple[bool, ...]) -> tuple[dict[str, np.ndarray], ColumnStatistics]:
     numbers = dict(np.load(GOLDEN))
     columns = {name: numbers[f"stats_{name}"].tolist() for name in ("mean", "std", "min", "max", "q01", "q99")}
-    return numbers, statistics(**columns, mask=mask)
+    return numbers, statistics(**columns, normalization=[SCALED[on] for on in mask])
 
 
 @pytest.mark.parametrize(("case", "mask"), [("mask", (True,) * 6 + (False,)), ("nomask", (True,) * 7)])
@@ -39,7 +45,14 @@ def test_statistics_are_openvlas():
     """Reference: openvla's `get_dataset_statistics` on the same actions (float32)."""
     numbers, column = golden((True,) * 7)
     group = Group(
-        name="a", dimension=7, unit="m", frame="table", representation="delta", rotation="none", normalized=True, gripper=None
+        name="a",
+        dimension=7,
+        unit="m",
+        frame="table",
+        representation="delta",
+        rotation="none",
+        normalization="quantile",
+        gripper=None,
     )
     ours = column_statistics(numbers["actions"], [group], name="action")
     for name in ("mean", "std", "min", "max", "q01", "q99"):
@@ -59,7 +72,16 @@ def cases(draw: st.DrawFn) -> tuple[np.ndarray, list[bool]]:
 def test_inverse_undoes_forward_within_the_quantiles(case: tuple[np.ndarray, list[bool]]):
     values, mask = case
     groups = [
-        Group(name="g", dimension=1, unit="m", frame="x", representation="delta", rotation="none", normalized=on, gripper=None)
+        Group(
+            name="g",
+            dimension=1,
+            unit="m",
+            frame="x",
+            representation="delta",
+            rotation="none",
+            normalization=SCALED[on],
+            gripper=None,
+        )
         for on in mask
     ]
     column = column_statistics(values, groups, name="action")
@@ -94,7 +116,7 @@ def test_a_sparse_dimension_is_scaled_by_its_extremes():
 
 
 def test_an_unscaled_dimension_passes():
-    scale = Scale(statistics(q01=[0.0, 0.0], q99=[1.0, 1.0], max=[1.0, 1.0], mask=[True, False]))
+    scale = Scale(statistics(q01=[0.0, 0.0], q99=[1.0, 1.0], max=[1.0, 1.0], normalization=["quantile", "none"]))
     assert scale.forward(np.array([[0.5, 7.0]], np.float32))[0].tolist() == [pytest.approx(0, abs=1e-7), 7.0]
     assert scale.inverse(np.array([[0.0, 7.0]]))[0].tolist() == [0.5, 7.0]
 

@@ -22,13 +22,13 @@ def group(name: str, rotation: str, representation: str = "relative_to_first", d
         frame="base",
         representation=representation,
         rotation=rotation,
-        normalized=True,
+        normalization="quantile",
         gripper=None,
     )
 
 
 def embodiment(action: tuple[Group, ...], state: tuple[Group, ...]) -> Embodiment:
-    return Embodiment(name="arm", cameras=(), state_key="state", state=state, action_key="action", action=action, control_hz=10)
+    return Embodiment(name="arm", cameras=(), state_key="state", state=state, action_key="action", action=action, control_hz=10.0)
 
 
 def encoded(rotation: Rotation, kind: str) -> np.ndarray:

@@ -144,12 +144,18 @@ def test_a_merged_folder_needs_no_files(folder: Path, tmp_path: Path):
 
 def body(states: int) -> Embodiment:
     def group(dimension: int, *, normalized: bool) -> Group:
-        shape: dict[str, Any] = {"dimension": dimension, "normalized": normalized, "name": "part", "unit": "1", "frame": "none"}
+        shape: dict[str, Any] = {
+            "dimension": dimension,
+            "normalization": "quantile" if normalized else "none",
+            "name": "part",
+            "unit": "1",
+            "frame": "none",
+        }
         return Group(**shape, representation="absolute", rotation="none", gripper=None)
 
     cameras = tuple(Camera(role=role, key=role, height=224, width=224) for role in ("front", "wrist"))
     action = (group(6, normalized=True), group(1, normalized=False))
-    keys = {"name": "arm", "state_key": "state", "action_key": "action", "control_hz": 20}
+    keys = {"name": "arm", "state_key": "state", "action_key": "action", "control_hz": 20.0}
     return Embodiment(cameras=cameras, state=(group(states, normalized=True),), action=action, **keys)
 
 

@@ -82,7 +82,7 @@ def test_dimensions_are_in_robot_units(tiny_contract: Contract):
     assert (x.name, x.unit, x.gripper) == ("tool_translation.0", "m", None)
     assert x.size == pytest.approx(0.03)
     assert (suction.name, suction.size, suction.gripper) == ("suction", 1.0, (1.0, 0.0))
-    scaled = replace(statistics, action=replace(statistics.action, mask=(True,) * 4))
+    scaled = replace(statistics, action=replace(statistics.action, normalization=("quantile",) * 4))
     assert dimensions_of(body, scaled)[3].gripper == pytest.approx((1.0, -1.0))
     never = replace(statistics, action=replace(scaled.action, min=(0.0,) * 4, max=(0.0,) * 4, q01=(0.0,) * 4, q99=(0.0,) * 4))
     assert dimensions_of(body, never)[3].gripper == (0.0, 0.0)

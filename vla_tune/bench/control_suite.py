@@ -24,7 +24,7 @@ from vla_tune.schema import Camera, ColumnStatistics, Embodiment, Group, Observa
 _RULES = Rules(stale=2.0, frozen=10.0, patience=10.0, rejections=3, watchdog=5.0)
 _FAR = (3.2, 3.2)
 _RANGE = ColumnStatistics(
-    mean=(0.0, 0.0), std=(1.0, 1.0), min=(-3.2, -3.2), max=_FAR, q01=(-3.2, -3.2), q99=_FAR, mask=(True, True)
+    mean=(0.0, 0.0), std=(1.0, 1.0), min=(-3.2, -3.2), max=_FAR, q01=(-3.2, -3.2), q99=_FAR, normalization=("quantile", "quantile")
 )
 
 
@@ -71,7 +71,7 @@ class ControlSuite:
         return row_lines(rows)
 
     def _drift(self) -> Row:
-        arm = _Arm(self.drift_hz)
+        arm = _Arm(float(self.drift_hz))
         policy = _KnowsThePath(arm.path, self.horizon, 0.1, 0.0, self.seed)
         counts, log = _run(arm, policy, next(iter(self.strategies.values())), self._safety(Safety, arm), self.drift_seconds)
         off = np.array([tick.time - log.ticks[0].time - tick.tick / self.drift_hz for tick in log.ticks])
@@ -85,7 +85,7 @@ class ControlSuite:
         }
 
     def _played(self, strategy: Strategy, latency: float, kind: type[Safety]) -> Row:
-        arm = _Arm(self.hz)
+        arm = _Arm(float(self.hz))
         policy = _KnowsThePath(arm.path, self.horizon, latency, self.bias, self.seed)
         counts, log = _run(arm, policy, strategy, self._safety(kind, arm), self.seconds)
         commands = np.stack([tick.command for tick in log.ticks])
@@ -141,7 +141,7 @@ class _Passes(Safety):
 class _Arm:
     """Is where it was sent; it observes its position and how many actions it was sent."""
 
-    hz: int
+    hz: float
     sent: list[Float[np.ndarray, " 2"]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -211,6 +211,6 @@ def _group(name: str, dimension: int, *, unit: str) -> Group:
         frame="none",
         representation="absolute",
         rotation="none",
-        normalized=True,
+        normalization="quantile",
         gripper=None,
     )

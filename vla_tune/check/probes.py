@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,7 @@ _NOISE = 0.01
 """Of an action's range: a difference of errors that says nothing."""
 ANOTHER_FUNCTION = 0.02
 """Mean difference, of an action's range: more than other hardware or merged weights make, less than any fault that is known."""
-_CHUNK_SETTINGS: dict[str, Callable[[Contract], int]] = {
+_CHUNK_SETTINGS: dict[str, Callable[[Contract], float]] = {
     "horizon": lambda contract: contract.horizon,
     "execute_steps": lambda contract: contract.execute_steps,
     "control_hz": lambda contract: contract.embodiment.control_hz,
@@ -74,10 +74,13 @@ def statistics_fit(case: Case) -> Finding:
         given: ColumnStatistics = getattr(case.contract.statistics, name)
         known: ColumnStatistics = getattr(case.statistics, name)
         span = np.array(known.max) - np.array(known.min)
-        for field in fields(ColumnStatistics):
-            one, other = np.array(getattr(given, field.name), float), np.array(getattr(known, field.name), float)
+        if given.normalization != known.normalization:
+            said = f"wrong statistics: {name} is scaled by {given.normalization}, the data's by {known.normalization}"
+            return Finding("statistics", False, f"{said}. Take the contract.json of the training run.")
+        for field in known.numbers:
+            one, other = np.array(given.numbers[field]), np.array(known.numbers[field])
             if one.shape != other.shape or (np.abs(one - other) > 1e-3 * np.maximum(span, 1e-9)).any():
-                said = f"wrong statistics: {name}.{field.name} is {_short(one)}, the data says {_short(other)}"
+                said = f"wrong statistics: {name}.{field} is {_short(one)}, the data says {_short(other)}"
                 return Finding("statistics", False, f"{said}. Take the contract.json of the training run.")
     return Finding("statistics", True, "those of the data")
 
@@ -105,7 +108,7 @@ def chunks_are_as_trained(case: Case) -> Finding:
         if here != there:
             return Finding("chunk settings", False, f"{name} is {here}, in training it was {there}. Take its contract.json.")
     contract = case.contract
-    said = f"{contract.execute_steps} of {contract.horizon} actions are played at {contract.embodiment.control_hz} Hz"
+    said = f"{contract.execute_steps} of {contract.horizon} actions are played at {contract.embodiment.control_hz:g} Hz"
     return Finding("chunk settings", True, said)
 
 

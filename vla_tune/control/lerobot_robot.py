@@ -41,7 +41,7 @@ class LeRobotRobot:
     state: Sequence[str]
     action: Sequence[str]
     cameras: Mapping[str, str]
-    hz: int
+    hz: float
     embodiment: Embodiment
     clock: Callable[[], float] = time.monotonic
     _stopped: bool = field(default=False, init=False)

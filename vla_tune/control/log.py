@@ -103,7 +103,7 @@ class Nothing:
         """Nothing."""
 
 
-def no_more(root: Path, embodiment: Embodiment, *, hz: int) -> Nothing:
+def no_more(root: Path, embodiment: Embodiment, *, hz: float) -> Nothing:
     """No dataset beside the lines (a choice of `conf/ticks`)."""
     return Nothing()
 

@@ -17,6 +17,7 @@ from vla_tune.control.state import Clock, Counts, Rules, State, WallClock
 from vla_tune.control.strategy import Strategy
 from vla_tune.control.watchdog import Watchdog
 from vla_tune.execution import two_ended
+from vla_tune.schema import same_rate
 
 _log = logging.getLogger(__name__)
 _RECENT = 5
@@ -246,12 +247,13 @@ class Controller:
         self.state, self.reason, self._note = state, reason, reason
 
 
-def ticks_per_action(robot_hz: int, policy_hz: int) -> int:
+def ticks_per_action(robot_hz: float, policy_hz: float) -> int:
     """How many ticks of the robot one action of the policy takes.
 
     Raises:
         ValueError: it is no whole number.
     """
-    if robot_hz < policy_hz or robot_hz % policy_hz:
-        raise ValueError(f"the robot ticks at {robot_hz} Hz, the policy acts at {policy_hz} Hz: choose a whole multiple of it.")
-    return robot_hz // policy_hz
+    ticks = round(robot_hz / policy_hz)
+    if ticks < 1 or not same_rate(robot_hz, ticks * policy_hz):
+        raise ValueError(f"the robot ticks at {robot_hz:g} Hz, the policy acts at {policy_hz:g} Hz: choose a whole multiple of it.")
+    return ticks

@@ -34,7 +34,7 @@ class Robot(Protocol):
         ...
 
     @property
-    def hz(self) -> int:
+    def hz(self) -> float:
         """Actions per second that it takes; a whole multiple of the policy's rate."""
         ...
 

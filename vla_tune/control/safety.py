@@ -46,7 +46,7 @@ class Safety:
         hz: Ticks per second.
     """
 
-    def __init__(self, axes: Axes, *, hz: int) -> None:
+    def __init__(self, axes: Axes, *, hz: float) -> None:
         self._axes, self._hz, count = axes, hz, len(axes.low)
         self._generator, self._out = Ruckig(count, 1 / hz), OutputParameter(count)
         self._now = InputParameter(count)

@@ -43,7 +43,7 @@ class SimulatedRobot:
         self._still = np.zeros(self.embodiment.action_dimension, np.float32)
 
     @property
-    def hz(self) -> int:
+    def hz(self) -> float:
         """The environment's own rate."""
         return self.embodiment.control_hz
 
@@ -131,7 +131,7 @@ class Faulty:
         return self.robot.embodiment
 
     @property
-    def hz(self) -> int:
+    def hz(self) -> float:
         """The robot's."""
         return self.robot.hz
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from vla_tune.data.chunks import Chunks
 from vla_tune.data.frames import Frames, check_folder, check_times, feature, read_frames
 from vla_tune.data.images import CachedFrames, FrameSource, ParquetImages, Videos
-from vla_tune.schema import Camera, Embodiment
+from vla_tune.schema import Camera, Embodiment, same_rate
 
 CACHE_BYTES = 2 * 1024**3
 
@@ -60,7 +60,7 @@ class Demonstrations(Dataset[dict[str, Any]]):
             tasks=metadata.tasks.sort_values("task_index").index.tolist(),
             episodes=self.episodes,
         )
-        check_times(self.frames, info["fps"])
+        check_times(self.frames, float(info["fps"]))
         self.rows = np.arange(len(self.frames))
         capacity = cache_bytes // len(embodiment.cameras)
         sources = {camera.key: _source(camera, info, metadata, self.root, self.frames) for camera in embodiment.cameras}
@@ -184,8 +184,8 @@ def _check_features(info: dict[str, Any], body: Embodiment, extra: dict[str, tup
         found, size = tuple(feature(info, camera.key, root)["shape"]), (camera.height, camera.width)
         if found not in ((*size, 3), (3, *size)):
             raise ValueError(f"{root}: {camera.key!r} has shape {found}, {body.name!r} says {size} pixels. Correct the embodiment.")
-    if info["fps"] != body.control_hz:
-        rates = f"{info['fps']} frames per second, {body.name!r} acts at {body.control_hz} Hz"
+    if not same_rate(float(info["fps"]), body.control_hz):
+        rates = f"{info['fps']} frames per second, {body.name!r} acts at {body.control_hz:g} Hz"
         raise ValueError(f"{root} has {rates}: resample the dataset or correct the embodiment.")
 
 

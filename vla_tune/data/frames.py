@@ -123,7 +123,7 @@ def read_frames(
     return frames
 
 
-def check_times(frames: Frames, fps: int) -> None:
+def check_times(frames: Frames, fps: float) -> None:
     """Refuse frames that are not 1 / fps apart.
 
     Raises:
@@ -135,8 +135,8 @@ def check_times(frames: Frames, fps: int) -> None:
         row = int(errors.argmax())
         gap = frames.timestamp[row + 1] - frames.timestamp[row]
         raise ValueError(
-            f"episode {frames.episode[row]}: frame {frames.frame[row + 1]} comes {gap:.4f} s after the one before, at {fps} fps it "
-            f"should be {1 / fps:.4f} s (tolerance {TOLERANCE_S} s). Exclude the episode or resample it."
+            f"episode {frames.episode[row]}: frame {frames.frame[row + 1]} comes {gap:.4f} s after the one before, at {fps:g} fps "
+            f"it should be {1 / fps:.4f} s (tolerance {TOLERANCE_S} s). Exclude the episode or resample it."
         )
 
 

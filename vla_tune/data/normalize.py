@@ -1,5 +1,6 @@
-"""Robot units <-> [-1, 1], with the statistics of the contract."""
+"""Robot units <-> the model's numbers, with the statistics of the contract."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,23 +14,59 @@ _EPSILON = 1e-8
 """OpenVLA's, against a division by zero (openvla-spec, "Normalisation")."""
 
 
+type _Columns = Mapping[str, Float64[np.ndarray, " D"]]
+type _Ends = tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, " D"]]
+
+
+def _quantiles(column: _Columns) -> _Ends:
+    sparse = column["q01"] == column["q99"]
+    return np.where(sparse, column["min"], column["q01"]), np.where(sparse, column["max"], column["q99"])
+
+
+def _extremes(column: _Columns) -> _Ends:
+    return column["min"], column["max"]
+
+
+def _deviations(column: _Columns) -> _Ends:
+    return column["mean"] - column["std"], column["mean"] + column["std"]
+
+
+def _unscaled(column: _Columns) -> _Ends:
+    ones = np.ones_like(column["min"])
+    return -ones, ones
+
+
+_ENDS: Mapping[str, Callable[[_Columns], _Ends]] = {
+    "quantile": _quantiles,
+    "min_max": _extremes,
+    "mean_std": _deviations,
+    "none": _unscaled,
+}
+"""What -1 and 1 stand for, for each way of scaling."""
+_CLIPPED = ("quantile", "min_max")
+
+
 @dataclass(frozen=True)
 class Scale:
-    """Quantile scaling of OpenVLA (arXiv 2406.09246, §3.2; openvla-spec, "Normalisation").
+    """Scaling of each dimension in its own way, between two ends for which -1 and 1 stand.
 
-    forward: `clip(2 (x - q01) / (q99 - q01 + 1e-8) - 1, -1, 1)` where the mask is true, else x.
-    inverse: `0.5 (a + 1) (q99 - q01) + q01` where the mask is true, else a.
+    forward: `2 (x - low) / (high - low + 1e-8) - 1`, clipped to [-1, 1] but for `mean_std`; x where nothing is scaled.
+    inverse: `0.5 (a + 1) (high - low) + low`; a where nothing is scaled.
 
-    A scaled dimension that never changes (min == max) becomes 0 and comes back as its constant. One that changes in under a
-    hundredth of the frames (q01 == q99, min < max) is scaled by min and max instead: between equal quantiles every value would
-    come back as the same number.
+    quantile: q01 and q99, as OpenVLA does (arXiv 2406.09246, §3.2; openvla-spec, "Normalisation"). A dimension that changes in
+    under a hundredth of the frames (q01 == q99, min < max) is scaled by min and max instead: between equal quantiles every value
+    would come back as the same number. min_max: the extremes, as OpenVLA-OFT does for ALOHA (arXiv 2502.19645, §5). mean_std: the
+    mean less and plus the deviation, so that the result has mean 0 and deviation 1.
+
+    A scaled dimension whose two ends are one becomes 0 and comes back as its constant.
     """
 
     statistics: ColumnStatistics
 
     def forward(self, values: Float[np.ndarray, "*N D"]) -> Float32[np.ndarray, "*N D"]:
-        """Values in robot units -> [-1, 1] where scaled."""
-        return np.where(self._mask, np.clip(self.unclipped(values), -1, 1), values).astype(np.float32)
+        """Values in robot units -> [-1, 1] where scaled between quantiles or extremes."""
+        scaled = self.unclipped(values)
+        return np.where(self._clipped, np.clip(scaled, -1, 1), scaled).astype(np.float32)
 
     def unclipped(self, values: Float[np.ndarray, "*N D"]) -> Float64[np.ndarray, "*N D"]:
         """`forward` before values outside [-1, 1] are clipped."""
@@ -49,7 +86,7 @@ class Scale:
 
     @property
     def bounds(self) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, " D"]]:
-        """What -1 and 1 stand for, where scaled."""
+        """What -1 and 1 stand for; -1 and 1 themselves where nothing is scaled."""
         return self._bounds
 
     @cached_property
@@ -57,10 +94,18 @@ class Scale:
         return np.array(self.statistics.mask, dtype=bool)
 
     @cached_property
-    def _bounds(self) -> tuple[Float[np.ndarray, " D"], Float[np.ndarray, " D"]]:
-        column = {name: np.array(getattr(self.statistics, name), dtype=np.float64) for name in ("q01", "q99", "min", "max")}
-        sparse = column["q01"] == column["q99"]
-        return np.where(sparse, column["min"], column["q01"]), np.where(sparse, column["max"], column["q99"])
+    def _clipped(self) -> Bool[np.ndarray, " D"]:
+        return np.isin(self.statistics.normalization, _CLIPPED)
+
+    @cached_property
+    def _bounds(self) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, " D"]]:
+        column = {name: np.array(values, dtype=np.float64) for name, values in self.statistics.numbers.items()}
+        low, high = np.zeros((2, len(self.statistics.normalization)))
+        for kind, ends in _ENDS.items():
+            here = np.array([each == kind for each in self.statistics.normalization], dtype=bool)
+            for into, end in zip((low, high), ends(column), strict=True):
+                into[here] = end[here]
+        return low, high
 
 
 @dataclass(frozen=True)

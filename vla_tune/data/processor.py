@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from vla_tune.data.transforms import Sample
-from vla_tune.schema import Contract, ProcessorRule, content_hash
+from vla_tune.schema import Contract, ProcessorRule, content_hash, filled
 from vla_tune.tokens import ActionTokenizer, Processor, text_tokenizer
 from vla_tune.tokens.prompt import causal_ids, check_template
 
@@ -107,7 +107,7 @@ class ProcessorPrompt:
 
     def _processed(self, sample: Sample) -> dict[str, np.ndarray]:
         fields = {"instruction": sample["instruction"].lower(), "state": state_text(sample["state"])}
-        text = LAYOUTS[self.rule.layout].text(self.processor, self.template.format(**fields), len(self.roles))
+        text = LAYOUTS[self.rule.layout].text(self.processor, filled(self.template, **fields), len(self.roles))
         images = [resized(sample["images"][role], self.rule) for role in self.roles]
         call = cast(Callable[..., Mapping[str, Any]], self.processor)
         made = call(images=[images], text=[text], return_tensors="np", images_kwargs=dict(self.rule.image_options))

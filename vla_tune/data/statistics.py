@@ -13,10 +13,19 @@ from jaxtyping import Float32
 
 from vla_tune.data.dataset import Demonstrations
 from vla_tune.data.pipeline import relative_step
-from vla_tune.schema import ColumnStatistics, Embodiment, Group, Statistics, content_hash, statistics_from_record, to_record
+from vla_tune.schema import (
+    ColumnStatistics,
+    Embodiment,
+    Group,
+    Normalization,
+    Statistics,
+    content_hash,
+    statistics_from_record,
+    to_record,
+)
 
 _log = logging.getLogger(__name__)
-_VERSION = 1
+_VERSION = 2
 """Of the way statistics are computed: a change makes old caches unused."""
 
 
@@ -47,7 +56,7 @@ def dataset_statistics(*datasets: Demonstrations, cache: Path | None = None) -> 
 
 
 def column_statistics(values: Float32[np.ndarray, "N D"], groups: Sequence[Group], *, name: str) -> ColumnStatistics:
-    """Statistics of one column; the mask follows from the groups.
+    """Statistics of one column; how they scale it follows from the groups.
 
     Raises:
         ValueError: there is no row, or a value is NaN or infinite.
@@ -66,8 +75,8 @@ def column_statistics(values: Float32[np.ndarray, "N D"], groups: Sequence[Group
         "q01": np.quantile(exact, 0.01, axis=0),
         "q99": np.quantile(exact, 0.99, axis=0),
     }
-    mask = tuple(group.normalized for group in groups for _ in range(group.dimension))
-    return ColumnStatistics(**{key: tuple(column.tolist()) for key, column in numbers.items()}, mask=mask)
+    kinds: tuple[Normalization, ...] = tuple(group.normalization for group in groups for _ in range(group.dimension))
+    return ColumnStatistics(**{key: tuple(column.tolist()) for key, column in numbers.items()}, normalization=kinds)
 
 
 def _compute(datasets: Sequence[Demonstrations]) -> Statistics:

@@ -31,7 +31,7 @@ class Film:
     folder: Path
     episodes: Collection[int]
     """Which episodes to film."""
-    frames_per_second: int
+    frames_per_second: float
     """The control rate, for a film in real time."""
     _seen: dict[int, list[Observation]] = field(default_factory=dict, init=False, repr=False)
 
@@ -75,7 +75,7 @@ def picture(observation: Observation, *, caption: str, success: bool) -> UInt8[n
     return np.asarray(canvas)
 
 
-def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "H W 3"]], *, frames_per_second: int) -> None:
+def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "H W 3"]], *, frames_per_second: float) -> None:
     """Write an mp4 that browsers play; the file appears under its name only when it is complete.
 
     Raises:
@@ -88,7 +88,7 @@ def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "H W 3"]], *, fra
     partial = path.with_name(f".{path.name}")
     with av.open(str(partial), "w", format="mp4") as container:
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-        stream = container.add_stream(codec, rate=Fraction(frames_per_second))
+        stream = container.add_stream(codec, rate=Fraction(frames_per_second).limit_denominator(1001))
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"

@@ -43,7 +43,7 @@ def _robot(contract: Contract) -> str:
     cameras = ", ".join(f"{camera.role} ({camera.key}, {camera.height} x {camera.width})" for camera in body.cameras)
     resized = "the model's own processor" if isinstance(rule, ProcessorRule) else rule.resize
     facts = [
-        ["embodiment", f"{body.name}, {body.control_hz} Hz"],
+        ["embodiment", f"{body.name}, {body.control_hz:g} Hz"],
         ["cameras", cameras],
         ["image pipeline", f"{rule.height} x {rule.width}, {resized}"],
         ["state", _groups(body.state)],

@@ -8,8 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vla_tune.record.writer import dimension_names
-from vla_tune.schema import Contract
+from vla_tune.schema import Contract, dimension_names
 
 POLICY_TYPE = "vla_tune"
 _DEVICE = {"registry_name": "device_processor", "config": {"device": "cpu", "float_dtype": None}}

@@ -12,7 +12,7 @@ import numpy as np
 from vla_tune.control.log import Tick
 from vla_tune.control.robot import Seen
 from vla_tune.control.state import State
-from vla_tune.record.writer import Frame, Storage, write_episodes
+from vla_tune.record.writer import Frame, Storage, whole_rate, write_episodes
 from vla_tune.schema import Embodiment
 
 _log = logging.getLogger(__name__)
@@ -34,10 +34,11 @@ class DatasetLog:
         storage: Of pictures.
     """
 
-    def __init__(self, root: Path, embodiment: Embodiment, *, hz: int, storage: Storage) -> None:
+    def __init__(self, root: Path, embodiment: Embodiment, *, hz: float, storage: Storage) -> None:
         if root.exists():
             raise ValueError(f"{root} exists: name another folder, to=..., or move it away.")
         self._root, self._body, self._storage = root, replace(embodiment, control_hz=hz), storage
+        whole_rate(self._body)  # said now, and not when the first episode is over
         self._frames: queue.Queue[Frame | None] = queue.Queue(_WAITING)
         self._last = np.zeros(embodiment.action_dimension, np.float32)
         self._empty, self._dropped, self._error = True, 0, None

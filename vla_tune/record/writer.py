@@ -12,7 +12,7 @@ import av.logging
 from vla_tune.data.chunks import ChunksByTimestamp
 from vla_tune.data.dataset import Demonstrations
 from vla_tune.data.images import video_backend
-from vla_tune.schema import Embodiment, Group
+from vla_tune.schema import Embodiment, dimension_names
 
 Frame = dict[str, Any]
 
@@ -54,7 +54,7 @@ def write_episodes(
     with _quiet():
         dataset = LeRobotDataset.create(
             f"local/{root.name}",
-            fps=embodiment.control_hz,
+            fps=whole_rate(embodiment),
             features=_features(embodiment, storage, extra or {}),
             root=root,
             use_videos=storage.kind == "video",
@@ -91,9 +91,18 @@ def _features(body: Embodiment, storage: Storage, extra: Mapping[str, tuple[int,
     return images | {key: {"dtype": "float32", "shape": shape, "names": names.get(key)} for key, shape in columns.items()}
 
 
-def dimension_names(groups: Iterable[Group]) -> list[str]:
-    """A name for each dimension, as LeRobot's features have them."""
-    return [f"{group.name}_{axis}" if group.dimension > 1 else group.name for group in groups for axis in range(group.dimension)]
+def whole_rate(embodiment: Embodiment) -> int:
+    """Frames per second as LeRobot (0.6.1) writes them.
+
+    Raises:
+        ValueError: the robot's rate is a fraction.
+    """
+    rate = round(embodiment.control_hz)
+    if rate != embodiment.control_hz:
+        raise ValueError(
+            f"{embodiment.name} acts at {embodiment.control_hz:g} Hz, LeRobot writes whole rates only: record at {max(rate, 1)} Hz."
+        )
+    return rate
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def metadata_of(contracts: Mapping[str, Contract]) -> dict[str, Any]:
         "chunks": {name: [each.horizon, each.embodiment.action_dimension] for name, each in contracts.items()},
         REQUEST_ID: True,
         "default_adapter": default,
-        "contract": json.dumps(to_record(contract) | {"statistics_hash": contract.statistics_hash}),
+        "contract": json.dumps(contract.record),
         "contract_hash": contract_hash(contract),
         "image_keys": {camera.role: image_key(camera.role) for camera in body.cameras},
         "image_resolution": [[camera.height, camera.width] for camera in body.cameras],

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from vla_tune.schema import Contract
+from vla_tune.schema import Contract, filled
 from vla_tune.tokens.base import action_tokenizer
 from vla_tune.tokens.prompt import SPACE_PIECE, Processor, text_tokenizer
 
@@ -20,7 +20,7 @@ def check_collisions(contract: Contract, instructions: Iterable[str], processor:
     marks = (tokenizer.convert_tokens_to_ids(SPACE_PIECE), tokenizer.eos_token_id, tokenizer.bos_token_id)
     ends = {mark for mark in marks if isinstance(mark, int)}
     for instruction in instructions:
-        text = contract.prompt.format(instruction=instruction.lower(), state="")
+        text = filled(contract.prompt, instruction=instruction.lower())
         if shared := sorted(codes & {*tokenizer.encode(text, add_special_tokens=True), *ends}):
             named = ", ".join(f"{index} = {tokenizer.convert_ids_to_tokens(index)!r}" for index in shared[:5])
             raise ValueError(

@@ -7,6 +7,8 @@ from typing import Any, cast
 import numpy as np
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+from vla_tune.schema import filled
+
 Processor = PreTrainedTokenizerBase | ProcessorMixin
 """What makes a model's inputs: a text tokenizer, or one together with what reads images."""
 
@@ -74,7 +76,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, template: str, instruction: s
     """
     if not instruction.strip():
         raise ValueError("the instruction is empty: say what the robot should do.")
-    ids = tokenizer.encode(template.format(instruction=instruction.lower()), add_special_tokens=True)
+    ids = tokenizer.encode(filled(template, instruction=instruction.lower()), add_special_tokens=True)
     if tokenizer.unk_token_id in ids:
         raise ValueError(f"the instruction {instruction!r} holds characters that the tokenizer does not know; use plain English.")
     return [*ids, cast(int, tokenizer.convert_tokens_to_ids(SPACE_PIECE))]

@@ -11,8 +11,7 @@ from lerobot.robots import Robot
 import envs  # noqa: F401  (registers the environment)
 from lerobot_robot_vla_tune_sim.config_vla_tune_sim import VlaTuneSimConfig
 from vla_tune.control.simulated import SimulatedRobot
-from vla_tune.record.writer import dimension_names
-from vla_tune.schema import Contract, Group
+from vla_tune.schema import Contract, Group, dimension_names
 
 _log = logging.getLogger(__name__)
 _ID = "vla_tune/Tabletop-v0"
@@ -105,4 +104,4 @@ class VlaTuneSim(Robot):
 
 def _keys(groups: tuple[Group, ...]) -> list[str]:
     kinds = [".vel" if group.representation == "delta" else ".pos" for group in groups for _ in range(group.dimension)]
-    return [name + kind for name, kind in zip(dimension_names(groups), kinds, strict=True)]
+    return [name if name.endswith(kind) else name + kind for name, kind in zip(dimension_names(groups), kinds, strict=True)]

@@ -15,7 +15,7 @@ from vla_tune.data.processor import processor_hash, state_text
 from vla_tune.heads import AutoregressiveTokenHead, action_space
 from vla_tune.models.hf import HFCheckpoint
 from vla_tune.policy import LocalPolicy
-from vla_tune.schema import Contract, Observation, ProcessorRule, contract_from_record, to_record
+from vla_tune.schema import Contract, Observation, ProcessorRule, contract_from_record
 from vla_tune.tokens import IGNORED, pad_id, stop_id
 
 IMAGE_TOKENS = {"qwen2_5_vl": 16, "qwen3_vl": 16, "paligemma": 16, "smolvlm": 4, "internvl": 4}
@@ -110,7 +110,7 @@ def test_a_saved_processor_is_the_same_one(checkpoint, contract, tmp_path):
     checkpoint.processor.save_pretrained(tmp_path)
     again = AutoProcessor.from_pretrained(tmp_path)
     assert processor_hash(again) == processor_hash(checkpoint.processor)
-    read = contract_from_record({**to_record(contract), "statistics_hash": contract.statistics_hash}, source="here")
+    read = contract_from_record(contract.record, source="here")
     assert read == contract
     assert isinstance(read.image, ProcessorRule)
     again.image_processor.image_mean = [0.1, 0.2, 0.3]

@@ -62,7 +62,7 @@ def statistics_record(statistics: Statistics) -> dict[str, Any]:
 def unscaled(dimension: int) -> ColumnStatistics:
     """Statistics of a column that nobody scales."""
     zeros, ones = (0.0,) * dimension, (1.0,) * dimension
-    return ColumnStatistics(mean=zeros, std=ones, min=zeros, max=ones, q01=zeros, q99=ones, mask=(False,) * dimension)
+    return ColumnStatistics(mean=zeros, std=ones, min=zeros, max=ones, q01=zeros, q99=ones, normalization=("none",) * dimension)
 
 
 def _records(folder: Path) -> Mapping[str, Any]:
@@ -82,7 +82,10 @@ def _column(record: Mapping[str, Any], source: str) -> ColumnStatistics:
         raise ValueError(f"{source} has columns of different lengths: {lengths}. Take the statistics of the training run.")
     constant = mask & (columns["q01"] == columns["q99"])
     columns |= {name: np.where(constant, columns["q01"], columns[name]) for name in ("min", "max")}
-    return ColumnStatistics(**{name: tuple(column.tolist()) for name, column in columns.items()}, mask=tuple(mask.tolist()))
+    return ColumnStatistics(
+        **{name: tuple(column.tolist()) for name, column in columns.items()},
+        normalization=tuple("quantile" if on else "none" for on in mask.tolist()),
+    )
 
 
 def _column_record(column: ColumnStatistics) -> dict[str, Any]:

@@ -1,0 +1,59 @@
+"""The contract between training and the robot: typed, frozen records, and the axis legend.
+
+Axis names in every public signature: B batch, V camera views, C channels, H W pixels, L text tokens, T horizon, A action dims,
+S state dimensions, K action codes per chunk, D model width, N observations.
+
+This package needs numpy and cattrs only: a robot computer reads the contract without torch.
+"""
+
+from vla_tune.schema.body import (
+    UNITS,
+    Camera,
+    Embodiment,
+    Gripper,
+    Group,
+    Normalization,
+    Observation,
+    dimension_names,
+    same_rate,
+)
+from vla_tune.schema.column import ColumnStatistics, Statistics
+from vla_tune.schema.contract import CONTRACT_FILE, CONTRACT_VERSION, BaseWeights, Contract, contract_from_record
+from vla_tune.schema.inputs import ActionTokens, BinTokens, FastTokens, ImageRule, InputRule, ProcessorRule, filled
+from vla_tune.schema.json_text import json_value, read_json, read_object
+from vla_tune.schema.reading import embodiment_from_record, fast_tokens_from_record, statistics_from_record
+from vla_tune.schema.strict import content_hash, to_record
+
+__all__ = [
+    "CONTRACT_FILE",
+    "CONTRACT_VERSION",
+    "UNITS",
+    "ActionTokens",
+    "BaseWeights",
+    "BinTokens",
+    "Camera",
+    "ColumnStatistics",
+    "Contract",
+    "Embodiment",
+    "FastTokens",
+    "Gripper",
+    "Group",
+    "ImageRule",
+    "InputRule",
+    "Normalization",
+    "Observation",
+    "ProcessorRule",
+    "Statistics",
+    "content_hash",
+    "contract_from_record",
+    "dimension_names",
+    "embodiment_from_record",
+    "fast_tokens_from_record",
+    "filled",
+    "json_value",
+    "read_json",
+    "read_object",
+    "same_rate",
+    "statistics_from_record",
+    "to_record",
+]

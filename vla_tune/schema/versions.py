@@ -1,0 +1,52 @@
+"""What older files say, in the words of today."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_CHOSEN = {True: "quantile", False: "none"}
+"""Until version 2 there were quantiles or nothing."""
+
+
+def with_chosen_normalization(body: Mapping[str, Any]) -> dict[str, Any]:
+    """An embodiment's record whose groups say `normalization`; a `normalized` that is no truth value stays, to be refused."""
+    read = dict(body)
+    for column in ("state", "action"):
+        if isinstance(groups := read.get(column), list | tuple):
+            read[column] = [_group(group) for group in groups]
+    return read
+
+
+def from_version_2(contract: Mapping[str, Any]) -> dict[str, Any]:
+    """A contract's record of version 2 as version 3: quantiles where something is scaled, and no dimension has a name."""
+    read = dict(contract) | {"version": 3}
+    if isinstance(body := read.get("embodiment"), Mapping):
+        read["embodiment"] = with_chosen_normalization(body)
+    if isinstance(statistics := read.get("statistics"), Mapping):
+        columns = {name: _column(statistics[name]) for name in ("state", "action") if name in statistics}
+        read["statistics"] = dict(statistics) | columns
+    return read
+
+
+def statistics_of_version_2(statistics: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of statistics as version 2 wrote and hashed it."""
+    return {key: _masked(value) if isinstance(value, Mapping) else value for key, value in statistics.items()}
+
+
+def _masked(column: Mapping[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in column.items() if key != "normalization"}
+    return rest | {"mask": [kind != "none" for kind in column["normalization"]]}
+
+
+def _group(group: Any) -> Any:
+    if not isinstance(group, Mapping) or "normalization" in group or type(group.get("normalized")) is not bool:
+        return group
+    rest = {key: value for key, value in group.items() if key != "normalized"}
+    return rest | {"normalization": _CHOSEN[group["normalized"]]}
+
+
+def _column(column: Any) -> Any:
+    mask = column.get("mask") if isinstance(column, Mapping) else None
+    if not isinstance(mask, list | tuple) or not all(type(value) is bool for value in mask):
+        return column
+    rest = {key: value for key, value in column.items() if key != "mask"}
+    return rest | {"normalization": [_CHOSEN[value] for value in mask]}
