@@ -22,7 +22,7 @@ DRAWS_ENVIRONMENTS = ("run", "scripts", "bench")
 
 
 def layer(path: Path) -> str:
-    """`schema` for vla_tune/schema.py, `data` for everything in vla_tune/data, `scripts` for scripts/*.py."""
+    """`schema` and `data` for everything in vla_tune/schema and vla_tune/data, `scripts` for scripts/*.py."""
     return path.parts[0] if path.parts[0] != "vla_tune" else path.parts[1].removesuffix(".py")
 
 

@@ -135,7 +135,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path):
 def test_the_shipped_checkpoint_lies_in_the_package():
     path = Path(asset("tiny"))
     assert path.parts[-3:] == ("vla_tune", "assets", "tiny")
-    assert (path.parents[1] / "schema.py").is_file()
+    assert (path.parents[1] / "run").is_dir()
     assert OmegaConf.create({"folder": "${asset:tiny}"}).folder == str(path)
 
 
