@@ -60,7 +60,7 @@ def again(monkeypatch: pytest.MonkeyPatch, conf: Path, job: dict[str, Any]) -> l
     "words",
     [
         ["seed=3"],
-        ["+hydra.run.dir=elsewhere", "seed=3"],
+        ["++hydra.run.dir=elsewhere", "seed=3"],
         ["hydra.run.dir='it is (2), caf\u00e9=1'", "folder='/my robot/a=1,b'"],
         ["hydra.run.dir=runs/${now:%f}"],
     ],
@@ -78,7 +78,7 @@ def test_that_of_a_training_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.chdir(tmp_path)
     (job,) = started(monkeypatch, CONF, "adapter=lora_r16", "data=folder", f"data.sources.0.folder={'/a/long/path' * 9}", "seed=1")
     assert len(job["folder"].name) <= 80
-    assert job["folder"].name.startswith("tiny-lora_r16-lift-data_folder-data.sources.0.folder_a_long_path")
+    assert job["folder"].name.startswith("tiny-lora_r16-lift-data.sources.0.folder__a_long_path")
     assert again(monkeypatch, CONF, job) == [job]
 
 
