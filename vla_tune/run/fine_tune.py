@@ -22,8 +22,10 @@ from vla_tune.models.recomputation import recompute_activations
 from vla_tune.run.check import CHECK_FILE, probed_run
 from vla_tune.run.costs import costs
 from vla_tune.run.evaluate import CELLS, evaluate, print_rows
-from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE, opened_run
+from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE
 from vla_tune.run.objects import build, device_of, forward_context, load_policy
+from vla_tune.run.opening import opened_run
+from vla_tune.run.origin import begin, origin_of
 from vla_tune.schema import CONTRACT_FILE, BaseWeights, Contract
 from vla_tune.tokens import check_collisions, pad_id, stop_id
 from vla_tune.training import train
@@ -88,7 +90,8 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> dict[str,
     contract = contract_of(cfg, data, checkpoint.interface, decoding=decoding_of(head_class))
     head = head_of(contract, head_class, stop_id=stop_id(processor))
     check_collisions(contract, data.instructions, processor)
-    contract.save(folder)
+    origin = origin_of(checkpoint, device=device_of(cfg))
+    begin(folder, contract, origin, resume=cfg.resume)
     torch.manual_seed(cfg.seed)
     model = _adapted(cfg, checkpoint, adapter)
     pipeline = build_pipeline(contract, processor)
@@ -114,7 +117,7 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> dict[str,
         resume_command=resume_command,
         **cfg.training,
     )
-    base = BaseWeights(content_hash=checkpoint.content_hash(), format=adapter.base)
+    base = BaseWeights(content_hash=origin.base_hash, format=adapter.base)
     adapter.save(folder / ADAPTER_FOLDER, model, base_hash=base.content_hash)
     replace(contract, base=base).save(folder / ADAPTER_FOLDER)
     seen = Validation(EvenlySpaced(Transformed(data.training, pipeline), count=len(data.validation)))

@@ -1,12 +1,11 @@
-"""Run folders: named by their choices, opened once, resumed only with the same configuration."""
+"""Run folders: named by their choices; where things lie in them; the command that goes on with one."""
 
 import hashlib
 import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,15 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from vla_tune.run.lock import FolderInUseError, locked
 from vla_tune.run.plain_yaml import read_plain_yaml
-from vla_tune.schema import CONTRACT_FILE
 from vla_tune.training.loop import CHECKPOINTS
 
 CONFIG_FILE = "config.yaml"
 RESULTS_FILE = "results.json"
 METRICS_FILE = "metrics.jsonl"
 ADAPTER_FOLDER = "adapter"
-_MAY_CHANGE = ("logger", "device", "evaluation.films")
-"""Keys that change nothing about the result."""
+EARLIER = "steps"
+"""In a run's folder: what it was at steps before its last."""
 _LONGEST_NAME, _DIGEST = 80, 10
 
 
@@ -46,6 +43,22 @@ def folder_name(*parts: str) -> str:
 def asset(name: str) -> str:
     """The folder of a checkpoint that ships with the package."""
     return str(files("vla_tune") / "assets" / name)
+
+
+def asset_named(path: Path | str) -> str | None:
+    """The name of the checkpoint that ships with the package, on this machine or another, which a path leads to."""
+    parts = Path(path).parts
+    return parts[-1] if parts[-3:-1] == ("vla_tune", "assets") else None
+
+
+def steps_of(run: Path) -> list[int]:
+    """The steps of a run that were saved and kept, in order."""
+    return sorted(int(folder.name.removeprefix("step_")) for folder in (run / CHECKPOINTS).glob("step_*"))
+
+
+def step_folder(run: Path, step: int) -> Path:
+    """Where a run's state at a step before its last lies as a run of its own."""
+    return run / EARLIER / f"step_{step:06d}"
 
 
 def task_of(run: str) -> str:
@@ -93,56 +106,6 @@ def quoted(text: str) -> str:
     return text if re.fullmatch(r"[A-Za-z0-9._/-]+", text) else QuotedString(text, Quote.single).with_quotes()
 
 
-def open_run(cfg: DictConfig, folder: Path) -> None:
-    """Make the run folder and write its configuration, or check that the one in it is the same.
-
-    Raises:
-        ValueError: the folder holds a run with another configuration; the differing keys are named.
-    """
-    path = folder / CONFIG_FILE
-    text = OmegaConf.to_yaml(cfg, resolve=True)
-    if path.is_file():
-        _check_same(load_config(folder), OmegaConf.create(text), path)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{CONFIG_FILE}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
-
-
-@contextmanager
-def opened_run(cfg: DictConfig, folder: Path) -> Iterator[None]:
-    """As `open_run`, alone in the folder; if an error ends the run before anything was learned, what it wrote vanishes again.
-
-    Raises:
-        FolderInUseError: another process trains there.
-    """
-    try:
-        with locked(folder):
-            open_run(cfg, folder)
-            with _undone_if_nothing_was_learned(folder):
-                yield
-    except FolderInUseError:
-        raise
-    except Exception:
-        with suppress(OSError):  # what is not ours, and not empty, stays
-            for empty in (folder / CHECKPOINTS, folder):
-                if empty.exists():
-                    empty.rmdir()
-        raise
-
-
-@contextmanager
-def _undone_if_nothing_was_learned(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception:
-        if not any((folder / CHECKPOINTS).glob("*")) and not (folder / ADAPTER_FOLDER).exists():
-            for name in (CONFIG_FILE, CONTRACT_FILE, METRICS_FILE):
-                (folder / name).unlink(missing_ok=True)
-        raise
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of a run, which may be a stranger's, as plain data.
 
@@ -159,21 +122,3 @@ def read_config(folder: Path) -> dict[str, Any]:
 def load_config(folder: Path) -> DictConfig:
     """The same, to be read by attributes; it holds no interpolation. What it describes is built by `run.stored`."""
     return OmegaConf.create(read_config(folder))
-
-
-def _check_same(saved: Any, new: Any, path: Path) -> None:
-    before, now = _flat(OmegaConf.to_container(saved)), _flat(OmegaConf.to_container(new))
-    keys = [key for key in sorted(before.keys() | now.keys()) if not key.startswith(_MAY_CHANGE)]
-    changed = [key for key in keys if before.get(key) != now.get(key)]
-    if changed:
-        pairs = ", ".join(f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in changed[:5])
-        raise ValueError(
-            f"{path} was written by another configuration ({pairs}): put them back, or remove the folder to start anew."
-        )
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        children = (_flat(child, f"{prefix}.{key}" if prefix else str(key)) for key, child in value.items())
-        return {key: leaf for child in children for key, leaf in child.items()}
-    return {prefix: value}

@@ -32,9 +32,10 @@ from vla_tune.models.precision import choose_attention
 from vla_tune.record import counterfactual_frames
 from vla_tune.record.tabletop import TabletopWorld
 from vla_tune.run.evaluate import CELLS, evaluate, print_rows
-from vla_tune.run.folder import METRICS_FILE, open_run
+from vla_tune.run.folder import METRICS_FILE
 from vla_tune.run.lock import locked
 from vla_tune.run.objects import build, load_policy
+from vla_tune.run.opening import open_run
 from vla_tune.schema import Contract, Embodiment, ImageRule, embodiment_from_record
 from vla_tune.tokens import BinTokenizer, pad_id, stop_id, uniform_edges
 from vla_tune.training import TrainingResult, train

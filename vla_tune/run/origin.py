@@ -1,0 +1,86 @@
+"""What a run began with that its configuration only names: the bytes of its base, its data's numbers, its kind of device."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vla_tune.evaluation.report import write_json
+from vla_tune.models.base import Checkpoint
+from vla_tune.run.changes import Change, check_changes, note
+from vla_tune.run.folder import asset_named, steps_of
+from vla_tune.schema import Contract, content_hash
+
+ORIGIN_FILE = "origin.json"
+_SHORT = 12
+_OTHERWISE_CHECKED = ("version", "base", "jpeg_quality")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a run comes from."""
+
+    base_hash: str
+    """SHA-256 of the weights of its base."""
+    asset: str | None
+    """The name of the base among those that ship with the package, where it is one: it is found on every machine."""
+    device: str
+    """Its kind: `cpu` or `cuda`. Another rounds differently."""
+
+    def save(self, folder: Path) -> None:
+        """Write it into a run's folder."""
+        write_json(folder / ORIGIN_FILE, asdict(self))
+
+
+def origin_of(checkpoint: Checkpoint, *, device: str) -> Origin:
+    """Of a run that begins now."""
+    return Origin(base_hash=checkpoint.content_hash(), asset=asset_named(checkpoint.path), device=device.partition(":")[0])
+
+
+def load_origin(folder: Path) -> Origin | None:
+    """Of a run; None for one that was made before this was kept.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    path = folder / ORIGIN_FILE
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text())
+        if not all(value is None or isinstance(value, str) for value in record.values()):
+            raise ValueError("it holds something else than text")
+        return Origin(**record)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): copy the run again.") from None
+
+
+def begin(folder: Path, contract: Contract, origin: Origin, *, resume: str | None) -> None:
+    """Write what the run learns from, or check that a run which goes on learns from the same as before.
+
+    Raises:
+        ValueError: data, base, tokens or device are others than those that it began with; what differs is named.
+    """
+    if done := steps_of(folder):
+        changes = _exchanged(folder, contract, origin)
+        check_changes(changes, resume=resume, what=f"{folder} began with other data, tokens, base or device")
+        if changes:
+            note(folder, changes, step=done[-1])
+    contract.save(folder)
+    origin.save(folder)
+
+
+def _exchanged(folder: Path, contract: Contract, origin: Origin) -> list[Change]:
+    before, known = Contract.load(folder), load_origin(folder)
+    names = [field.name for field in fields(Contract) if field.name not in _OTHERWISE_CHECKED]
+    pairs = [(name, getattr(before, name), getattr(contract, name)) for name in names]
+    changes = [Change(f"contract.{name}", _short(then), _short(now)) for name, then, now in pairs if then != now]
+    if known is None:
+        return changes
+    pairs = [("base_hash", known.base_hash, origin.base_hash), ("device", known.device, origin.device)]
+    return changes + [Change(f"origin.{name}", _short(then), _short(now)) for name, then, now in pairs if then != now]
+
+
+def _short(value: Any) -> Any:
+    """A value as a message names it: itself where it is short, else what tells it from another."""
+    return value if len(repr(value)) <= 2 * _SHORT else content_hash(repr(value))[:_SHORT]
