@@ -1,8 +1,13 @@
 """Small LeRobot datasets, written by the library's own writer."""
 
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vla_tune.record.writer import Storage, write_episodes
@@ -56,3 +61,27 @@ def video_folder(body: Embodiment, recorded: list[list[dict]], tmp_path_factory:
     root = tmp_path_factory.mktemp("data") / "videos"
     write_episodes(root, recorded, embodiment=body, storage=Storage("video"))
     return root
+
+
+@pytest.fixture
+def rewritten(tmp_path: Path) -> Callable[..., Path]:
+    """A copy of a dataset with one column of one of its files changed, or with rows in another order."""
+
+    def rewrite(root: Path, file: str, change: Callable[[pa.Table], pa.Table], name: str = "copy") -> Path:
+        copy = shutil.copytree(root, tmp_path / name, dirs_exist_ok=True)
+        pq.write_table(change(pq.ParquetFile(copy / file).read()), copy / file, row_group_size=4)
+        return copy
+
+    return rewrite
+
+
+@pytest.fixture(scope="session")
+def replaced() -> Callable[[pa.Table, str, Sequence[Any]], pa.Table]:
+    """A table with other values in one column."""
+
+    def replace_(table: pa.Table, column: str, values: Sequence[Any]) -> pa.Table:
+        return table.set_column(
+            table.column_names.index(column), table.field(column), pa.array(list(values), table.schema.field(column).type)
+        )
+
+    return replace_

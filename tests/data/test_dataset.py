@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from vla_tune.data.chunks import ChunksByTimestamp, RecordedChunks
 from vla_tune.data.dataset import Demonstrations
-from vla_tune.data.images import video_backend
+from vla_tune.data.videos import video_backend
 from vla_tune.record.writer import Storage, write_episodes
 from vla_tune.schema import Embodiment
 
@@ -271,7 +271,7 @@ def test_a_damaged_data_file(image_folder: Path, body: Embodiment, tmp_path: Pat
     root = shutil.copytree(image_folder, tmp_path / "copy")
     path = root / "data/chunk-000/file-000.parquet"
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(ValueError, match=r"data cannot be read .*a file is damaged"):
+    with pytest.raises(ValueError, match=r"file-000.parquet cannot be read .*it is damaged"):
         opened(root, body)
 
 
@@ -303,7 +303,7 @@ def test_the_video_decoder_is_chosen_once_and_named(monkeypatch: pytest.MonkeyPa
     def missing(name: str) -> None:
         raise RuntimeError("no FFmpeg")
 
-    monkeypatch.setattr("vla_tune.data.images.import_module", missing)
+    monkeypatch.setattr("vla_tune.data.videos.import_module", missing)
     video_backend.cache_clear()
     with caplog.at_level(logging.INFO):
         assert [video_backend(), video_backend()] == ["pyav", "pyav"]

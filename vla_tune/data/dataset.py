@@ -1,6 +1,6 @@
 """Demonstrations of a robot: a LeRobotDataset v3.0, read for training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,21 @@ from jaxtyping import Int64
 from torch.utils.data import Dataset
 
 from vla_tune.data.chunks import Chunks
-from vla_tune.data.frames import Frames, check_folder, check_times, feature, read_frames
-from vla_tune.data.images import CachedFrames, FrameSource, ParquetImages, Videos
+from vla_tune.data.folder import (
+    check_folder,
+    dimension_names,
+    feature,
+    is_depth,
+    leave_out,
+    read_episodes,
+    read_tasks,
+    video_columns,
+    video_spans,
+)
+from vla_tune.data.frames import Frames, check_times, read_frames
+from vla_tune.data.hub import downloaded
+from vla_tune.data.images import CachedFrames, FrameSource, ParquetImages
+from vla_tune.data.videos import Videos
 from vla_tune.schema import Camera, Embodiment, same_rate
 
 CACHE_BYTES = 2 * 1024**3
@@ -28,7 +41,8 @@ class Demonstrations(Dataset[dict[str, Any]]):
         root: The dataset's folder.
         embodiment: What the dataset must hold.
         chunks: Where action chunks come from.
-        episodes: Which to use; None for all.
+        episodes: Which to use, by number; None for all.
+        exclude: Which of them to leave out.
         cache_bytes: Room for decoded pictures, shared by the cameras.
 
     Raises:
@@ -44,26 +58,32 @@ class Demonstrations(Dataset[dict[str, Any]]):
         embodiment: Embodiment,
         chunks: Chunks,
         episodes: Sequence[int] | None = None,
+        exclude: Sequence[int] = (),
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.root, self.embodiment, self.chunks = Path(root), embodiment, chunks
         info = check_folder(self.root)
-        extra = chunks.columns(embodiment.action_dimension)
-        _check_features(info, embodiment, extra, self.root)
-        self.episodes = _selected(episodes, info["total_episodes"], self.root)
-        metadata = _metadata(self.root)
+        shapes = _shapes(embodiment, chunks)
+        _check_features(info, embodiment, shapes, self.root)
+        filmed = [camera for camera in embodiment.cameras if info["features"][camera.key]["dtype"] == "video"]
+        listed = read_episodes(self.root, ["length", *(column for camera in filmed for column in video_columns(camera.key))])
+        self.episodes = _selected(episodes, exclude, listed["episode_index"].tolist(), info["total_episodes"], self.root)
+        self.action_names = dimension_names(info, embodiment.action_key)
+        """What the dataset calls the dimensions of an action, in their order; None where it does not say."""
+        self.state_names = dimension_names(info, embodiment.state_key)
         self.frames = read_frames(
             self.root,
             state_key=embodiment.state_key,
             action_key=embodiment.action_key,
-            extra=extra,
-            tasks=metadata.tasks.sort_values("task_index").index.tolist(),
+            shapes=shapes,
+            tasks=read_tasks(self.root),
             episodes=self.episodes,
         )
+        _check_lengths(self.frames, listed, self.root)
         check_times(self.frames, float(info["fps"]))
         self.rows = np.arange(len(self.frames))
         capacity = cache_bytes // len(embodiment.cameras)
-        sources = {camera.key: _source(camera, info, metadata, self.root, self.frames) for camera in embodiment.cameras}
+        sources = {camera.key: _source(camera, info, listed, self.root, self.frames) for camera in embodiment.cameras}
         self.images = {key: CachedFrames(source, self.frames, capacity=capacity) for key, source in sources.items()}
 
     @classmethod
@@ -75,14 +95,17 @@ class Demonstrations(Dataset[dict[str, Any]]):
         embodiment: Embodiment,
         chunks: Chunks,
         episodes: Sequence[int] | None = None,
+        exclude: Sequence[int] = (),
         cache_bytes: int = CACHE_BYTES,
     ) -> "Demonstrations":
-        """The dataset at https://huggingface.co/datasets/<repo_id>, downloaded once by LeRobot; arguments as above."""
-        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+        """The dataset at https://huggingface.co/datasets/<repo_id>, downloaded once by LeRobot; arguments as above.
 
-        wanted = None if episodes is None else list(episodes)
-        root = LeRobotDataset(repo_id, episodes=wanted, revision=revision).root
-        return cls(root, embodiment=embodiment, chunks=chunks, episodes=episodes, cache_bytes=cache_bytes)
+        Raises:
+            OSError: it cannot be downloaded; the message names the dataset and the ways out.
+        """
+        wanted = None if episodes is None else [episode for episode in episodes if episode not in exclude]
+        root = downloaded(repo_id, revision=revision, episodes=wanted)
+        return cls(root, embodiment=embodiment, chunks=chunks, episodes=episodes, exclude=exclude, cache_bytes=cache_bytes)
 
     def __len__(self) -> int:
         """Frames in the episodes in use."""
@@ -146,52 +169,74 @@ class Demonstrations(Dataset[dict[str, Any]]):
         Raises:
             ValueError: one cannot be decoded, or has another size than the embodiment says; it is named.
         """
-        for camera in self.embodiment.cameras:
+        for images in self.images.values():
             for row in self.rows.tolist():
-                picture = self.images[camera.key][row]
-                if picture.shape != (camera.height, camera.width, 3):
-                    raise ValueError(
-                        f"{camera.key!r} of episode {self.frames.episode[row]}, frame {self.frames.frame[row]} is {picture.shape}, "
-                        f"the embodiment says {(camera.height, camera.width, 3)}."
-                    )
+                images[row]
 
 
-def _metadata(root: Path) -> Any:
-    from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
-
-    return LeRobotDatasetMetadata(f"local/{root.name}", root=root)  # every file it wants is there: see `check_folder`
-
-
-def _selected(episodes: Sequence[int] | None, total: int, root: Path) -> tuple[int, ...]:
-    if episodes is None:
-        episodes = range(total)
-    if not len(episodes):
-        raise ValueError(f"no episode of {root} is selected: name some of 0..{total - 1}, or leave the selection out for all.")
-    if outside := [episode for episode in episodes if not 0 <= episode < total]:
-        raise ValueError(f"{root} has no episodes {outside}: it has 0..{total - 1}.")
-    return tuple(sorted({int(episode) for episode in episodes}))
+def _shapes(body: Embodiment, chunks: Chunks) -> dict[str, tuple[int, ...]]:
+    """Of a row of each column that is read."""
+    own = {body.state_key: (body.state_dimension,)} if body.state else {}
+    return own | {body.action_key: (body.action_dimension,)} | chunks.columns(body.action_dimension)
 
 
-def _check_features(info: dict[str, Any], body: Embodiment, extra: dict[str, tuple[int, ...]], root: Path) -> None:
-    expected = {body.state_key: (body.state_dimension,), body.action_key: (body.action_dimension,), **extra}
-    for key, shape in expected.items():
+def _selected(
+    episodes: Sequence[int] | None, exclude: Sequence[int], listed: Sequence[int], total: int, root: Path
+) -> tuple[int, ...]:
+    if episodes is None and len(listed) != total:
+        raise ValueError(
+            f"{root}: meta/info.json counts {total} episodes, meta/episodes lists {len(listed)}: the copy is incomplete. If some "
+            "were removed on purpose, correct total_episodes, or name those to use with data.sources.0.episodes=[...]."
+        )
+    known = set(listed)
+    if outside := [episode for episode in (*(episodes or ()), *exclude) if episode not in known]:
+        raise ValueError(f"{root} has no episodes {outside}: it has {_ranges(listed)}.")
+    chosen = sorted({int(episode) for episode in (listed if episodes is None else episodes)} - set(exclude))
+    if not chosen:
+        raise ValueError(f"no episode of {root} is selected: name some of {_ranges(listed)}, or leave the selection out for all.")
+    return tuple(chosen)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Written as 0..3, 5, 7..9."""
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    parts = [part.tolist() for part in np.split(np.asarray(numbers), breaks)]
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}..{part[-1]}" for part in parts if part)
+
+
+def _check_lengths(frames: Frames, listed: Mapping[str, np.ndarray], root: Path) -> None:
+    lengths = dict(zip(listed["episode_index"].tolist(), listed["length"].tolist(), strict=True))
+    first = frames.frame == 0
+    for episode, end, start in zip(frames.episode[first].tolist(), frames.end[first].tolist(), np.flatnonzero(first), strict=True):
+        if lengths[episode] != end - start:
+            raise ValueError(
+                f"{root}: episode {episode} has {end - start} frames, meta/episodes says {lengths[episode]}: the copy is "
+                f"incomplete; copy it again, or {leave_out(episode)}."
+            )
+
+
+def _check_features(info: dict[str, Any], body: Embodiment, shapes: Mapping[str, tuple[int, ...]], root: Path) -> None:
+    for key, shape in shapes.items():
         found = tuple(feature(info, key, root)["shape"])
         if found != shape:
             raise ValueError(
                 f"{root}: {key!r} has shape {found}, {body.name!r} needs {shape}. Correct the embodiment or the dataset."
             )
     for camera in body.cameras:
-        found, size = tuple(feature(info, camera.key, root)["shape"]), (camera.height, camera.width)
-        if found not in ((*size, 3), (3, *size)):
+        described, size = feature(info, camera.key, root), (camera.height, camera.width)
+        if (found := tuple(described["shape"])) not in ((*size, 3), (3, *size)):
             raise ValueError(f"{root}: {camera.key!r} has shape {found}, {body.name!r} says {size} pixels. Correct the embodiment.")
+        if is_depth(described) or described["dtype"] not in ("image", "video"):
+            raise ValueError(
+                f"{root}: {camera.key!r} holds {'distances (a depth map)' if is_depth(described) else described['dtype']} and no "
+                "pictures of colours: name a colour camera in the embodiment."
+            )
     if not same_rate(float(info["fps"]), body.control_hz):
         rates = f"{info['fps']} frames per second, {body.name!r} acts at {body.control_hz:g} Hz"
         raise ValueError(f"{root} has {rates}: resample the dataset or correct the embodiment.")
 
 
-def _source(camera: Camera, info: dict[str, Any], metadata: Any, root: Path, frames: Frames) -> FrameSource:
+def _source(camera: Camera, info: dict[str, Any], listed: Mapping[str, np.ndarray], root: Path, frames: Frames) -> FrameSource:
     if info["features"][camera.key]["dtype"] == "image":
-        return ParquetImages(root, camera.key, frames)
-    column = metadata.episodes[f"videos/{camera.key}/from_timestamp"]
-    files = [root / metadata.get_video_file_path(episode, camera.key) for episode in range(info["total_episodes"])]
-    return Videos(files, list(column), camera.key, frames)
+        return ParquetImages(camera, frames)
+    return Videos(video_spans(root, info, camera.key, listed), float(info["fps"]), camera, frames)

@@ -1,20 +1,27 @@
 """The numeric columns of a LeRobotDataset v3.0, in memory, checked."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Float64, Int, Int64
-from pyarrow import dataset as arrow
 
-VERSION = "v3."
+from vla_tune.data.folder import columns_of, leave_out, parquet
+
 TOLERANCE_S = 1e-4
-"""LeRobot's: how far a time stamp may lie from its place in the grid of 1 / fps."""
+"""LeRobot's: how far a time stamp may lie from its place in the grid of 1 / fps, where float32 resolves as much."""
+_PLACES = ("episode_index", "frame_index", "task_index")
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of `data/`."""
+
+    path: Path
+    groups: tuple[int, ...]
+    """The first row of every row group, and the number of rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,59 +33,24 @@ class Frames:
     extra: Mapping[str, np.ndarray]
     """Further columns that the chunks need."""
     timestamp: Float64[np.ndarray, " N"]
-    """Seconds since the episode's start."""
+    """Seconds, as recorded."""
     episode: Int64[np.ndarray, " N"]
     frame: Int64[np.ndarray, " N"]
-    index: Int64[np.ndarray, " N"]
-    """The row in the whole dataset."""
     end: Int64[np.ndarray, " N"]
     """The position here at which the row's episode is over."""
     task: Int64[np.ndarray, " N"]
-    """Position in `tasks`."""
-    tasks: tuple[str, ...]
+    """The number of the sentence."""
+    tasks: Mapping[int, str]
+    """Sentences by number."""
+    files: Sequence[DataFile]
+    file: Int64[np.ndarray, " N"]
+    """Position in `files` of the file that the row was read from."""
+    row: Int64[np.ndarray, " N"]
+    """Its row in that file."""
 
     def __len__(self) -> int:
         """N."""
         return len(self.frame)
-
-
-def check_folder(root: Path) -> dict[str, Any]:
-    """`meta/info.json` of a LeRobotDataset v3.0.
-
-    Raises:
-        FileNotFoundError: the folder or a file of it is missing.
-        ValueError: it is something else, or of another version.
-    """
-    if not root.is_dir():
-        raise FileNotFoundError(f"dataset folder {root} does not exist: record it, or correct the path.")
-    path = root / "meta" / "info.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{root} is no LeRobotDataset (meta/info.json is missing): give the folder above meta/.")
-    try:
-        info = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}): copy or record the dataset again.") from None
-    version = info.get("codebase_version")
-    if not str(version).startswith(VERSION):
-        raise ValueError(
-            f"{root} has version {version!r}, v3.0 is read: convert it with LeRobot's convert_dataset_v21_to_v30 script first."
-        )
-    for pattern in ("meta/tasks.parquet", "meta/episodes/*/*.parquet", "data/*/*.parquet"):
-        if not any(root.glob(pattern)):
-            raise FileNotFoundError(f"{root} has no {pattern}: the recording was interrupted or the copy is incomplete.")
-    return info
-
-
-def feature(info: Mapping[str, Any], key: str, root: Path) -> Mapping[str, Any]:
-    """The feature named `key`.
-
-    Raises:
-        ValueError: there is none; the nearest name is given.
-    """
-    if key in (features := info["features"]):
-        return features[key]
-    near = get_close_matches(key, features, n=1, cutoff=0.0)
-    raise ValueError(f"{root} has no feature {key!r}; the nearest is {near[0]!r} of {sorted(features)}. Correct the embodiment.")
 
 
 def read_frames(
@@ -86,41 +58,56 @@ def read_frames(
     *,
     state_key: str,
     action_key: str,
-    extra: Mapping[str, tuple[int, ...]],
-    tasks: Sequence[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    tasks: Mapping[int, str],
     episodes: Sequence[int],
 ) -> Frames:
     """The columns of some episodes; images stay on disk.
 
+    Args:
+        root: The dataset's folder.
+        state_key: Name of the state's column, which a robot without one lacks.
+        action_key: Name of the actions' column.
+        shapes: Of a row of each column to read: these two and further ones.
+        tasks: Sentences by number.
+        episodes: Which to read.
+
     Raises:
-        ValueError: a file is damaged, an episode is missing, or a value is NaN, infinite or absent.
+        ValueError: a file is damaged, an episode is missing, or a value is NaN, infinite or absent; all by name.
     """
-    keys = [state_key, action_key, *extra, "timestamp", "episode_index", "frame_index", "index", "task_index"]
-    wanted = arrow.field("episode_index").isin(list(episodes))
-    try:
-        table = arrow.dataset(sorted(root.glob("data/*/*.parquet")), format="parquet").to_table(columns=keys, filter=wanted)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{root}/data cannot be read ({_first_line(error)}): a file is damaged, copy it again.") from None
-    table = table.sort_by([("episode_index", "ascending"), ("frame_index", "ascending")])
-    whole = {key: table[key].to_numpy().astype(np.int64) for key in ("episode_index", "frame_index", "index", "task_index")}
-    if missing := sorted(set(episodes) - set(whole["episode_index"].tolist())):
-        raise ValueError(f"{root}/data lacks the episodes {missing} that meta/ lists: the copy is incomplete.")
-    names = [state_key, action_key, *extra]
-    columns = {key: _matrix(table[key], key, whole, extra.get(key)) for key in names}
+    files, columns = _read(root, shapes)
+    wanted = np.isin(columns["episode_index"], np.array(episodes))
+    if missing := sorted(set(episodes) - set(columns["episode_index"][wanted].tolist())):
+        raise ValueError(f"{root}/data lacks the episodes {missing} that meta/episodes lists: the copy is incomplete.")
+    order = np.flatnonzero(wanted)
+    order = order[np.lexsort((columns["frame_index"][order], columns["episode_index"][order]))]
+    columns = {name: values[order] for name, values in columns.items()}
+    episode, frame = columns["episode_index"], columns["frame_index"]
+    for key in shapes:
+        check_finite(columns[key], key, episode, frame)
+        columns[key].flags.writeable = False  # samples are views
     frames = Frames(
-        state=columns[state_key],
+        state=columns.get(state_key, np.empty((len(order), 0), np.float32)),
         actions=columns[action_key],
-        extra={key: columns[key] for key in extra},
-        timestamp=table["timestamp"].to_numpy().astype(np.float64).reshape(-1),
-        episode=whole["episode_index"],
-        frame=whole["frame_index"],
-        index=whole["index"],
-        end=np.searchsorted(whole["episode_index"], whole["episode_index"], side="right").astype(np.int64),
-        task=whole["task_index"],
-        tasks=tuple(tasks),
+        extra={key: columns[key] for key in shapes if key not in (state_key, action_key)},
+        timestamp=columns["timestamp"],
+        episode=episode,
+        frame=frame,
+        end=np.searchsorted(episode, episode, side="right").astype(np.int64),
+        task=columns["task_index"],
+        tasks=tasks,
+        files=files,
+        file=columns["file"],
+        row=columns["row"],
     )
     _check_order(frames, root)
+    _check_tasks(frames, root)
     return frames
+
+
+def time_tolerance_s(time: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
+    """How far time stamps may be off: LeRobot's tolerance, or what rounding two numbers to float32 costs there."""
+    return np.maximum(TOLERANCE_S, 2 * np.spacing(np.abs(time).astype(np.float32)).astype(np.float64))
 
 
 def check_times(frames: Frames, fps: float) -> None:
@@ -129,14 +116,15 @@ def check_times(frames: Frames, fps: float) -> None:
     Raises:
         ValueError: naming the episode and the frame.
     """
-    errors = np.abs(np.diff(frames.timestamp) - 1 / fps)
+    errors = np.abs(np.diff(frames.timestamp) - 1 / fps) - time_tolerance_s(frames.timestamp[1:])
     errors[np.diff(frames.episode) != 0] = 0
-    if len(errors) and errors.max() > TOLERANCE_S:
-        row = int(errors.argmax())
+    if not np.all(errors <= 0):  # NaN is refused too
+        row = int(np.nanargmax(np.where(np.isnan(errors), np.inf, errors)))
         gap = frames.timestamp[row + 1] - frames.timestamp[row]
+        episode = int(frames.episode[row])
         raise ValueError(
-            f"episode {frames.episode[row]}: frame {frames.frame[row + 1]} comes {gap:.4f} s after the one before, at {fps:g} fps "
-            f"it should be {1 / fps:.4f} s (tolerance {TOLERANCE_S} s). Exclude the episode or resample it."
+            f"episode {episode}: frame {frames.frame[row + 1]} comes {gap:.4f} s after the one before, at {fps:g} fps it "
+            f"should be {1 / fps:.4f} s (tolerance {TOLERANCE_S} s). Resample it, or {leave_out(episode)}."
         )
 
 
@@ -153,25 +141,41 @@ def check_finite(
     row, *where = (int(place) for place in np.argwhere(~np.isfinite(values))[0])
     raise ValueError(
         f"{name!r} is {values[(row, *where)]} in episode {episode[row]}, frame {frame[row]}, dimension {where[-1]}: "
-        "repair the recording or exclude the episode."
+        f"repair the recording, or {leave_out(episode[row])}."
     )
 
 
-def _matrix(
-    column: pa.ChunkedArray, key: str, whole: Mapping[str, np.ndarray], shape: tuple[int, ...] | None
-) -> Float32[np.ndarray, "N ..."]:
-    array = column.combine_chunks()
-    rows = len(array)
+def _read(root: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[list[DataFile], dict[str, np.ndarray]]:
+    """All rows of all files in their order, with the file and the row in it that each came from."""
+    names = [*shapes, "timestamp", *_PLACES]
+    files, parts = list[DataFile](), list[dict[str, np.ndarray]]()
+    for number, path in enumerate(sorted(root.glob("data/*/*.parquet"))):
+        with parquet(path) as opened:
+            table, metadata = columns_of(opened, path, names), opened.metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        files.append(DataFile(path, tuple(np.cumsum([0, *sizes]).tolist())))
+        place = {"file": np.full(len(table), number, np.int64), "row": np.arange(len(table))}
+        parts.append(place | {name: _column(table[name], f"{name!r} of {path}", name, shapes) for name in names})
+    return files, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _column(column: pa.ChunkedArray, said: str, name: str, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+    """Float32 [N ...] of the given shape, float64 [N] of time stamps, int64 [N] of numbers."""
+    array, rows = column.combine_chunks(), len(column)
+    shape = shapes.get(name, ())
     while isinstance(array, pa.ExtensionArray) or pa.types.is_nested(array.type):
+        if pa.types.is_list(array.type) and len(array.value_lengths().unique()) > 1:
+            raise ValueError(f"{said}: frames have different numbers of values: record it again.")
         array = array.storage if isinstance(array, pa.ExtensionArray) else array.flatten()
-    values = array.to_numpy(zero_copy_only=False).astype(np.float32)
-    width = int(np.prod(shape)) if shape else len(values) // max(rows, 1)
-    if len(values) != rows * width:
-        raise ValueError(f"{key!r} holds {len(values)} values in {rows} frames: some frame lacks values; record it again.")
-    values = values.reshape(rows, *(shape or (width,)))
-    check_finite(values, key, whole["episode_index"], whole["frame_index"])
-    values.flags.writeable = False  # samples are views
-    return values
+    if name in _PLACES and array.null_count:
+        raise ValueError(f"{said} has {array.null_count} rows without a number: record or convert the dataset again.")
+    if len(array) != rows * int(np.prod(shape, dtype=int)):
+        raise ValueError(f"{said} holds {len(array)} values in {rows} frames, a frame has {shape}: record it again.")
+    values = array.to_numpy(zero_copy_only=False)
+    if name in _PLACES:
+        return values.astype(np.int64)
+    with np.errstate(over="ignore"):  # what is no float32 becomes infinite, and is refused by name
+        return values.astype(np.float32 if name in shapes else np.float64).reshape(rows, *shape)
 
 
 def _check_order(frames: Frames, root: Path) -> None:
@@ -181,13 +185,19 @@ def _check_order(frames: Frames, root: Path) -> None:
         row = wrong[0]
         raise ValueError(
             f"{root}: episode {frames.episode[row]} has frame {frames.frame[row]} where frame {expected[row]} should be: "
-            "frames are missing or doubled; exclude the episode or record it again."
+            f"frames are missing or doubled; record it again, or {leave_out(frames.episode[row])}."
         )
-    if frames.task.max(initial=-1) >= len(frames.tasks):
+
+
+def _check_tasks(frames: Frames, root: Path) -> None:
+    """Every frame's number stands for a sentence; -1 is LeRobot's for none."""
+    if (unknown := np.flatnonzero(~np.isin(frames.task, list(frames.tasks)))).size:
+        row = unknown[0]
         raise ValueError(
-            f"{root}: task {frames.task.max()} is used, meta/tasks.parquet has {len(frames.tasks)}: the copy is incomplete."
+            f"{root}: episode {frames.episode[row]}, frame {frames.frame[row]} has task_index {frames.task[row]}, but "
+            f"meta/tasks.parquet has {_few(sorted(frames.tasks))}: give the frame a task, or {leave_out(frames.episode[row])}."
         )
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+def _few(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers)) if len(numbers) <= 10 else f"{len(numbers)} others, {numbers[0]} to {numbers[-1]}"

@@ -1,23 +1,24 @@
-"""Frames of a camera, decoded from the dataset's parquet or video files."""
+"""Pictures of a camera, decoded from the dataset's data files, and the cache of what was decoded."""
 
 import io
 import logging
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import cache
-from importlib import import_module
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, SupportsInt, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import UInt8
 from PIL import Image
 
-from vla_tune.data.frames import TOLERANCE_S, Frames
+from vla_tune.data.folder import leave_out, parquet
+from vla_tune.data.frames import Frames
+from vla_tune.schema import Camera
 
 _log = logging.getLogger(__name__)
+_EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 @runtime_checkable
@@ -28,76 +29,87 @@ class FrameSource(Protocol):
         """The pictures of some frames of one episode, by position in `Frames`."""
         ...
 
+    def check(self, rows: Sequence[int]) -> None:
+        """Look at what the pictures of some frames say of themselves, and decode none.
+
+        Raises:
+            ValueError: one is no picture of the camera's size, or of numbers that are no colours; it is named.
+        """
+        ...
+
 
 class ParquetImages:
-    """Pictures stored as PNG or JPEG bytes in the data files; the row groups read last stay in memory."""
+    """Pictures stored as PNG or JPEG bytes in the data files, found by the file and the row that the frame was read from.
 
-    def __init__(self, root: Path, key: str, frames: Frames, *, groups_kept: int = 16) -> None:
-        self.key, self.frames, self.groups_kept = key, frames, groups_kept
-        self._groups = _row_groups(root)
-        self._starts = np.array([first for first, *_ in self._groups])
-        self._read: OrderedDict[int, pa.Array] = OrderedDict()
+    The row groups read last stay in memory. Of 16 bit grey pictures the whole range is kept: 0..65535 becomes 0..255.
+    """
+
+    def __init__(self, camera: Camera, frames: Frames, *, groups_kept: int = 16) -> None:
+        self.camera, self.frames, self.groups_kept = camera, frames, groups_kept
+        self._read: OrderedDict[tuple[int, int], pa.Array] = OrderedDict()
 
     def decode(self, rows: Sequence[int]) -> list[UInt8[np.ndarray, "H W 3"]]:
         """Decoded pictures.
 
         Raises:
-            ValueError: a picture cannot be decoded; the file, the episode and the frame are named.
+            ValueError: a picture cannot be decoded, or is not the camera's; the file, the episode and the frame are named.
         """
         return [self._decode(row) for row in rows]
 
-    def _decode(self, row: int) -> UInt8[np.ndarray, "H W 3"]:
-        index = int(self.frames.index[row])
-        number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        first, path, _ = self._groups[number]
-        encoded = self._group(number)[index - first]["bytes"].as_py()
-        try:
-            return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-        except (OSError, SyntaxError, TypeError) as error:
-            raise ValueError(_undecodable(self.key, path, self.frames, row, error)) from None
+    def check(self, rows: Sequence[int]) -> None:
+        """Read the headers; 16 bit pictures are told of."""
+        deep = [row for row in rows if self._opened(row).mode in _SIXTEEN_BIT]
+        if deep:
+            _log.warning(
+                "%s, and %d more, is a 16 bit picture: 0 to 65535 is read as 0 to 255, each value v as round(v / 257). The robot's "
+                "camera must be read by the same rule; distances (a depth map) are nearly black by it.",
+                self._said(deep[0]),
+                len(deep) - 1,
+            )
 
-    def _group(self, number: int) -> pa.Array:
-        if number not in self._read:
-            _, path, group = self._groups[number]
-            try:
-                column = pq.ParquetFile(path).read_row_group(group, columns=[self.key])[self.key].combine_chunks()
-            except (pa.ArrowInvalid, OSError) as error:
-                raise ValueError(f"{path} cannot be read ({error}): it is damaged, copy or record it again.") from None
-            self._read[number] = column.storage if isinstance(column, pa.ExtensionArray) else column
+    def _decode(self, row: int) -> UInt8[np.ndarray, "H W 3"]:
+        picture = self._opened(row)
+        try:
+            return _eight_bits(picture)
+        except Exception as error:  # each format has exceptions of its own
+            raise ValueError(undecodable(self._said(row), error, self.frames.episode[row])) from None
+
+    def _opened(self, row: int) -> Image.Image:
+        """The picture, of which only the header was read."""
+        file, place = int(self.frames.file[row]), int(self.frames.row[row])
+        starts = self.frames.files[file].groups
+        group = bisect_right(starts, place) - 1
+        encoded = self._group(file, group)[place - starts[group]]["bytes"].as_py()
+        if encoded is None:
+            raise ValueError(f"{self._said(row)} is only named in the data file and lies elsewhere: write its bytes into the file.")
+        try:
+            picture = Image.open(io.BytesIO(encoded))
+        except Exception as error:
+            raise ValueError(undecodable(self._said(row), error, self.frames.episode[row])) from None
+        if (
+            fault := size_fault(picture.width, picture.height, self.camera)
+        ) is None and picture.mode not in _EIGHT_BIT + _SIXTEEN_BIT:
+            fault = f"has {picture.mode!r} values, which are no colours of 8 or 16 bits: convert it"
+        if fault is not None:
+            raise ValueError(f"{self._said(row)} {fault}, or {leave_out(self.frames.episode[row])}.")
+        return picture
+
+    def _said(self, row: int) -> str:
+        return f"{self.frames.files[self.frames.file[row]].path}: {named(self.camera, self.frames, row)}"
+
+    def _group(self, file: int, group: int) -> pa.Array:
+        if (file, group) not in self._read:
+            with parquet(self.frames.files[file].path) as opened:
+                column = opened.read_row_group(group, columns=[self.camera.key])[self.camera.key].combine_chunks()
+            self._read[file, group] = column.storage if isinstance(column, pa.ExtensionArray) else column
             if len(self._read) > self.groups_kept:
                 self._read.popitem(last=False)
-        self._read.move_to_end(number)
-        return self._read[number]
+        self._read.move_to_end((file, group))
+        return self._read[file, group]
 
-
-class Videos:
-    """Pictures stored as video; an episode is decoded as a whole, because each picture needs those before it."""
-
-    def __init__(self, files: Sequence[Path], starts_s: Sequence[float], key: str, frames: Frames) -> None:
-        """One file and start time for each episode of the dataset, by episode index."""
-        self.files, self.starts_s, self.key, self.frames = files, starts_s, key, frames
-        for episode in np.unique(frames.episode):
-            if not files[episode].is_file():
-                raise FileNotFoundError(f"video {files[episode]} of episode {episode} is missing: copy or download it again.")
-
-    def decode(self, rows: Sequence[int]) -> list[UInt8[np.ndarray, "H W 3"]]:
-        """Decoded pictures at the rows' time stamps.
-
-        Raises:
-            ValueError: a picture cannot be decoded; the file, the episode and the frame are named.
-        """
-        from lerobot.datasets.video_utils import decode_video_frames
-
-        episode = int(self.frames.episode[rows[0]])
-        times = [self.starts_s[episode] + float(self.frames.timestamp[row]) for row in rows]
-        path = self.files[episode]
-        try:
-            pictures = decode_video_frames(path, times, TOLERANCE_S, video_backend(), return_uint8=True)
-        except Exception as error:  # each decoder has exceptions of its own
-            if len(rows) > 1:  # find the one to name
-                return [self.decode([row])[0] for row in rows]
-            raise ValueError(_undecodable(self.key, path, self.frames, rows[0], error)) from None
-        return list(pictures.permute(0, 2, 3, 1).contiguous().numpy())
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was read: a worker process reads for itself."""
+        return self.__dict__ | {"_read": OrderedDict()}
 
 
 class CachedFrames:
@@ -132,32 +144,26 @@ class CachedFrames:
         return self.__dict__ | {"_kept": {}, "_bytes": 0}
 
 
-@cache
-def video_backend() -> str:
-    """The video decoder that works here: torchcodec where it finds its FFmpeg libraries, else PyAV, which brings them."""
-    try:
-        import_module("torchcodec.decoders")
-    except (ImportError, OSError, RuntimeError):
-        _log.info("videos are decoded with PyAV: torchcodec is missing or finds no FFmpeg libraries on this machine.")
-        return "pyav"
-    return "torchcodec"
+def _eight_bits(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    if picture.mode not in _SIXTEEN_BIT:
+        return np.asarray(picture.convert("RGB"))
+    grey = np.round(np.asarray(picture).astype(np.float32) / 257).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def _row_groups(root: Path) -> list[tuple[int, Path, int]]:
-    """(first index, file, row group) of every row group, by first index."""
-    groups = []
-    for path in sorted(root.glob("data/*/*.parquet")):
-        with pq.ParquetFile(path) as file:
-            first = int(file.read_row_group(0, columns=["index"])["index"][0].as_py()) if file.num_row_groups else 0
-            for group in range(file.num_row_groups):
-                groups.append((first, path, group))
-                first += file.metadata.row_group(group).num_rows
-    return sorted(groups, key=lambda group: group[0])
+def size_fault(width: int, height: int, camera: Camera) -> str | None:
+    """What is wrong with a picture's size, if anything is."""
+    if (width, height) == (camera.width, camera.height):
+        return None
+    return f"is {height} x {width} pixels, the embodiment says {camera.height} x {camera.width}: correct one of them"
 
 
-def _undecodable(key: str, path: Path, frames: Frames, row: int, error: Exception) -> str:
+def named(camera: Camera, frames: Frames, row: int) -> str:
+    """A picture by camera, episode and frame."""
+    return f"{camera.key!r} of episode {frames.episode[row]}, frame {frames.frame[row]}"
+
+
+def undecodable(said: str, error: Exception, episode: SupportsInt) -> str:
+    """What to say of a picture that no decoder reads."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return (
-        f"{path}: {key!r} of episode {frames.episode[row]}, frame {frames.frame[row]} cannot be decoded ({reason}). "
-        "The file is damaged or cut off: copy or record it again, or exclude the episode."
-    )
+    return f"{said} cannot be decoded ({reason}). The file is damaged or cut off: copy or record it again, or {leave_out(episode)}."

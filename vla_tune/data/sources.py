@@ -29,10 +29,14 @@ class Local:
     """A LeRobotDataset v3.0 in a folder; the network is never asked."""
 
     folder: str
+    episodes: Sequence[int] | None = None
+    """Which to use, by number; None for all."""
+    exclude: Sequence[int] = ()
+    """Which of them to leave out."""
 
     def open(self, embodiment: Embodiment, chunks: Chunks) -> Demonstrations:
         """The folder's demonstrations."""
-        return Demonstrations(Path(self.folder), embodiment=embodiment, chunks=chunks)
+        return Demonstrations(Path(self.folder), embodiment=embodiment, chunks=chunks, episodes=self.episodes, exclude=self.exclude)
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,21 @@ class Hub:
 
     repo_id: str
     revision: str | None = None
+    episodes: Sequence[int] | None = None
+    """Which to use, by number; None for all. Only their videos are downloaded."""
+    exclude: Sequence[int] = ()
+    """Which of them to leave out."""
 
     def open(self, embodiment: Embodiment, chunks: Chunks) -> Demonstrations:
         """The repository's demonstrations, downloaded once."""
-        return Demonstrations.from_hub(self.repo_id, revision=self.revision, embodiment=embodiment, chunks=chunks)
+        return Demonstrations.from_hub(
+            self.repo_id,
+            revision=self.revision,
+            embodiment=embodiment,
+            chunks=chunks,
+            episodes=self.episodes,
+            exclude=self.exclude,
+        )
 
 
 @dataclass(frozen=True, eq=False)

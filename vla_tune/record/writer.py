@@ -11,7 +11,7 @@ import av.logging
 
 from vla_tune.data.chunks import ChunksByTimestamp
 from vla_tune.data.dataset import Demonstrations
-from vla_tune.data.images import video_backend
+from vla_tune.data.videos import video_backend
 from vla_tune.schema import Embodiment, dimension_names
 
 Frame = dict[str, Any]
