@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from vla_tune.data.chunks import Chunks
 from vla_tune.data.folder import (
     check_folder,
-    dimension_names,
+    column_names,
     feature,
     is_depth,
     leave_out,
@@ -68,9 +68,9 @@ class Demonstrations(Dataset[dict[str, Any]]):
         filmed = [camera for camera in embodiment.cameras if info["features"][camera.key]["dtype"] == "video"]
         listed = read_episodes(self.root, ["length", *(column for camera in filmed for column in video_columns(camera.key))])
         self.episodes = _selected(episodes, exclude, listed["episode_index"].tolist(), info["total_episodes"], self.root)
-        self.action_names = dimension_names(info, embodiment.action_key)
+        self.action_names = column_names(info, embodiment.action_key)
         """What the dataset calls the dimensions of an action, in their order; None where it does not say."""
-        self.state_names = dimension_names(info, embodiment.state_key)
+        self.state_names = column_names(info, embodiment.state_key)
         self.frames = read_frames(
             self.root,
             state_key=embodiment.state_key,

@@ -76,7 +76,7 @@ def feature(info: Mapping[str, Any], key: str, root: Path) -> Mapping[str, Any]:
     raise ValueError(f"{root} has no feature {key!r}; the nearest is {near[0]!r} of {sorted(features)}. Correct the embodiment.")
 
 
-def dimension_names(info: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
+def column_names(info: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
     """What the dataset calls the dimensions of a feature, in the order of its values; None where it does not say.
 
     LeRobot writes a list, or a mapping with the list under one key such as `motors`, or name -> place.
