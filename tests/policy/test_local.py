@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vla_tune.models.graphs import eager, graphed
-from vla_tune.policy import TEXT_BUCKET, Policy, RecordedPolicy, WatchedPolicy
+from vla_tune.policy import TEXT_BUCKET, NonFiniteActionsError, Policy, RecordedPolicy, WatchedPolicy
 from vla_tune.schema import Observation
 
 LONG = "please push the green block to the left side of the table until it lies beside the yellow block"
@@ -59,6 +59,20 @@ def test_it_is_a_policy_in_robot_units(policy, tiny_contract):
     assert (np.abs(actions[..., :3]) <= 0.0301).all()  # the q01 and q99 of the contract, m
     assert np.abs(actions[..., :3]).max() > 0.001
     assert policy.act([]).shape == (0, 4, 4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_given_to_nobody(policy, value):
+    """A damaged head; codes are always finite, numbers that a model says are not."""
+
+    class Damaged(RawHead):
+        def predict(self, model, batch):
+            chunks = super().predict(model, batch)
+            chunks[1, 2, 0] = value
+            return chunks
+
+    with pytest.raises(NonFiniteActionsError, match="NaN or infinity: its weights or its statistics are damaged"):
+        replace(policy, head=Damaged()).act(crowd(4))
 
 
 @pytest.mark.parametrize("precision", [nullcontext, bf16])

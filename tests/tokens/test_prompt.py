@@ -113,3 +113,9 @@ def test_locations_are_placeholders_at_the_end_of_a_causal_prompt(tiny_tokenizer
         301,
         tiny_tokenizer.eos_token_id,
     ]
+
+
+def test_a_prompt_that_is_longer_than_the_model_reads_is_refused_without_a_warning(prompt: ParallelPrompt):
+    assert prompt.tokenizer.model_max_length == 512
+    with pytest.raises(ValueError, match=r"the prompt takes .* tokens, the model reads at most 512: say the instruction in fewer"):
+        prompt_ids(prompt.tokenizer, prompt.template, "z " * 700)

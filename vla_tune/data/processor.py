@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from vla_tune.data.transforms import Sample
 from vla_tune.schema import Contract, ProcessorRule, content_hash, filled
 from vla_tune.tokens import ActionTokenizer, Processor, text_tokenizer
-from vla_tune.tokens.prompt import causal_ids, check_template
+from vla_tune.tokens.prompt import causal_ids, check_length, check_template
 
 _PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
 """What processors say about each id, beside the attention mask."""
@@ -99,6 +99,7 @@ class ProcessorPrompt:
         made = self._processed(sample)
         prompt = made.pop("input_ids")[0].tolist()
         tokenizer = text_tokenizer(self.processor)
+        check_length(prompt, tokenizer)
         texts = causal_ids(prompt, sample, int(tokenizer.eos_token_id))  # pyright: ignore[reportArgumentType]
         added = len(texts["input_ids"]) - len(prompt)
         per_token = {name: self._longer(name, made.pop(name)[0], added) for name in _PER_TOKEN if name in made}

@@ -23,6 +23,10 @@ TEXT_BUCKET = 16
 """Text lengths are rounded up to a multiple of this many tokens."""
 
 
+class NonFiniteActionsError(RuntimeError):
+    """A policy's actions are no finite numbers."""
+
+
 @runtime_checkable
 class Policy(Protocol):
     """Acts on what a robot sees; local, recorded and remote policies are alike."""
@@ -80,12 +84,13 @@ class LocalPolicy:
 
         Raises:
             ValueError: an observation is not what the contract says; it is named.
+            NonFiniteActionsError: the model gives NaN or infinity.
         """
         samples = self._samples(observations)
         actions = np.empty((len(samples), self.contract.horizon, self.contract.embodiment.action_dimension), dtype=np.float32)
         for index, chunk in enumerate(self._in_passes(self._predict, samples)):
             actions[index] = self.pipeline.robot_actions(chunk, samples[index])
-        return actions
+        return finite(actions)
 
     def outside_mass(self, observations: Sequence[Observation]) -> Float[np.ndarray, " N"] | None:
         """Probability that the model gives to ids which are no action code, mean over a chunk; None where there are no codes.
@@ -172,6 +177,17 @@ def to_sample(observation: Observation, embodiment: Embodiment) -> dict[str, Any
         raise ValueError(f"the state holds NaN or infinity: {observation.state.tolist()}. Check the sensor.")
     images = {camera.key: observation.images[camera.role] for camera in embodiment.cameras}
     return images | {embodiment.state_key: observation.state.astype(np.float32), "instruction": observation.instruction}
+
+
+def finite(actions: Float[np.ndarray, "*N T A"]) -> Float[np.ndarray, "*N T A"]:
+    """The same actions.
+
+    Raises:
+        NonFiniteActionsError: one is NaN or infinite: no robot and no client gets it.
+    """
+    if not np.isfinite(actions).all():
+        raise NonFiniteActionsError("the policy's actions hold NaN or infinity: its weights or its statistics are damaged.")
+    return actions
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import nn
 from vla_tune.adapters import Adapter
 from vla_tune.adapters.bank import BASE, AdapterBank
 from vla_tune.data.collate import collate
-from vla_tune.policy.local import TEXT_BUCKET, LocalPolicy, bucket, device_of, evaluating, filled, passes, to_sample
+from vla_tune.policy.local import TEXT_BUCKET, LocalPolicy, bucket, device_of, evaluating, filled, finite, passes, to_sample
 from vla_tune.schema import Observation
 
 
@@ -85,6 +85,7 @@ class SharedPolicies:
 
         Raises:
             ValueError: there is no adapter of a name, or an observation is not what its contract says.
+            NonFiniteActionsError: a model gives NaN or infinity.
         """
         self._check(names)
         policies = [self._policies[name] for name in names]
@@ -95,7 +96,7 @@ class SharedPolicies:
         for members in passes(kinds, self._rows):
             normalized = self._predict([samples[index] for index in members], [names[index] for index in members])
             for index, chunk in zip(members, normalized, strict=False):
-                chunks[index] = policies[index].pipeline.robot_actions(chunk, samples[index]).astype(np.float32)
+                chunks[index] = finite(policies[index].pipeline.robot_actions(chunk, samples[index]).astype(np.float32))
         return [chunks[index] for index in range(len(samples))]
 
     def _predict(self, samples: list[dict], names: list[str]) -> Float[np.ndarray, "rows T A"]:

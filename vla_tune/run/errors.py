@@ -11,10 +11,20 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vla_tune.check.finding import CheckFailedError
 from vla_tune.export import ParityError
+from vla_tune.policy import NonFiniteActionsError
 from vla_tune.training.interruption import TrainingInterrupted
 from vla_tune.training.update import NonFiniteLossError
 
-_MISTAKES = (ValueError, OSError, NonFiniteLossError, ParityError, CheckFailedError, HydraException, OmegaConfBaseException)
+_MISTAKES = (
+    ValueError,
+    OSError,
+    NonFiniteActionsError,
+    NonFiniteLossError,
+    ParityError,
+    CheckFailedError,
+    HydraException,
+    OmegaConfBaseException,
+)
 
 
 def one_line_errors[**P, T](main: Callable[P, T]) -> Callable[P, T]:

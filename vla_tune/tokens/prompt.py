@@ -1,6 +1,6 @@
 """Instruction and action codes -> the language model's ids and labels."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -72,14 +72,24 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, template: str, instruction: s
     """Ids of the prompt up to and including the space piece.
 
     Raises:
-        ValueError: the instruction is empty, or holds characters the tokenizer does not know.
+        ValueError: the instruction is empty, too long for the model, or holds characters the tokenizer does not know.
     """
     if not instruction.strip():
         raise ValueError("the instruction is empty: say what the robot should do.")
-    ids = tokenizer.encode(filled(template, instruction=instruction.lower()), add_special_tokens=True)
+    ids = tokenizer.encode(filled(template, instruction=instruction.lower()), add_special_tokens=True, verbose=False)
+    check_length(ids, tokenizer)
     if tokenizer.unk_token_id in ids:
         raise ValueError(f"the instruction {instruction!r} holds characters that the tokenizer does not know; use plain English.")
     return [*ids, cast(int, tokenizer.convert_tokens_to_ids(SPACE_PIECE))]
+
+
+def check_length(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a prompt that the model cannot read; transformers would only warn, and memory grows with the square of it."""
+    if len(ids) > tokenizer.model_max_length:
+        raise ValueError(
+            f"the prompt takes {len(ids):,} tokens, the model reads at most {tokenizer.model_max_length:,}: "
+            "say the instruction in fewer words."
+        )
 
 
 def text_tokenizer(processor: Processor) -> PreTrainedTokenizerBase:
