@@ -260,20 +260,15 @@ def test_a_state_that_is_not_finite_is_named(line, walker, body):
         rollout(walker, lambda: Broken(line()), episodes=2, embodiment=body, execution=OpenLoop(), num_envs=1, **CELL)
 
 
-def dies(line, after=2):
-    class Dying(gymnasium.Wrapper):
-        """Ends its process."""
-
-        def step(self, action):
-            if self.env.ticks == after:
-                os._exit(7)
-            return self.env.step(action)
-
-    return Dying(line())
-
-
 @pytest.mark.slow
-def test_a_process_that_ends_is_told_in_a_line(line, walker, body):
-    play = partial(rollout, walker, embodiment=body, execution=OpenLoop(), num_envs=2, vectorize=in_processes, **CELL)
+def test_a_process_that_ends_is_told_in_a_line(body):
+    def dying():  # of this function, for the other process cannot import the tests
+        class Dying(gymnasium.Wrapper):
+            def step(self, action):
+                os._exit(7)
+
+        return Dying(LIFT())
+
+    play = partial(rollout, Chaotic(), embodiment=body, execution=OpenLoop(), num_envs=2, vectorize=in_processes, **CELL)
     with pytest.raises(ChildProcessError, match=r"process ended \(exit code 7\)"):
-        play(partial(dies, line), episodes=4)
+        play(dying, episodes=4)
