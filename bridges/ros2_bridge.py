@@ -46,6 +46,7 @@ from vla_tune.control.safety import Safety
 from vla_tune.control.setpoints import FromCommanded, SetPoints
 from vla_tune.control.state import Rules
 from vla_tune.control.strategy import RecedingHorizon
+from vla_tune.extents import Extents
 from vla_tune.schema import Contract, Embodiment, Observation
 from vla_tune.serving.client import RemotePolicy
 from vla_tune.serving.protocol import contract_in
@@ -131,7 +132,7 @@ def parts(robot: Ros2Robot, policy: Any, contract: Contract, settings: Mapping[s
     return Parts(
         robot=robot,
         policy=policy,
-        actions=ActionRange(contract.statistics.action, margin=0.25),
+        actions=ActionRange(Extents.of(contract), margin=0.25),
         set_points=SetPoints(contract.embodiment, settings["state_of"], FromCommanded()),
         safety=Safety(Limits(settings["limits"]).axes(contract.embodiment), hz=robot.hz),
         strategy=RecedingHorizon(steps=contract.execute_steps, blend=2),

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    "schema < tokens < data < models < heads < adapters < policy < execution < environment"
+    "schema < tokens < data < models < heads < adapters < policy < execution < environment | extents"
     " < training | evaluation | serving | control < record < check < export < plan < bench < run < scripts"
 )
 RANK = {name: rank for rank, names in enumerate(ORDER.split(" < ")) for name in names.split(" | ")}

@@ -163,3 +163,75 @@ def test_another_function_than_the_trained_one_is_named(case):
 def test_chunks_of_another_length_are_refused(case):
     with pytest.raises(ValueError, match=r"the policy's chunks are \[2, 4\], the contract says \[4, 4\]"):
         agreement(Changed(Reader(), after=lambda chunks: chunks[:, :2]), case.recorded, case.contract)
+
+
+def failed(case: Case, probe: str) -> str | None:
+    """What one probe says, if it fails."""
+    return next((finding.said for finding in examine(case) if finding.probe == probe and not finding.passed), None)
+
+
+def broken_after(count: int) -> Callable[[np.ndarray], np.ndarray]:
+    asked = iter(range(10**6))
+    return lambda chunks: chunks if next(asked) < count else np.full_like(chunks, np.nan)
+
+
+@pytest.mark.parametrize("role", ["policy", "reference"])
+def test_a_policy_that_gives_no_number_passes_nothing(case, role):
+    findings = examine(replace(case, **{role: Changed(Reader(), after=broken_after(7))}))
+    assert findings[-1].probe == "numbers"
+    assert "recorded frame 7" in findings[-1].said
+    assert not findings[-1].passed
+
+
+def test_a_changed_frame_must_lead_to_numbers_too(case):
+    seen = [replace(one, state=one.state * 0) for one in case.recorded.seen]
+    dying = Changed(Reader(), after=lambda chunks: np.where(np.abs(chunks[..., 2:3]) > 0.012, np.nan, chunks))
+    calm = replace(case, policy=dying, reference=Reader(), recorded=replace(case.recorded, seen=seen))
+    assert "leads to NaN" in str(failed(calm, "proprioception"))
+
+
+def constant_gripper(case: Case, value: float = 0.0) -> Case:
+    """A task that never uses it."""
+    actions = case.recorded.actions.copy()
+    actions[..., 3] = value
+    still = Changed(
+        Reader(), after=lambda chunks: chunks * np.array([1, 1, 1, 0], np.float32) + np.array([0, 0, 0, value], np.float32)
+    )
+    action = replace(case.contract.statistics.action, min=(-0.03, -0.03, -0.03, value), max=(0.03, 0.03, 0.03, value))
+    contract = replace(case.contract, statistics=replace(case.contract.statistics, action=action))
+    recorded = replace(case.recorded, actions=actions)
+    return replace(
+        case, policy=still, reference=still, contract=contract, trained=contract, statistics=contract.statistics, recorded=recorded
+    )
+
+
+def test_a_gripper_that_never_moves_is_judged_by_its_side(case):
+    quiet = constant_gripper(case)
+    assert failed(quiet, "gripper") is None
+    off_by_a_code = Changed(quiet.policy, after=lambda chunks: chunks - np.array([0, 0, 0, 1 / 128], np.float32))
+    assert (failed(replace(quiet, policy=off_by_a_code), "gripper"), failed(replace(quiet, policy=off_by_a_code), "range")) == (
+        None,
+    ) * 2
+    flipped = Changed(quiet.policy, after=lambda chunks: chunks + np.array([0, 0, 0, 1], np.float32))
+    assert "0 % of the values on the recorded side, trained 100 %" in str(failed(replace(quiet, policy=flipped), "gripper"))
+
+
+def test_a_gripper_that_stopped_following_is_named(case):
+    stuck = Changed(Reader(), after=lambda chunks: chunks * np.array([1, 1, 1, 0], np.float32))
+    assert "does not follow" in str(failed(replace(case, policy=stuck), "gripper"))
+
+
+def test_a_dimension_that_never_moved_must_not_jump(case):
+    """Its largest recorded action is 0: what a policy does beside it is measured in codes."""
+    quiet = Changed(Reader(), after=lambda chunks: chunks * np.array([0, 1, 1, 1], np.float32))
+    actions = case.recorded.actions * np.array([0, 1, 1, 1], np.float32)
+    still = replace(case, policy=quiet, reference=quiet, recorded=replace(case.recorded, actions=actions))
+    assert failed(still, "range") is None
+    jumps = Changed(quiet, after=lambda chunks: chunks + np.array([0.01, 0, 0, 0], np.float32))
+    assert "first step" in str(failed(replace(still, policy=jumps), "range"))
+
+
+def test_statistics_that_are_no_numbers_are_wrong(case):
+    action = replace(case.contract.statistics.action, q99=(np.nan,) * 4)
+    contract = replace(case.contract, statistics=replace(case.contract.statistics, action=action))
+    assert "action.q99 is [nan" in str(failed(replace(case, contract=contract), "statistics"))

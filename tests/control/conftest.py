@@ -15,7 +15,8 @@ from vla_tune.control.safety import Safety
 from vla_tune.control.setpoints import FromCommanded, SetPoints
 from vla_tune.control.state import Rules
 from vla_tune.control.strategy import RecedingHorizon
-from vla_tune.schema import Camera, ColumnStatistics, Embodiment, Gripper, Group, Observation
+from vla_tune.extents import Extents
+from vla_tune.schema import Camera, Embodiment, Gripper, Group, Observation
 
 HZ = 50.0
 
@@ -132,17 +133,14 @@ class Arm:
     def disconnect(self) -> None: ...
 
 
-LOW, HIGH = (-2.0, -1.0, 0.0), (2.0, 1.0, 1.0)
+EXTENTS = Extents(
+    low=np.array([-2.0, -1.0, 0.0]), high=np.array([2.0, 1.0, 1.0]), apart=np.array([0.0, 0.0, 1.0]), code=np.full(3, 1 / 128)
+)
 
 
 @pytest.fixture(scope="session")
-def statistics() -> ColumnStatistics:
-    return STATISTICS
-
-
-STATISTICS = ColumnStatistics(
-    mean=(0.0,) * 3, std=(1.0,) * 3, min=LOW, max=HIGH, q01=LOW, q99=HIGH, normalization=("quantile",) * 3
-)
+def extents() -> Extents:
+    return EXTENTS
 
 
 @pytest.fixture
@@ -160,7 +158,7 @@ def controlled(body: Embodiment, arm: Arm):
         parts = {
             "robot": robot,
             "policy": policy,
-            "actions": ActionRange(STATISTICS, margin=0.25),
+            "actions": ActionRange(EXTENTS, margin=0.25),
             "set_points": SetPoints(body, {"joints": "joints", "gripper": "gripper"}, FromCommanded()),
             "safety": Safety(Limits(LIMITS).axes(body), hz=robot.hz),
             "strategy": RecedingHorizon(steps=4, blend=0),

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -228,10 +229,26 @@ def test_a_faster_robot_gets_the_way_between(body, arm, controlled):
         ticks_per_action(70.0, 50.0)
 
 
-def test_the_margin_lets_a_decoded_value_a_little_outside_pass(statistics):
-    allowed = ActionRange(statistics, margin=0.1)
+def test_the_margin_lets_a_decoded_value_a_little_outside_pass(extents):
+    allowed = ActionRange(extents, margin=0.1)
     assert allowed.problem(np.full((4, 3), 1.05, np.float32)) is None
     assert "dimension 2 is 1.2" in str(allowed.problem(np.full((4, 3), 1.2, np.float32)))
+
+
+@pytest.mark.parametrize(("value", "passes"), [(1 / 64, True), (-1 / 64, True), (0.02, False), (-1.0, False)])
+def test_a_dimension_that_never_moved_may_be_off_by_a_code(extents, value, passes):
+    """And no further: a base that never drove in the data does not drive."""
+    still = replace(extents, low=np.array([-2.0, 0.0, 0.0]), high=np.array([2.0, 0.0, 1.0]))
+    chunk = np.tile(np.array([0.5, value, 0.0], np.float32), (4, 1))
+    assert (ActionRange(still, margin=0.25).problem(chunk) is None) == passes
+
+
+@pytest.mark.parametrize(("value", "passes"), [(0.2, True), (-0.2, True), (0.5, False), (1.0, False), (-0.3, False)])
+def test_a_gripper_that_never_closed_stays_on_its_side(extents, value, passes):
+    """Its slack is a share of the way from engaged to released."""
+    open_only = replace(extents, high=np.array([2.0, 1.0, 0.0]))
+    chunk = np.tile(np.array([0.5, 0.0, value], np.float32), (4, 1))
+    assert (ActionRange(open_only, margin=0.25).problem(chunk) is None) == passes
 
 
 def test_rules_are_above_zero():

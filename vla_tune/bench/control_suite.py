@@ -19,13 +19,12 @@ from vla_tune.control.safety import Filtered, Safety
 from vla_tune.control.setpoints import FromCommanded, SetPoints
 from vla_tune.control.state import Counts, Rules, State
 from vla_tune.control.strategy import Strategy
-from vla_tune.schema import Camera, ColumnStatistics, Embodiment, Group, Observation
+from vla_tune.extents import Extents
+from vla_tune.schema import Camera, Embodiment, Group, Observation
 
 _RULES = Rules(stale=2.0, frozen=10.0, patience=10.0, rejections=3, watchdog=5.0)
 _FAR = (3.2, 3.2)
-_RANGE = ColumnStatistics(
-    mean=(0.0, 0.0), std=(1.0, 1.0), min=(-3.2, -3.2), max=_FAR, q01=(-3.2, -3.2), q99=_FAR, normalization=("quantile", "quantile")
-)
+_RANGE = Extents(low=-np.array(_FAR), high=np.array(_FAR), apart=np.zeros(2), code=np.zeros(2))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vla_tune.execution import two_ended
+from vla_tune.extents import Extents
 from vla_tune.policy import Policy
-from vla_tune.schema import ColumnStatistics, Contract, Observation
+from vla_tune.schema import Contract, Observation
+
+_CODES = 2.0
+"""How far a decoded value may be off where nothing ever moved."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +34,27 @@ class Agreement:
     """What it did, robot units."""
     error: float
     """Mean absolute difference, as a share of each dimension's range in the training data."""
-    scale: float
-    """Of the moving dimensions: 1 where the policy moves as far as was recorded, 2 where twice as far; NaN if nothing moved."""
-    gripper: float
-    """Correlation of the two-ended dimensions with the recorded ones, from -1 to 1; NaN if they never changed."""
+    scale: float | None
+    """Of the moving dimensions: 1 where the policy moves as far as was recorded, 2 where twice as far; None if nothing moved."""
+    gripper: float | None
+    """Correlation of the two-ended dimensions with the recorded ones, from -1 to 1, 0 where only those change; None if these never
+    do."""
+    side: float | None
+    """Share of the two-ended values on the recorded side of the middle; None if there are none."""
     outside: float
     """Share of the values outside the range of the training data."""
-    jump: float
-    """Largest first action (less the state, where it is absolute), of the largest recorded."""
+    jump: float | None
+    """Largest first action (less the state, where it is absolute), of the largest recorded; None where that cannot be said."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether all that it did is a number."""
+        return bool(np.isfinite(self.chunks).all())
 
 
 def apart(chunks: Float[np.ndarray, "N T A"], others: Float[np.ndarray, "N T A"], contract: Contract) -> float:
     """Mean absolute difference of two policies' chunks on the same frames, as a share of each dimension's range in the data."""
-    column = contract.statistics.action
-    return float((np.abs(chunks - others) / _span(column)).mean())
+    return float((np.abs(chunks - others) / Extents.of(contract).span).mean())
 
 
 def agreement(policy: Policy, recorded: Recorded, contract: Contract) -> Agreement:
@@ -55,40 +66,43 @@ def agreement(policy: Policy, recorded: Recorded, contract: Contract) -> Agreeme
     chunks = np.stack([policy.act([observation])[0] for observation in recorded.seen])
     if chunks.shape != recorded.actions.shape:
         raise ValueError(f"the policy's chunks are {list(chunks.shape[1:])}, the contract says {list(recorded.actions.shape[1:])}.")
-    column, gripper = contract.statistics.action, two_ended(contract.embodiment)
-    low, high, span = np.array(column.min), np.array(column.max), _span(column)
+    extents, gripper = Extents.of(contract), two_ended(contract.embodiment)
+    span, slack = extents.span, extents.slack(0.01, codes=_CODES)
     said, wanted = chunks[recorded.mask], recorded.actions[recorded.mask]
     return Agreement(
         chunks=chunks,
         error=float((np.abs(said - wanted) / span).mean()),
         scale=_scale(said[:, ~gripper] / span[~gripper], wanted[:, ~gripper] / span[~gripper]),
         gripper=_correlation(said[:, gripper], wanted[:, gripper]),
-        outside=float(((said < low - 0.01 * span) | (said > high + 0.01 * span)).mean()),
-        jump=_jump(chunks, recorded, contract),
+        side=_same_side(said[:, gripper], wanted[:, gripper], contract),
+        outside=float(((said < extents.low - slack) | (said > extents.high + slack)).mean()),
+        jump=_jump(chunks, recorded, contract, extents),
     )
 
 
-def _span(column: ColumnStatistics) -> Float[np.ndarray, " A"]:
-    """From the smallest to the largest value; 1 where nothing moves."""
-    low, high = np.array(column.min), np.array(column.max)
-    return np.where(high > low, high - low, 1.0)
-
-
-def _scale(said: Float[np.ndarray, "M a"], wanted: Float[np.ndarray, "M a"]) -> float:
+def _scale(said: Float[np.ndarray, "M a"], wanted: Float[np.ndarray, "M a"]) -> float | None:
     """Ratio of the root mean squares about the recorded means, which noise and lag change little."""
     spread = np.sqrt(((wanted - wanted.mean(axis=0)) ** 2).mean()) if wanted.size else 0.0
-    return float(np.sqrt(((said - said.mean(axis=0)) ** 2).mean()) / spread) if spread else float("nan")
+    return float(np.sqrt(((said - said.mean(axis=0)) ** 2).mean()) / spread) if spread else None
 
 
-def _correlation(said: Float[np.ndarray, "M g"], wanted: Float[np.ndarray, "M g"]) -> float:
-    changing = (said.std(axis=0) > 0) & (wanted.std(axis=0) > 0)
+def _correlation(said: Float[np.ndarray, "M g"], wanted: Float[np.ndarray, "M g"]) -> float | None:
+    changing = wanted.std(axis=0) > 0
     if not changing.any():
-        return float("nan")
+        return None
     pairs = zip(said[:, changing].T, wanted[:, changing].T, strict=True)
-    return float(np.mean([np.corrcoef(one, other)[0, 1] for one, other in pairs]))
+    return float(np.mean([np.corrcoef(one, other)[0, 1] if one.std() > 0 else 0.0 for one, other in pairs]))
 
 
-def _jump(chunks: Float[np.ndarray, "N T A"], recorded: Recorded, contract: Contract) -> float:
+def _same_side(said: Float[np.ndarray, "M g"], wanted: Float[np.ndarray, "M g"], contract: Contract) -> float | None:
+    ends = [(group.gripper, group.dimension) for group in contract.embodiment.action if group.gripper is not None]
+    if not ends:
+        return None
+    middle = np.array([(gripper.engaged + gripper.released) / 2 for gripper, dimension in ends for _ in range(dimension)])
+    return float(((said > middle) == (wanted > middle)).mean())
+
+
+def _jump(chunks: Float[np.ndarray, "N T A"], recorded: Recorded, contract: Contract, extents: Extents) -> float | None:
     """In robot units, dimension by dimension; the state stands for absolute actions where it has as many dimensions."""
     body = contract.embodiment
     absolute = np.array(
@@ -98,7 +112,6 @@ def _jump(chunks: Float[np.ndarray, "N T A"], recorded: Recorded, contract: Cont
     begin = np.where(absolute, states, 0.0) if states.shape[1] == len(absolute) else np.zeros(len(absolute))
     moving = ~two_ended(body) & (absolute.any() <= (states.shape[1] == len(absolute)))
     if not moving.any():
-        return float("nan")
+        return None
     said, known = np.abs(chunks[:, 0] - begin)[:, moving], np.abs(recorded.actions[:, 0] - begin)[:, moving]
-    largest = known.max(axis=0)
-    return float((said.max(axis=0) / np.where(largest > 0, largest, np.inf)).max())
+    return float((said.max(axis=0) / np.maximum(known.max(axis=0), _CODES * extents.code[moving])).max())

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 
 from vla_tune.data.collate import collate
+from vla_tune.data.normalize import Scale
+from vla_tune.extents import Extents
 from vla_tune.heads import AutoregressiveTokenHead
 from vla_tune.policy import LocalPolicy, Policy
 from vla_tune.policy.local import device_of, evaluating
@@ -28,9 +30,9 @@ class Tolerance:
     token_agreement: float = 0.98
     """Smallest share of action values that are the same or neighbours."""
     neighbour: float = 0.016
-    """How far neighbours are, of the range of an action: two of 255 bins."""
+    """How far neighbours are, of the range of an action: four of 255 bins; at least two codes, where it never moved."""
     mean_error: float = 0.01
-    """Largest mean action error of a dimension, as a share of its range."""
+    """Largest mean action error of a dimension, as a share of its range; at least one code, where it never moved."""
     gain_kept: float = 0.99
     """Smallest share of what training gained in the loss on held-out frames; quantising a merged policy again kept 39 %."""
     loss_noise: float = 0.002
@@ -180,12 +182,12 @@ def _report(
     error = np.abs(live.chunks - _finite(chunks, "merged"))
     return ParityReport(
         observations=len(live.observations),
-        token_agreement=float((error <= tolerance.neighbour * _ranges(contract)).mean()),
+        token_agreement=float((error <= _limits(contract, tolerance.neighbour, codes=2.0)).mean()),
         exact_agreement=float((error == 0).mean()),
         dimensions=_dimensions(contract.embodiment.action),
         mean_error=tuple(error.mean(axis=(0, 1)).tolist()),
         max_error=tuple(error.max(axis=(0, 1)).tolist()),
-        allowed_mean_error=tuple((tolerance.mean_error * _ranges(contract)).tolist()),
+        allowed_mean_error=tuple(_limits(contract, tolerance.mean_error, codes=1.0).tolist()),
         tolerance=tolerance,
         losses=losses,
     )
@@ -201,8 +203,8 @@ def _dimensions(groups: Sequence[Group]) -> tuple[str, ...]:
     return tuple(f"{group.name}[{index}] ({group.unit})" for group in groups for index in range(group.dimension))
 
 
-def _ranges(contract: Contract) -> Float[np.ndarray, " A"]:
-    """The width of [-1, 1] in robot units; of an unscaled dimension, the range in the data."""
-    column = contract.statistics.action
-    scaled = np.array(column.q99) - np.array(column.q01)
-    return np.where(column.mask, scaled, np.array(column.max) - np.array(column.min))
+def _limits(contract: Contract, share: float, *, codes: float) -> Float[np.ndarray, " A"]:
+    """A share of what [-1, 1] stands for in robot units, or of the reach of an unscaled dimension; at least some codes."""
+    column, extents = contract.statistics.action, Extents.of(contract)
+    low, high = Scale(column).bounds
+    return np.maximum(share * np.where(column.mask, high - low, extents.reach), codes * extents.code)

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 from vla_tune.data.transforms import Compose
+from vla_tune.extents import Extents
 from vla_tune.policy import Policy
 from vla_tune.policy.local import to_sample
 from vla_tune.schema import Contract, Embodiment, Observation
 
 _LEARNED_FROM = {"labels", "actions", "action_mask", "index"}
 """What only training reads; it has further entries of its own."""
-_OF_THE_PROMPT = {"input_ids", "placeholders"}
-"""Compared up to the first code: behind it, training has the codes that are to be learned."""
+_OF_THE_PROMPT = {"input_ids", "placeholders", "token_inputs"}
+"""What holds a value for each id, or several by name: compared up to the first code, behind which training has those to learn."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,14 @@ def compare_paths(
     """
     chunks = np.stack([local.act([observation])[0] for observation in seen]), np.stack([served.act([one])[0] for one in seen])
     error = np.abs(chunks[0] - chunks[1]).max(axis=(0, 1))
-    column = contract.statistics.action
-    bounds = allowed * (np.array(column.max) - np.array(column.min))
+    bounds = allowed * Extents.of(contract).span
     return PathReport(len(seen), tuple(differing), tuple(error.tolist()), tuple(bounds.tolist()))
 
 
 def _same(learned: Any, acted: Any, end: int | None) -> bool:
     """Equal in type, shape and every bit; mappings by name."""
     if isinstance(learned, Mapping) and isinstance(acted, Mapping):
-        return learned.keys() == acted.keys() and all(_same(learned[name], acted[name], None) for name in learned)
+        return learned.keys() == acted.keys() and all(_same(learned[name], acted[name], end) for name in learned)
     if learned is None or acted is None:
         return False
     one, other = np.asarray(learned), np.asarray(acted)

@@ -1,7 +1,7 @@
 """Why a policy fails: each probe asks one question of the policy as it is deployed, on recorded frames."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,8 @@ _CHUNK_SETTINGS: dict[str, Callable[[Contract], float]] = {
     "control_hz": lambda contract: contract.embodiment.control_hz,
     "the number of action dimensions": lambda contract: contract.embodiment.action_dimension,
 }
+_OTHER_SIDE = 0.05
+"""Share of a gripper's values that other hardware or merged weights may put on the other side."""
 _TWICE = (1.6, 2.5)
 """How far the moving dimensions go, of the recorded, when a delta is applied twice."""
 
@@ -55,6 +57,9 @@ def examine(case: Case) -> list[Finding]:
         return first
     found = agreement(case.policy, case.recorded, case.contract)
     wanted = found if case.reference is case.policy else agreement(case.reference, case.recorded, case.contract)
+    first.append(acts_in_numbers(found, wanted))
+    if not first[-1].passed:
+        return first
     return [
         *first,
         adapter_acts(case.base, found, wanted),
@@ -79,7 +84,7 @@ def statistics_fit(case: Case) -> Finding:
             return Finding("statistics", False, f"{said}. Take the contract.json of the training run.")
         for field in known.numbers:
             one, other = np.array(given.numbers[field]), np.array(known.numbers[field])
-            if one.shape != other.shape or (np.abs(one - other) > 1e-3 * np.maximum(span, 1e-9)).any():
+            if one.shape != other.shape or not (np.abs(one - other) <= 1e-3 * np.maximum(span, 1e-9)).all():
                 said = f"wrong statistics: {name}.{field} is {_short(one)}, the data says {_short(other)}"
                 return Finding("statistics", False, f"{said}. Take the contract.json of the training run.")
     return Finding("statistics", True, "those of the data")
@@ -112,6 +117,15 @@ def chunks_are_as_trained(case: Case) -> Finding:
     return Finding("chunk settings", True, said)
 
 
+def acts_in_numbers(found: Agreement, wanted: Agreement) -> Finding:
+    """No action is NaN or infinite: of such a policy nothing else can be said."""
+    for name, one in {"the policy": found, "the trained policy": wanted}.items():
+        if not one.finite:
+            frame = int(np.argwhere(~np.isfinite(one.chunks))[0, 0])
+            return Finding("numbers", False, f"{name} gives NaN or infinity (recorded frame {frame}): its weights are damaged.")
+    return Finding("numbers", True, "all actions are finite")
+
+
 def acts_as_trained(case: Case, found: Agreement, wanted: Agreement) -> Finding:
     """Merged, read back or served, it is the function that training left."""
     if case.policy is case.reference:
@@ -123,19 +137,29 @@ def acts_as_trained(case: Case, found: Agreement, wanted: Agreement) -> Finding:
 
 def gripper_agrees(found: Agreement, wanted: Agreement) -> Finding:
     """Grippers close when they closed in the data."""
-    said = f"correlation with the data {found.gripper:+.2f}, trained {wanted.gripper:+.2f}"
+    if found.side is None or wanted.side is None:
+        return Finding("gripper", True, "there is none")
+    said = f"{100 * found.side:.0f} % of the values on the recorded side, trained {100 * wanted.side:.0f} %"
+    if found.gripper is None or wanted.gripper is None:
+        fine = found.side >= wanted.side - _OTHER_SIDE
+        return Finding("gripper", fine, f"{said}; it never moves in the data" + ("" if fine else ": flipped gripper."))
+    said = f"correlation with the data {found.gripper:+.2f}, trained {wanted.gripper:+.2f}; {said}"
     if found.gripper < -0.2 and not wanted.gripper < -0.2:
         return Finding("gripper", False, f"flipped gripper: {said}. Swap engaged and released on one side.")
+    if wanted.gripper > 0.2 and not found.gripper > 0.2 * wanted.gripper:
+        return Finding("gripper", False, f"it does not follow the data as it did: {said}.")
     return Finding("gripper", True, said)
 
 
 def moves_as_far(found: Agreement, wanted: Agreement) -> Finding:
     """Motions have the size of the recorded ones."""
-    ratio = found.scale / wanted.scale if wanted.scale else float("nan")
+    if found.scale is None or wanted.scale is None:
+        return Finding("scale", True, "nothing moves in the data but grippers")
+    ratio = found.scale / wanted.scale if wanted.scale else float("inf") if found.scale else 1.0
     said = f"motions are {found.scale:.2f} times the recorded ones, trained {wanted.scale:.2f}"
     if _TWICE[0] <= ratio <= _TWICE[1]:
         return Finding("scale", False, f"a delta is applied twice: {said}. Add it to the set-point on one side only.")
-    if ratio > _TWICE[1] or ratio < 1 / _TWICE[0]:
+    if not 1 / _TWICE[0] <= ratio <= _TWICE[1]:
         return Finding("scale", False, f"{said}: look at units and statistics.")
     return Finding("scale", True, said)
 
@@ -148,7 +172,7 @@ def frames_lead_to_actions(case: Case, found: Agreement, wanted: Agreement) -> F
     errors = {
         reason: agreement(Mended(case.policy, change), case.recorded, case.contract).error for reason, change in SUSPECTS.items()
     }
-    reason = min(errors, key=lambda name: errors[name])
+    reason = min(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf))
     if found.error - errors[reason] > 0.5 * (found.error - wanted.error):
         return Finding("training frames", False, f"{reason} ({said}; {errors[reason]:.4f} with that undone).")
     return Finding(
@@ -166,26 +190,31 @@ def reactions(case: Case) -> list[Finding]:
         "proprioception": lambda one: replace(one, state=_far(one.state, case.contract)),
     }
     assert body.state_dimension == len(case.contract.statistics.state.min)
-    plain = np.stack([case.policy.act([one])[0] for one in frames])
-    learned = np.stack([case.reference.act([one])[0] for one in frames])
-    findings = []
-    for name, change in changes.items():
-        reacts = not np.array_equal(plain, np.stack([case.policy.act([change(one)])[0] for one in frames]))
-        expected = not np.array_equal(learned, np.stack([case.reference.act([change(one)])[0] for one in frames]))
-        said = "changes what is done" if reacts else "changes nothing" + ("" if expected else ", nor did it in training")
-        fine = reacts or (
-            not expected and name != "image"
-        )  # words may be all alike and the state superfluous, but none may be blind
-        findings.append(Finding(name, fine, said))
-    return findings
+    return [_reaction(name, change, case, frames) for name, change in changes.items()]
+
+
+def _reaction(name: str, change: Callable[[Observation], Observation], case: Case, frames: Sequence[Observation]) -> Finding:
+    """Words may be all alike and the state superfluous, but no policy may be blind."""
+    reacts, finite = _reacts(case.policy, change, frames)
+    expected, _ = _reacts(case.reference, change, frames)
+    if not finite:
+        return Finding(name, False, "leads to NaN or infinity when it is changed: the weights are damaged.")
+    said = "changes what is done" if reacts else "changes nothing" + ("" if expected else ", nor did it in training")
+    return Finding(name, reacts or (not expected and name != "image"), said)
+
+
+def _reacts(policy: Policy, change: Callable[[Observation], Observation], frames: Sequence[Observation]) -> tuple[bool, bool]:
+    """Whether the policy acts otherwise on changed frames, and in numbers."""
+    plain = np.stack([policy.act([one])[0] for one in frames])
+    other = np.stack([policy.act([change(one)])[0] for one in frames])
+    return not np.array_equal(plain, other), bool(np.isfinite(other).all())
 
 
 def stays_in_range(found: Agreement, wanted: Agreement) -> Finding:
     """Actions lie in the range of the data, and the first one is no jump."""
-    said = (
-        f"{100 * found.outside:.1f} % of the values outside the data's range, first step {found.jump:.2f} of the largest recorded"
-    )
-    return Finding("range", found.outside <= wanted.outside + 0.05 and not found.jump > 1.5, said)
+    said = f"{100 * found.outside:.1f} % of the values outside the data's range"
+    said += "" if found.jump is None else f", first step {found.jump:.2f} of the largest recorded"
+    return Finding("range", found.outside <= wanted.outside + 0.05 and (found.jump is None or found.jump <= 1.5), said)
 
 
 def keeps_up(case: Case, *, times: int = 5) -> Finding:

@@ -55,7 +55,7 @@ def _found(replayed: list[_Replayed]) -> Finding:
     began, left = max(one.began for one in replayed), max(one.left for one in replayed)
     succeeded = sum(one.success for one in replayed)
     said = f"{succeeded} of {len(replayed)} recorded episodes succeed in the environment"
-    if began > _NEAR:
+    if not began <= _NEAR:
         return Finding(PROBE, False, f"{said}; it begins {100 * began:.1f} % of a state's range elsewhere: another environment.")
     if succeeded >= _ENOUGH * len(replayed) and left <= _BESIDE:
         return Finding(PROBE, True, f"{said}, at most {100 * left:.2g} % of a state's range beside the recorded way")
@@ -83,7 +83,7 @@ def _replayed(demonstrations: Demonstrations, episode: int, start: Start, env: g
             off.append(_off(observation_in(shown, body).state, frames.state[there], span))
         if terminated or truncated:
             break
-    away = np.flatnonzero(np.array(off) > _NEAR)
+    away = np.flatnonzero(~(np.array(off) <= _NEAR))
     return _Replayed(off[0], max(off), int(away[0]) if len(away) else len(off), success)
 
 

@@ -6,7 +6,10 @@ import numpy as np
 from jaxtyping import Float
 
 from vla_tune.control.robot import Seen
-from vla_tune.schema import ColumnStatistics
+from vla_tune.extents import Extents
+
+_CODES = 2.0
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -14,22 +17,23 @@ class ActionRange:
     """Refuses chunks that are not finite or far outside the actions of the training data.
 
     Args:
-        statistics: Of those actions.
-        margin: How far outside is allowed, as a share of the range from min to max; decoded codes can lie some way outside
-            (FAST's, by about a tenth of it).
+        extents: Of those actions.
+        margin: How far outside is allowed, as a share of the range from min to max, or from engaged to released where that is
+            more; decoded codes can lie some way outside (FAST's, by about a tenth of it), and two codes are always allowed: a
+            dimension that never moved in the data has no range.
     """
 
-    statistics: ColumnStatistics
+    extents: Extents
     margin: float
 
     def problem(self, chunk: Float[np.ndarray, "T A"]) -> str | None:
         """Why `chunk` is refused; None if it is not."""
-        low, high = np.array(self.statistics.min), np.array(self.statistics.max)
+        low, high = self.extents.low, self.extents.high
         if chunk.ndim != 2 or chunk.shape[1] != len(low) or not len(chunk):
             return f"it has shape {list(chunk.shape)}, not [T {len(low)}]"
         if not np.isfinite(chunk).all():
             return "it holds NaN or infinity"
-        slack = self.margin * (high - low) + 1e-6
+        slack = self.extents.slack(self.margin, codes=_CODES) + _ROUNDING * (1 + np.abs(low))
         outside = (chunk < low - slack) | (chunk > high + slack)
         if not outside.any():
             return None

@@ -24,6 +24,7 @@ from vla_tune.control.state import Counts, State
 from vla_tune.evaluation.episodes import episode_seed
 from vla_tune.evaluation.report import write_json
 from vla_tune.evaluation.stats import wilson_interval
+from vla_tune.extents import Extents
 from vla_tune.run.acting import acting
 from vla_tune.run.films import FILMS, Films
 from vla_tune.run.folder import RESULTS_FILE
@@ -80,7 +81,7 @@ def _parts(cfg: DictConfig, robot: Robot, policy: Acts, contract: Contract) -> P
     return Parts(
         robot=spoilt(robot, build(cfg.robot.faults)),
         policy=policy if cfg.instruction is None else Instructed(policy, cfg.instruction),
-        actions=ActionRange(contract.statistics.action, margin=float(cfg.margin)),
+        actions=ActionRange(Extents.of(contract), margin=float(cfg.margin)),
         set_points=SetPoints(contract.embodiment, dict(cfg.robot.state_of), build(cfg.robot.origin)),
         safety=Safety(limits.axes(contract.embodiment), hz=robot.hz),
         strategy=build(cfg.strategy),

@@ -2,19 +2,22 @@
 
 import pickle
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from transformers import AutoProcessor
 
+from vla_tune.check.paths import differing_inputs
 from vla_tune.data import build_pipeline
 from vla_tune.data.collate import collate
 from vla_tune.data.processor import processor_hash, state_text
+from vla_tune.data.transforms import Compose
 from vla_tune.heads import AutoregressiveTokenHead, action_space
 from vla_tune.models.hf import HFCheckpoint
 from vla_tune.policy import LocalPolicy
+from vla_tune.run.recorded import observation_in
 from vla_tune.schema import Contract, Observation, ProcessorRule, contract_from_record
 from vla_tune.tokens import IGNORED, pad_id, stop_id
 
@@ -60,6 +63,36 @@ def test_an_observation_is_read_as_training_was(checkpoint, contract, samples):
         assert np.array_equal(value, learned["vision_inputs"][name])
     actions = pipeline.robot_actions(learned["actions"], learned)
     np.testing.assert_allclose(actions, raw["actions"], atol=1e-6)
+
+
+def test_training_and_a_robot_give_the_model_the_same(checkpoint, contract, samples):
+    pipeline, frames, body = build_pipeline(contract, checkpoint.processor), samples(contract), contract.embodiment
+    seen = [observation_in(frame, body) for frame in frames]
+    assert differing_inputs(pipeline, pipeline, frames, seen, body) == ()
+    others = [replace(one, instruction=f"{one.instruction} now") for one in seen]
+    assert {"input_ids", "prompt_length"} <= set(differing_inputs(pipeline, pipeline, frames, others, body))
+
+
+@dataclass(frozen=True)
+class Marked:
+    """Says something else about the first id, or the last one of the prompt."""
+
+    place: int
+
+    def __call__(self, sample):
+        told = {name: values.copy() for name, values in sample["token_inputs"].items()}
+        for values in told.values():
+            values[self.place] += 1
+        return sample | {"token_inputs": told}
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_what_is_said_about_each_id_is_compared(checkpoint, contract, samples, place):
+    pipeline, frames, body = build_pipeline(contract, checkpoint.processor), samples(contract)[:1], contract.embodiment
+    found = differing_inputs(
+        pipeline, Compose((*pipeline.steps, Marked(place))), frames, [observation_in(frames[0], body) for _ in frames], body
+    )
+    assert found == (("token_inputs",) if pipeline(frames[0])["token_inputs"] else ())
 
 
 def test_the_order_of_the_cameras_matters(checkpoint, contract, samples):
