@@ -3,12 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from vla_tune.check.parity import held_out_loss
 from vla_tune.export import ParityError
+from vla_tune.models.openvla import OpenVLACheckpoint
 from vla_tune.run import gates
 from vla_tune.run.merge import merge_run
+from vla_tune.run.objects import load_policy, policy_of
 from vla_tune.run.recorded import observation_in
 
 LOOSE = ("tolerance.token_agreement=0.5", "tolerance.mean_error=1.0")
@@ -63,3 +68,16 @@ def test_float32_keeps_every_bit(run_of, merged, base: Path):
     written, plain = load_file(run / "merged" / "model.safetensors"), load_file(base / "model.safetensors")
     assert written.keys() == plain.keys()
     assert (written["projector.fc1.weight"] == plain["projector.fc1.weight"].float()).all()
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_merged_policy_is_played_as_it_was_written(run_of, merged, frames, tiny_contract, dtype: str, expected: torch.dtype):
+    run = run_of("one", adapter="lora_r2", seed=1, precision="fp32")
+    report = merged(run, *LOOSE, f"dtype={dtype}", "tolerance.gain_kept=-100.0")
+    policy = load_policy(run / "merged", rows=1, device="cpu").policy
+    assert {parameter.dtype for parameter in policy.model.parameters()} == {expected}
+    exact = OpenVLACheckpoint(str(run / "merged"), base=dtype)
+    other = policy_of(exact.load(device="cpu"), policy.contract, exact.processor, rows=1, device="cpu")
+    seen = [observation_in(frame, tiny_contract.embodiment) for frame in frames]
+    assert np.array_equal(policy.act(seen), other.act(seen))
+    assert report.losses.merged == pytest.approx(held_out_loss(other, frames), abs=1e-6)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from bitsandbytes.nn.modules import Params4bit
@@ -10,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_flash_attn_2_available
 
+from vla_tune.models.files import places
 from vla_tune.models.four_bits import FOUR_BITS, format_of
 from vla_tune.models.nf4 import num_quantized, quantized_format, quantized_size
 
@@ -53,6 +55,17 @@ def weight_format(model: nn.Module) -> str:
         if dtypes == {_DTYPES[base]}:
             return base
     raise ValueError(f"the weights are of {sorted(map(str, dtypes))}: load the base again in one of {', '.join(FORMATS)}.")
+
+
+def stored_format(folder: Path) -> str:
+    """The format in which a checkpoint that was written whole is loaded: fp32 where every weight in its files is, else bf16.
+
+    Raises:
+        FileNotFoundError: there are no weights.
+        ValueError: a file is damaged.
+    """
+    opened = places(folder)
+    return "fp32" if all(file.get_slice(name).get_dtype() == "F32" for name, file in opened.items()) else "bf16"
 
 
 def cast(model: nn.Module, base: str, device: torch.device | str) -> None:

@@ -23,6 +23,7 @@ from vla_tune.models.files import existing
 from vla_tune.models.hf import HFCheckpoint
 from vla_tune.models.liveness import check_liveness, probes
 from vla_tune.models.openvla import OpenVLACheckpoint, OpenVLAConfig
+from vla_tune.models.precision import stored_format
 from vla_tune.policy import LocalPolicy
 from vla_tune.policy.local import device_of as device_of_model
 from vla_tune.policy.local import evaluating
@@ -121,10 +122,10 @@ def load_base(run: Path, *, rows: int, device: str) -> LocalPolicy:
 
 
 def checkpoint_in(folder: Path) -> Checkpoint:
-    """The checkpoint in a folder, by the architecture that its configuration names."""
+    """The checkpoint in a folder, by the architecture that its configuration names and in the format of its files."""
     record = json.loads(existing(folder / MODEL_CONFIG_FILE).read_text())
-    ours = record.get("model_type") == OpenVLAConfig.model_type
-    return OpenVLACheckpoint(str(folder)) if ours else HFCheckpoint.merged(str(folder))  # pyright: ignore[reportReturnType]
+    ours, base = record.get("model_type") == OpenVLAConfig.model_type, stored_format(folder)
+    return OpenVLACheckpoint(str(folder), base=base) if ours else HFCheckpoint.merged(str(folder), base=base)  # pyright: ignore[reportReturnType]
 
 
 def _load_checkpoint(folder: Path, *, rows: int, device: str) -> Trained:

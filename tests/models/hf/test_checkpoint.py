@@ -18,7 +18,7 @@ from vla_tune.models.base import Checkpoint
 from vla_tune.models.hf import HFVLA, AppendedRows, HFCheckpoint, ReservedRows
 from vla_tune.models.nf4 import num_quantized
 from vla_tune.models.openvla.additions import Film
-from vla_tune.models.precision import weight_report
+from vla_tune.models.precision import stored_format, weight_report
 from vla_tune.schema import Contract
 from vla_tune.tokens import stop_id
 
@@ -91,6 +91,7 @@ def test_lora_learns_is_saved_read_and_merged(
     torch.testing.assert_close(logits(final, batch), logits(model, batch), **CLOSE)
     assert torch.equal(head.raw(final, prompt_of(batch)), head.raw(model, prompt_of(batch)))
     assert Contract.load(tmp_path / "merged") == contract
+    assert stored_format(tmp_path / "merged") == "fp32"
     assert one.interface == replace(checkpoint.interface, image=contract.image)
     published = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long(), **batch.token_inputs}
@@ -104,6 +105,7 @@ def test_a_merged_folder_names_its_weights_as_the_base_does(
     tensors = merge_in_memory(Full(), checkpoint.load(device="cpu"), dtype=torch.bfloat16)
     merged(checkpoint, tensors, contract, tmp_path / "merged", base="bf16")
     before, after = load_file(checkpoint.path / "model.safetensors"), load_file(tmp_path / "merged" / "model.safetensors")
+    assert stored_format(tmp_path / "merged") == "bf16"
     assert before.keys() == after.keys()
     grown = {name for name in before if before[name].shape != after[name].shape}
     assert len(grown) in (1, 2), "the vocabulary alone"
