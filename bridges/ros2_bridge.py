@@ -4,15 +4,16 @@ rclpy is not on PyPI: it comes with ROS and belongs to ROS's own Python. Install
 the few that a robot computer needs:
 
     pip install --no-deps vla-tune
-    pip install "numpy<2.3" jaxtyping cattrs msgpack websockets ruckig pyyaml
+    pip install "numpy<2.3" jaxtyping msgpack websockets ruckig pyyaml
     source /opt/ros/jazzy/setup.bash
     python ros2_bridge.py robot.yaml ws://server:8000 "lift the red block"
 
 `robot.yaml` says what nothing can guess:
 
-    joints: [shoulder, elbow, gripper]        # in the order of the policy's state, as /joint_states names them
+    joints: {joints_0: shoulder, joints_1: elbow, gripper: gripper}   # dimension of the policy's state -> its name in /joint_states
     cameras: {front: /camera/image_raw}       # role -> topic (sensor_msgs/Image, rgb8 or bgr8)
-    command: /forward_position_controller/commands   # std_msgs/Float64MultiArray, in the order of the policy's action
+    command: /forward_position_controller/commands   # std_msgs/Float64MultiArray
+    commanded: [joints_0, joints_1, gripper]  # dimensions of the policy's action, in the order of the controller's `joints`
     hz: 30
     state_of: {joints: joints, gripper: gripper}
     limits: {joints: {low: -1.5, high: 1.5, step: 0.05, velocity: 1.0, acceleration: 5.0, jerk: 50.0}}
@@ -37,6 +38,7 @@ from std_msgs.msg import Float64MultiArray
 
 from vla_tune.control.emergency import AnyOf, StopFile, StopSignal
 from vla_tune.control.instructed import Instructed
+from vla_tune.control.joints import joints_in_order
 from vla_tune.control.limits import Limits
 from vla_tune.control.log import InMemory
 from vla_tune.control.loop import Controller, Parts
@@ -56,14 +58,22 @@ class Ros2Robot(Node):
     """Topics as a robot (`vla_tune.control.robot.Robot`)."""
 
     def __init__(
-        self, embodiment: Embodiment, *, joints: Sequence[str], cameras: Mapping[str, str], command: str, hz: float
+        self,
+        embodiment: Embodiment,
+        *,
+        joints: Sequence[str] | Mapping[str, str],
+        cameras: Mapping[str, str],
+        command: str,
+        commanded: Sequence[str],
+        hz: float,
     ) -> None:
         super().__init__("vla_tune")
         if missing := sorted({camera.role for camera in embodiment.cameras} - cameras.keys()):
             raise ValueError(f"cameras: no topic for {', '.join(missing)}.")
-        if len(joints) != embodiment.state_dimension:
-            raise ValueError(f"joints: {len(joints)} names, {embodiment.name} has {embodiment.state_dimension} state dimensions.")
-        self.embodiment, self.hz, self._joints = embodiment, hz, list(joints)
+        self.embodiment, self.hz = embodiment, hz
+        self._joints = joints_in_order(joints, embodiment.state, what="joints")
+        names = joints_in_order(commanded, embodiment.action, what="commanded")
+        self._places = [names.index(name) for name in commanded]
         self._lock, self._stopped = threading.Lock(), False
         self._newest: dict[str, tuple[Any, float]] = {}
         self._publisher = self.create_publisher(Float64MultiArray, command, 1)
@@ -96,7 +106,7 @@ class Ros2Robot(Node):
         """Publishes it, unless the robot was stopped."""
         if self._stopped:
             return np.full_like(action, np.nan)
-        self._publisher.publish(Float64MultiArray(data=[float(value) for value in action]))
+        self._publisher.publish(Float64MultiArray(data=[float(action[place]) for place in self._places]))
         return action
 
     def hold(self) -> None:
@@ -149,7 +159,7 @@ def main(path: str, url: str, instruction: str) -> None:
     remote, signals = RemotePolicy(url), StopSignal()
     contract = contract_in(remote.metadata)
     rclpy.init()
-    robot = Ros2Robot(contract.embodiment, **{name: settings[name] for name in ("joints", "cameras", "command", "hz")})
+    robot = Ros2Robot(contract.embodiment, **{name: settings[name] for name in ("joints", "cameras", "command", "commanded", "hz")})
     threading.Thread(target=rclpy.spin, args=(robot,), daemon=True).start()
     policy = Instructed(remote, instruction)
     with signals.listening():

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ABSENT = [
-    *("lerobot", "gymnasium", "mujoco", "cattrs", "scipy", "pandas", "matplotlib", "rich", "wandb", "datasets", "av", "pyarrow"),
+    *("lerobot", "gymnasium", "mujoco", "scipy", "pandas", "matplotlib", "rich", "wandb", "datasets", "av", "pyarrow"),
     *("hydra", "omegaconf", "num2words", "hydra_plugins", "beartype"),
 ]
 PROGRAM = '''

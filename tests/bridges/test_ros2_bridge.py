@@ -61,7 +61,9 @@ def bridge(monkeypatch):
     return module
 
 
-JOINTS = ["x", "y", "z", "suction"]
+JOINTS = {"tool_position_1": "y", "tool_position_0": "x", "tool_position_2": "z", "suction": "suction"}
+COMMANDED = ["suction", "tool_translation_0", "tool_translation_1", "tool_translation_2"]
+TOPICS = {"joints": JOINTS, "cameras": {"front": "/camera"}, "command": "/commands", "commanded": COMMANDED, "hz": 10.0}
 SETTINGS = {
     "state_of": {"tool_translation": "tool_position", "suction": "suction"},
     "limits": {"tool_translation": {"low": -1, "high": 1, "step": 0.05, "velocity": 1.0, "acceleration": 20.0, "jerk": 400.0}},
@@ -70,7 +72,7 @@ SETTINGS = {
 
 @pytest.fixture
 def robot(bridge, tiny_contract):
-    return bridge.Ros2Robot(tiny_contract.embodiment, joints=JOINTS, cameras={"front": "/camera"}, command="/commands", hz=10)
+    return bridge.Ros2Robot(tiny_contract.embodiment, **TOPICS)
 
 
 def speak(robot, *, encoding: str = "rgb8") -> None:
@@ -78,7 +80,7 @@ def speak(robot, *, encoding: str = "rgb8") -> None:
     image = np.zeros((64, 200), np.uint8)
     image[:, :192:3] = 200
     robot.heard["/camera"](Message(data=image.tobytes(), encoding=encoding, step=200))
-    robot.heard["/joint_states"](Message(name=["wheel", *JOINTS], position=[9, 0.1, 0.2, 0.05, 0.0]))
+    robot.heard["/joint_states"](Message(name=["wheel", "x", "y", "z", "suction"], position=[9, 0.1, 0.2, 0.05, 0.0]))
 
 
 def test_topics_become_observations(robot):
@@ -126,6 +128,7 @@ def test_the_controller_drives_it_and_stops_publishing(bridge, robot, tiny_contr
     topics, actions = zip(*robot.published, strict=True)
     assert set(topics) == {"/commands"}
     assert all(len(action) == 4 for action in actions)
+    assert actions[-1][0] == 1, "the controller takes the suction first"
     count = len(robot.published)
     robot.send(np.zeros(4, np.float32))
     time.sleep(0.05)
@@ -135,6 +138,8 @@ def test_the_controller_drives_it_and_stops_publishing(bridge, robot, tiny_contr
 def test_what_is_missing_is_named(bridge, tiny_contract):
     body = tiny_contract.embodiment
     with pytest.raises(ValueError, match="cameras: no topic for front"):
-        bridge.Ros2Robot(body, joints=JOINTS, cameras={}, command="/commands", hz=10)
-    with pytest.raises(ValueError, match="joints: 1 names, tabletop has 4 state dimensions"):
-        bridge.Ros2Robot(body, joints=["x"], cameras={"front": "/camera"}, command="/commands", hz=10)
+        bridge.Ros2Robot(body, **TOPICS | {"cameras": {}})
+    with pytest.raises(ValueError, match="joints names x, y, z, suction; no data named the dimensions, so they are tool_posi"):
+        bridge.Ros2Robot(body, **TOPICS | {"joints": ["x", "y", "z", "suction"]})
+    with pytest.raises(ValueError, match="commanded names suction; no data named the dimensions"):
+        bridge.Ros2Robot(body, **TOPICS | {"commanded": ["suction"]})

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from vla_tune.control.joints import joints_in_order
 from vla_tune.control.robot import Seen
 from vla_tune.schema import Embodiment, Observation
 
@@ -25,21 +26,22 @@ class LeRobotRobot:
     Args:
         type: LeRobot's name for it, e.g. `so101_follower`; plug-ins are found by their distributions' names.
         options: Of its configuration: `port`, `id`, `cameras`, ...
-        state: Its observation keys, in the order of the state, e.g. `shoulder_pan.pos`.
-        action: Its action keys, in the order of the action.
+        state: Dimension of the state -> its observation key, e.g. `joints_0: shoulder_pan.pos`; or the keys alone, in any order,
+            where the data's columns bear these names.
+        action: Dimension of the action -> its action key; or the keys alone.
         cameras: Camera role -> its observation key.
         hz: Ticks per second.
         embodiment: What observations and actions mean.
         clock: Seconds.
 
     Raises:
-        ValueError: LeRobot knows no such robot, or the keys are not as many as the embodiment has dimensions.
+        ValueError: LeRobot knows no such robot, or the keys are not those of the embodiment's dimensions.
     """
 
     type: str
     options: Mapping[str, Any]
-    state: Sequence[str]
-    action: Sequence[str]
+    state: Sequence[str] | Mapping[str, str]
+    action: Sequence[str] | Mapping[str, str]
     cameras: Mapping[str, str]
     hz: float
     embodiment: Embodiment
@@ -48,16 +50,13 @@ class LeRobotRobot:
 
     def __post_init__(self) -> None:
         body = self.embodiment
-        for name, keys, dimension in (("state", self.state, body.state_dimension), ("action", self.action, body.action_dimension)):
-            if len(keys) != dimension:
-                raise ValueError(
-                    f"robot.{name} names {len(keys)} keys, {body.name} has {dimension} {name} dimensions: {list(keys)}."
-                )
+        self._state = joints_in_order(self.state, body.state, what="robot.state")
+        self._action = joints_in_order(self.action, body.action, what="robot.action")
         if missing := sorted({camera.role for camera in body.cameras} - self.cameras.keys()):
             raise ValueError(f"robot.cameras names no key for {', '.join(missing)}.")
         self._robot = _made(self.type, self.options)
-        self._check(self._robot.observation_features, [*self.state, *self.cameras.values()], "observation")
-        self._check(self._robot.action_features, self.action, "action")
+        self._check(self._robot.observation_features, [*self._state, *self.cameras.values()], "observation")
+        self._check(self._robot.action_features, self._action, "action")
 
     def connect(self) -> None:
         """Connects without calibrating: a calibration moves the robot.
@@ -72,15 +71,15 @@ class LeRobotRobot:
         """The newest; LeRobot's camera threads keep the pictures."""
         raw = self._robot.get_observation()
         images = {role: np.asarray(raw[key]) for role, key in self.cameras.items()}
-        state = np.array([raw[key] for key in self.state], np.float32)
+        state = np.array([raw[key] for key in self._state], np.float32)
         return Seen(Observation(images=images, state=state, instruction=""), self.clock())
 
     def send(self, action: Float[np.ndarray, " A"]) -> Float[np.ndarray, " A"]:
         """Sends it; returns what LeRobot says it sent."""
         if self._stopped:
             return np.full_like(action, np.nan)
-        sent = self._robot.send_action(dict(zip(self.action, action.tolist(), strict=True)))
-        return np.array([sent[key] for key in self.action], action.dtype)
+        sent = self._robot.send_action(dict(zip(self._action, action.tolist(), strict=True)))
+        return np.array([sent[key] for key in self._action], action.dtype)
 
     def hold(self) -> None:
         """The motors do."""
@@ -91,8 +90,8 @@ class LeRobotRobot:
             return
         self._stopped = True
         present = self._robot.get_observation()
-        if set(self.action) <= present.keys():
-            self._robot.send_action({key: present[key] for key in self.action})
+        if set(self._action) <= present.keys():
+            self._robot.send_action({key: present[key] for key in self._action})
 
     def disconnect(self) -> None:
         """Lets go; whether the motors stay stiff is LeRobot's `disable_torque_on_disconnect`."""

@@ -24,6 +24,7 @@ from vla_tune.data.folder import (
 from vla_tune.data.frames import Frames, check_times, read_frames
 from vla_tune.data.hub import downloaded
 from vla_tune.data.images import CachedFrames, FrameSource, ParquetImages
+from vla_tune.data.names import with_names
 from vla_tune.data.videos import Videos
 from vla_tune.schema import Camera, Embodiment, same_rate
 
@@ -61,16 +62,15 @@ class Demonstrations(Dataset[dict[str, Any]]):
         exclude: Sequence[int] = (),
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        self.root, self.embodiment, self.chunks = Path(root), embodiment, chunks
+        self.root, self.chunks = Path(root), chunks
         info = check_folder(self.root)
         shapes = _shapes(embodiment, chunks)
         _check_features(info, embodiment, shapes, self.root)
         filmed = [camera for camera in embodiment.cameras if info["features"][camera.key]["dtype"] == "video"]
         listed = read_episodes(self.root, ["length", *(column for camera in filmed for column in video_columns(camera.key))])
         self.episodes = _selected(episodes, exclude, listed["episode_index"].tolist(), info["total_episodes"], self.root)
-        self.action_names = column_names(info, embodiment.action_key)
-        """What the dataset calls the dimensions of an action, in their order; None where it does not say."""
-        self.state_names = column_names(info, embodiment.state_key)
+        names = {key: column_names(info, key) for key in (embodiment.state_key, embodiment.action_key)}
+        self.embodiment = with_names(embodiment, names[embodiment.state_key], names[embodiment.action_key], source=str(self.root))
         self.frames = read_frames(
             self.root,
             state_key=embodiment.state_key,

@@ -11,6 +11,7 @@ from vla_tune.data.actions import NormalizedActions
 from vla_tune.data.chunks import Chunks
 from vla_tune.data.dataset import Demonstrations
 from vla_tune.data.mixture import Mixture, Samples
+from vla_tune.data.names import check_one_robot
 from vla_tune.data.statistics import dataset_statistics
 from vla_tune.schema import Embodiment, Statistics, embodiment_from_record
 
@@ -100,13 +101,15 @@ def load_demonstrations(
         ValueError: embodiment, dataset or weights are wrong; the message says which and what to do.
     """
     body = embodiment_from_record(embodiment)
-    halves = [source.open(body, chunks).split(held_out, seed=seed) for source in sources]
+    opened = [source.open(body, chunks) for source in sources]
+    check_one_robot([data.embodiment for data in opened], [str(data.root) for data in opened])
+    halves = [data.split(held_out, seed=seed) for data in opened]
     training = [first for first, _ in halves]
     if demonstrations is not None:
         training[0] = _some(training[0], demonstrations, seed=seed)
     statistics = dataset_statistics(*training)
     return Data(
-        embodiment=body,
+        embodiment=training[0].embodiment,
         training=training[0] if len(training) == 1 else Mixture(training, weights),
         validation=halves[0][1],
         statistics=statistics,

@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from vla_tune.schema import embodiment_of_today
+
 _log = logging.getLogger(__name__)
 RECIPE_FILE = "recipe.json"
 _PACKAGES = ("vla-tune", "lerobot", "mujoco", "numpy")
@@ -73,6 +75,8 @@ def _check_same(folder: Path, recipe: Mapping[str, Any]) -> None:
     try:
         record = json.loads(path.read_text())
         known, versions = record["recipe"], record["versions"]
+        if "embodiment" in known:
+            known["embodiment"] = embodiment_of_today(known["embodiment"])
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is damaged: delete {folder} or choose another folder.") from None
     if changed := sorted(key for key in known.keys() | recipe.keys() if known.get(key) != recipe.get(key)):

@@ -3,7 +3,7 @@
 Axis names in every public signature: B batch, V camera views, C channels, H W pixels, L text tokens, T horizon, A action dims,
 S state dimensions, K action codes per chunk, D model width, N observations.
 
-This package needs numpy and cattrs only: a robot computer reads the contract without torch.
+This package needs numpy and jaxtyping only: a robot computer reads the contract without torch.
 """
 
 from vla_tune.schema.body import (
@@ -23,6 +23,7 @@ from vla_tune.schema.inputs import ActionTokens, BinTokens, FastTokens, ImageRul
 from vla_tune.schema.json_text import json_value, read_json, read_object
 from vla_tune.schema.reading import embodiment_from_record, fast_tokens_from_record, statistics_from_record
 from vla_tune.schema.strict import content_hash, to_record
+from vla_tune.schema.versions import embodiment_of_today
 
 __all__ = [
     "CONTRACT_FILE",
@@ -48,6 +49,7 @@ __all__ = [
     "contract_from_record",
     "dimension_names",
     "embodiment_from_record",
+    "embodiment_of_today",
     "fast_tokens_from_record",
     "filled",
     "json_value",

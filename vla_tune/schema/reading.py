@@ -8,7 +8,7 @@ from vla_tune.schema.column import Statistics
 from vla_tune.schema.inputs import FastTokens
 from vla_tune.schema.sense import check_embodiment, check_statistics
 from vla_tune.schema.strict import structured
-from vla_tune.schema.versions import with_chosen_normalization
+from vla_tune.schema.versions import embodiment_of_today
 
 
 def embodiment_from_record(record: Mapping[str, Any]) -> Embodiment:
@@ -20,7 +20,7 @@ def embodiment_from_record(record: Mapping[str, Any]) -> Embodiment:
         ValueError: a field is missing, unknown, of another type, or says what cannot be.
     """
     source = f"embodiment {str(record.get('name', '(without a name)'))[:80]}"
-    body = structured(with_chosen_normalization(record), Embodiment, source)
+    body = structured(embodiment_of_today(record), Embodiment, source)
     check_embodiment(body, source)
     return body
 

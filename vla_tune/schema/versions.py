@@ -7,8 +7,11 @@ _CHOSEN = {True: "quantile", False: "none"}
 """Until version 2 there were quantiles or nothing."""
 
 
-def with_chosen_normalization(body: Mapping[str, Any]) -> dict[str, Any]:
-    """An embodiment's record whose groups say `normalization`; a `normalized` that is no truth value stays, to be refused."""
+def embodiment_of_today(body: Mapping[str, Any]) -> dict[str, Any]:
+    """An embodiment's record whose groups say `normalization` and `names`.
+
+    A `normalized` that is no truth value stays, to be refused.
+    """
     read = dict(body)
     for column in ("state", "action"):
         if isinstance(groups := read.get(column), list | tuple):
@@ -20,7 +23,7 @@ def from_version_2(contract: Mapping[str, Any]) -> dict[str, Any]:
     """A contract's record of version 2 as version 3: quantiles where something is scaled, and no dimension has a name."""
     read = dict(contract) | {"version": 3}
     if isinstance(body := read.get("embodiment"), Mapping):
-        read["embodiment"] = with_chosen_normalization(body)
+        read["embodiment"] = embodiment_of_today(body)
     if isinstance(statistics := read.get("statistics"), Mapping):
         columns = {name: _column(statistics[name]) for name in ("state", "action") if name in statistics}
         read["statistics"] = dict(statistics) | columns
@@ -38,7 +41,10 @@ def _masked(column: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _group(group: Any) -> Any:
-    if not isinstance(group, Mapping) or "normalization" in group or type(group.get("normalized")) is not bool:
+    if not isinstance(group, Mapping):
+        return group
+    group = {"names": []} | dict(group)
+    if "normalization" in group or type(group.get("normalized")) is not bool:
         return group
     rest = {key: value for key, value in group.items() if key != "normalized"}
     return rest | {"normalization": _CHOSEN[group["normalized"]]}
