@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from vla_tune.check.finding import CheckFailedError
 from vla_tune.check.kept import KEPT_FILE, Kept
-from vla_tune.run.check import CHECK_FILE, check, probed_run
+from vla_tune.run.check import CHECK_FILE, _environment, check, probed_run
 from vla_tune.run.serve import _policies, serve
 
 LEARNED = ["adapter", "live policy", "gripper", "scale", "training frames"]
@@ -49,6 +49,18 @@ def test_it_says_which_probes_failed_and_writes_all_of_them(run, configuration):
     assert len(json.loads((run / CHECK_FILE).read_text())) == 13
     with pytest.raises(ValueError, match="neither a run nor a policy is named"):
         check(configuration("check"))
+
+
+def test_an_environment_of_ones_own_is_named_by_the_user(run, configuration):
+    cfg = OmegaConf.load(run / "config.yaml")
+    cfg.env.make.id = "my_lab:Bench-v0"
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    with pytest.raises(ValueError, match=r"my_lab:Bench-v0.*env=<yours>"):
+        _environment(configuration("check", f"run={run}"), run)
+    env = _environment(configuration("check", f"run={run}", "env=tabletop"), run)(task="touch")
+    assert env.spec is not None
+    assert env.spec.id == "vla_tune/Tabletop-v0"
+    env.close()
 
 
 def test_a_policy_alone_is_held_against_its_frames(run, configuration):

@@ -1,11 +1,12 @@
 """The probes, on a run or on what was made of it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
@@ -107,8 +108,13 @@ def _beside_its_run(cfg: DictConfig, run: Path) -> list[Finding]:
     reference = load_policy(run, **options).policy
     cfg.policy = cfg.policy or str(run)
     with acting(cfg) as (policy, contract):
-        played = replay(data.validation, partial(environment_of(run), task=task_of(str(run))), count=cfg.replayed)
+        played = replay(data.validation, partial(_environment(cfg, run), task=task_of(str(run))), count=cfg.replayed)
         return [played, *_examined(data, recorded, base, policy, contract, reference=reference)]
+
+
+def _environment(cfg: DictConfig, run: Path) -> Callable[..., gymnasium.Env]:
+    """The user's, or the built-in one that the run's folder names."""
+    return environment_of(run) if cfg.get("env") is None else build(cfg.env.make)
 
 
 def _examined(

@@ -103,7 +103,10 @@ def environment_of(run: Path) -> Callable[..., gymnasium.Env]:
     options = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
     if node.get("_target_") != "gymnasium.make" or options.get("id") not in ENVIRONMENTS:
         named = f"{node.get('_target_')!r} with id={options.get('id')!r}"
-        raise ValueError(f"{path}: env.make is {named}; a run's folder may ask for gymnasium.make and {', '.join(ENVIRONMENTS)}.")
+        raise ValueError(
+            f"{path}: env.make is {named}; a run's folder may ask for gymnasium.make and {', '.join(ENVIRONMENTS)}. "
+            "If it is an environment of your own, say so: env=<yours>."
+        )
     _refuse_words(path, "env.make", options)
     return partial(gymnasium.make, **options)
 
