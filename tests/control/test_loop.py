@@ -1,14 +1,16 @@
 """The controller: whatever fails, the robot is held, and what is sent stays inside the limits."""
 
 import threading
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from vla_tune.control import loop
+from vla_tune.control.inference import Inference
 from vla_tune.control.loop import ticks_per_action
 from vla_tune.control.rejection import ActionRange
+from vla_tune.control.setpoints import SetPoints
 from vla_tune.control.simulated import Dropped, FrozenCamera, NotANumber, spoilt
 from vla_tune.control.state import Rules, State
 from vla_tune.control.strategy import Ensemble, OpenLoop, RecedingHorizon
@@ -32,16 +34,21 @@ class Policy:
     def reset(self) -> None: ...
 
 
+class Immediate(Inference):
+    """Answers before the next tick, without a thread that might come late."""
+
+    def __init__(self, policy, *, clock) -> None:
+        super().__init__(policy, clock=clock)
+        self.close()
+
+    def ask(self, seen, *, played: int) -> None:
+        self._busy = True
+        self._computed = self._compute(seen, played)
+
+
 @pytest.fixture(autouse=True)
-def answers_come_between_ticks(arm):
-    """The clock of the tests jumps; the policy's thread gets real time to answer."""
-    jump = arm.clock.sleep_until
-
-    def sleep_until(when: float) -> None:
-        time.sleep(0.003)
-        jump(when)
-
-    arm.clock.sleep_until = sleep_until
+def answers_come_between_ticks(monkeypatch):
+    monkeypatch.setattr(loop, "Inference", Immediate)
 
 
 def steps(arm) -> np.ndarray:
@@ -148,13 +155,42 @@ def test_a_server_that_stays_lost_stops_it_in_the_promised_time(arm, controlled)
     assert held[-1] - held[0] == pytest.approx(1.0, abs=0.1)
 
 
-def test_a_policy_that_never_answers_keeps_nothing(arm, controlled):
+def test_a_policy_that_never_answers_keeps_nothing(arm, controlled, monkeypatch):
+    monkeypatch.setattr(loop, "Inference", Inference)
     never = threading.Event()
     controller, _ = controlled(Policy(fail=lambda asked, chunk: never.wait(60)))
     controller.run(seconds=10.0)
     assert controller.state is State.STOP
     assert not arm.sent
     never.set()
+
+
+def test_the_policys_thread_answers_once_and_keeps_what_failed(arm):
+    """A question, its answer, another one; an error is an answer too."""
+    came = threading.Event()
+
+    def fail(asked, chunk):
+        came.set()
+        if asked == 2:
+            raise ConnectionError("the server is gone")
+        return chunk
+
+    inference = Inference(Policy(fail=fail), clock=arm.clock.now)
+    computed = []
+    for played in (3, 4):
+        inference.ask(arm.observe(), played=played)
+        assert came.wait(30)
+        came.clear()
+        while (answer := inference.take()) is None:
+            assert inference.busy
+        computed.append(answer)
+        assert not inference.busy
+        assert inference.take() is None
+    inference.close()
+    assert [answer.played for answer in computed] == [3, 4]
+    assert computed[0].chunk is not None
+    assert computed[1].chunk is None
+    assert str(computed[1].error) == "the server is gone"
 
 
 @pytest.mark.parametrize(
@@ -172,6 +208,45 @@ def test_sensors_that_fail_hold_it(arm, controlled, fault, note):
     assert any(note in tick.note for tick in log.ticks)
     assert note in controller.reason
     assert steps(arm) <= 0.05
+
+
+class Shifted:
+    """The sensors' time jumps after some ticks."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.ticks = seconds, 0
+
+    def __call__(self, seen):
+        self.ticks += 1
+        return replace(seen, time=seen.time + (self.seconds if self.ticks > 10 else 0.0))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "note"),
+    [(10.0, "10.00 s ahead of the clock"), (0.4, "0.40 s ahead"), (-10.0, "10.00 s old"), (np.nan, "nan s old"), (np.inf, "ahead")],
+)
+def test_a_sensors_clock_that_jumps_holds_it(arm, controlled, seconds, note):
+    controller, log = controlled(Policy(), robot=spoilt(arm, [Shifted(seconds)]))
+    controller.run(seconds=4.0)
+    assert controller.state is State.STOP
+    assert note in controller.reason
+    assert sum(tick.state is State.RUN for tick in log.ticks) <= 10
+
+
+def test_an_action_that_is_not_finite_stops_it_and_is_not_sent(arm, controlled, monkeypatch):
+    action, asked = SetPoints.action, []
+
+    def broken(self, *given, **named):
+        asked.append(1)
+        return action(self, *given, **named) * (np.nan if len(asked) > 5 else 1)
+
+    monkeypatch.setattr(SetPoints, "action", broken)
+    controller, _ = controlled(Policy())
+    controller.run(seconds=1.0)
+    assert controller.state is State.STOP
+    assert "an action is not finite" in controller.reason
+    assert len(arm.sent) == 5
+    assert np.isfinite(arm.sent).all()
 
 
 def test_a_dropped_frame_now_and_then_is_survived(arm, controlled):
@@ -198,22 +273,25 @@ def test_a_robot_that_fails_is_stopped_and_its_error_is_told(arm, controlled):
 
 
 def test_a_loop_that_hangs_is_stopped_from_outside(arm, controlled):
-    observe = arm.observe
+    observe, stop, stopped = arm.observe, arm.stop, threading.Event()
 
     def hanging():
         if arm.pictures == 10:
-            deadline = time.monotonic() + 5
-            while not arm.stopped and time.monotonic() < deadline:
-                time.sleep(0.01)
+            arm.clock.time += 0.5
+            assert stopped.wait(30), "nobody stopped it"
         return observe()
 
-    arm.observe = hanging
-    rules = Rules(stale=0.5, frozen=1.0, patience=1.0, rejections=3, watchdog=0.2)
+    def noted() -> None:
+        stop()
+        stopped.set()
+
+    arm.observe, arm.stop = hanging, noted
+    rules = Rules(stale=1.0, frozen=1.0, patience=1.0, rejections=3, watchdog=0.1)
     arm.send = lambda action: action
     controller, _ = controlled(Policy(), rules=rules)
     controller.run(seconds=1.0)
     assert arm.stopped
-    assert "silent for 0.2" in controller.reason
+    assert "silent for 0.5" in controller.reason
 
 
 def test_a_faster_robot_gets_the_way_between(body, arm, controlled):

@@ -1,6 +1,7 @@
 """scripts/control.py: a policy on the simulated robot, in this process and over a websocket."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -9,6 +10,9 @@ import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from vla_tune.control.live import AtAddress, InFile, InViewer
+from vla_tune.control.robot import RobotError
+from vla_tune.control.simulated import SimulatedRobot
+from vla_tune.run import control as module
 from vla_tune.run.control import control
 from vla_tune.run.objects import build
 
@@ -22,6 +26,19 @@ def settings(configuration, tmp_path: Path):
         return configuration("control", *given, *overrides)
 
     return make
+
+
+class Still:
+    """Stays where it is."""
+
+    def __init__(self) -> None:
+        self.answers: list[int] = []
+
+    def act(self, observations):
+        self.answers.append(len(observations))
+        return np.zeros((len(observations), 4, 4), np.float32)
+
+    def reset(self) -> None: ...
 
 
 def lines(folder: Path) -> list[dict]:
@@ -74,6 +91,59 @@ def test_a_stop_file_stops_it_before_it_moves(base, settings, tmp_path: Path):
     assert outcome.state == "STOP"
     assert "STOP exists" in outcome.reason
     assert all(tick["sent"][0] is None for tick in lines(tmp_path / "log"))
+
+
+def gone(policy: Still, robot: SimulatedRobot) -> None:
+    def reset() -> None:
+        if len(policy.answers) > 0:
+            raise ConnectionError("the server is gone")
+
+    policy.reset = reset
+
+
+def crashing(policy: Still, robot: SimulatedRobot) -> None:
+    def step(action):
+        raise RuntimeError("the simulator's process ended")
+
+    robot.env.step = step
+
+
+def broken(policy: Still, robot: SimulatedRobot) -> None:
+    def observe():
+        raise KeyError("the bus")
+
+    robot.observe = observe
+
+
+@pytest.mark.parametrize(
+    ("failing", "error", "message", "episodes"),
+    [
+        (gone, ConnectionError, "^the server is gone$", 2),
+        (crashing, RobotError, r"^the environment failed in step\(\): RuntimeError: the simulator's process ended$", 1),
+        (broken, RobotError, r"^the robot failed: KeyError: 'the bus' \(.*failure.txt says where\)$", 1),
+    ],
+)
+def test_whatever_fails_what_was_played_is_written_and_said_in_a_line(
+    settings, tiny_contract, tmp_path: Path, monkeypatch, failing, error, message, episodes
+):
+    policy, start = Still(), SimulatedRobot.start
+
+    @contextmanager
+    def acting(cfg):
+        yield policy, tiny_contract
+
+    def begin(robot, seed):
+        start(robot, seed)
+        failing(policy, robot)
+
+    monkeypatch.setattr(module, "acting", acting)
+    monkeypatch.setattr(SimulatedRobot, "start", begin)
+    with pytest.raises(error, match=message):
+        control(settings("policy=nowhere", "ticks=lines", "films=[]", "episodes=3", "seconds=0.3"))
+    record = json.loads((tmp_path / "log" / "results.json").read_text())
+    assert record["episodes"] == episodes
+    assert len(record["stopped"]) == 1
+    assert record["ticks"] == (3 if failing is gone else 0)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,8 @@ class Controller:
             Exception: what the robot raised; it was stopped before.
         """
         parts, clock = self._parts, self._parts.clock
-        inference, watchdog = Inference(parts.policy, clock=clock.now), Watchdog(parts.robot.stop, seconds=parts.rules.watchdog)
+        inference = Inference(parts.policy, clock=clock.now)
+        watchdog = Watchdog(parts.robot.stop, seconds=parts.rules.watchdog, clock=clock.now)
         stop = AnyOf([parts.stop, watchdog])
         try:
             seen, begun, turn = self._arm(), clock.now(), 0
@@ -123,7 +124,7 @@ class Controller:
         seen = parts.robot.observe()
         if reason := stop.pressed():
             self._change(State.STOP, reason)
-        fresh = self._look(seen, now)
+        fresh = self._look(seen, parts.clock.now())  # after it was observed: sensors are read meanwhile
         self._take(inference.take(), now)
         if fresh and self.state is not State.STOP and not inference.busy and self._timeline.wants(latency=self._latency):
             inference.ask(seen, played=self._played)
@@ -226,8 +227,12 @@ class Controller:
         if self.state is not State.RUN and not self._parts.safety.moving:
             robot.stop() if self.state is State.STOP else robot.hold()
             return self._none
-        action = self._parts.set_points.action(filtered.command, commanded=before, measured=self._measured)
-        return robot.send(action.astype(np.float32))
+        action = self._parts.set_points.action(filtered.command, commanded=before, measured=self._measured).astype(np.float32)
+        if not np.isfinite(action).all():
+            self._change(State.STOP, f"an action is not finite: {action.tolist()}")
+            robot.stop()
+            return self._none
+        return robot.send(action)
 
     def _come_to_rest(self, begun: float, turn: int) -> None:
         """The time is over in the middle of a motion."""

@@ -41,6 +41,10 @@ class ActionRange:
         return f"dimension {column} is {chunk[row, column]:.4g}, in the training data {low[column]:.4g} to {high[column]:.4g}"
 
 
+_AHEAD = 0.02
+"""Seconds by which a sensor's time may be ahead of the clock: a picture that stays would be fresh for so much longer."""
+
+
 @dataclass(kw_only=True)
 class Freshness:
     """Refuses observations that do not show the present.
@@ -61,8 +65,11 @@ class Freshness:
         frozen = self._frozen(seen, now, moving)
         if not np.isfinite(seen.observation.state).all():
             return f"the observed state is {seen.observation.state.tolist()}"
-        if now - seen.time > self.stale:
-            return f"the observation is {now - seen.time:.2f} s old"
+        age = now - seen.time
+        if age < -_AHEAD:
+            return f"the observation is {-age:.2f} s ahead of the clock"
+        if not age <= self.stale:  # a time that is NaN is none
+            return f"the observation is {age:.2f} s old"
         return f"the camera {frozen} shows the same picture for {self.frozen:g} s of motion" if frozen else None
 
     def _frozen(self, seen: Seen, now: float, moving: bool) -> str | None:

@@ -20,6 +20,10 @@ class Seen:
     """Whether the robot says that the episode ended; a real one never does."""
 
 
+class RobotError(OSError):
+    """A robot, or what stands for one, failed."""
+
+
 @runtime_checkable
 class Robot(Protocol):
     """A robot that takes one action per tick.

@@ -2,7 +2,8 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float
 
-from vla_tune.control.robot import Robot, Seen
+from vla_tune.control.robot import Robot, RobotError, Seen
 from vla_tune.environment import Once, SuccessRule, observation_in, told
 from vla_tune.execution import two_ended
 from vla_tune.schema import Embodiment
@@ -68,7 +69,8 @@ class SimulatedRobot:
 
     def start(self, seed: int) -> None:
         """Begin an episode."""
-        observation, info = self.env.reset(seed=seed)
+        with _failing("reset"):
+            observation, info = self.env.reset(seed=seed)
         told(info)  # under another name, it is refused before anything moves
         self._stopped = self.success = False
         self._see(observation, over=False)
@@ -84,7 +86,8 @@ class SimulatedRobot:
             return np.full_like(action, np.nan)
         jumps = two_ended(self.embodiment)
         self._still = np.where(jumps, action, self._still).astype(np.float32)
-        observation, _, terminated, truncated, info = self.env.step(action)
+        with _failing("step"):
+            observation, _, terminated, truncated, info = self.env.step(action)
         self.success = self.counts(self.success, bool(told(info)))
         self._see(observation, over=terminated or truncated)
         return action
@@ -116,6 +119,15 @@ class SimulatedRobot:
                 raise ValueError(f"action group {group.name!r} is absolute: a simulated robot holds only with deltas.")
             still += [0.0 if group.gripper is None else group.gripper.released] * group.dimension
         return np.array(still, np.float32)
+
+
+@contextmanager
+def _failing(verb: str) -> Iterator[None]:
+    """An environment is somebody else's code, perhaps in another process: what it raises is a failure of the robot."""
+    try:
+        yield
+    except Exception as error:
+        raise RobotError(f"the environment failed in {verb}(): {type(error).__name__}: {error}") from error
 
 
 @dataclass(eq=False)

@@ -1,5 +1,6 @@
 """A policy on a robot, as a configuration describes both."""
 
+import traceback
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from vla_tune.control.log import All, InMemory, JsonLines
 from vla_tune.control.loop import Controller, Parts
 from vla_tune.control.plot import plot_ticks
 from vla_tune.control.rejection import ActionRange
-from vla_tune.control.robot import Robot
+from vla_tune.control.robot import Robot, RobotError
 from vla_tune.control.safety import Safety
 from vla_tune.control.setpoints import SetPoints
 from vla_tune.control.simulated import SimulatedRobot, spoilt
@@ -31,7 +32,7 @@ from vla_tune.run.folder import RESULTS_FILE
 from vla_tune.run.objects import build
 from vla_tune.schema import Contract
 
-TICKS_FILE, PLOT_FILE, DATASET = "ticks.jsonl", "actions.png", "dataset"
+TICKS_FILE, PLOT_FILE, FAILURE_FILE, DATASET = "ticks.jsonl", "actions.png", "failure.txt", "dataset"
 _PLOTTED = 1
 """Episodes in the plot: more could not be read."""
 
@@ -52,7 +53,7 @@ def control(cfg: DictConfig) -> list[Outcome]:
 
     Raises:
         ValueError: the policy does not fit the robot, a limit is missing, or the log's folder is in use.
-        OSError: robot or policy cannot be reached.
+        OSError: robot or policy cannot be reached, or fails; what was played is written before.
     """
     folder, signals = Path(cfg.to), StopSignal()
     if (folder / TICKS_FILE).exists():
@@ -69,10 +70,12 @@ def control(cfg: DictConfig) -> list[Outcome]:
         leaving.callback(log.close)
         leaving.enter_context(signals.listening())
         parts = replace(parts, log=log, stop=AnyOf([StopFile(cfg.stop_file), StopKey(), signals]))
-        robot.connect()
-        leaving.callback(robot.disconnect)
-        outcomes = _episodes(cfg, robot, parts)
-    _report(cfg, folder, outcomes, memory, contract)
+        outcomes: list[Outcome] = []
+        try:
+            _drive(cfg, robot, parts, outcomes)
+        finally:
+            if outcomes:
+                _report(folder, outcomes, memory, contract)
     return outcomes
 
 
@@ -91,29 +94,44 @@ def _parts(cfg: DictConfig, robot: Robot, policy: Acts, contract: Contract) -> P
     )
 
 
-def _episodes(cfg: DictConfig, robot: Robot, parts: Parts) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    for index in range(cfg.episodes):
-        if isinstance(robot, SimulatedRobot):
-            robot.start(episode_seed(cfg.seed, suite=cfg.env.suite, task=cfg.task, episode=index))
-        controller = Controller(parts)
-        controller.run(seconds=float(cfg.seconds))
-        success = robot.success if isinstance(robot, SimulatedRobot) else None
-        outcomes.append(Outcome(controller.state, controller.reason, controller.counts, success))
-        if parts.stop.pressed():
-            break
-    return outcomes
+def _drive(cfg: DictConfig, robot: Robot, parts: Parts, outcomes: list[Outcome]) -> None:
+    """Connect, play the episodes, let go; `outcomes` grows by each, the one that failed included."""
+    with ExitStack() as leaving:
+        robot.connect()
+        leaving.callback(robot.disconnect)
+        for index in range(cfg.episodes):
+            controller, reason = Controller(parts), None
+            try:
+                if isinstance(robot, SimulatedRobot):
+                    robot.start(episode_seed(cfg.seed, suite=cfg.env.suite, task=cfg.task, episode=index))
+                controller.run(seconds=float(cfg.seconds))
+            except Exception as error:
+                controller.state, reason = State.STOP, f"{type(error).__name__}: {error}"
+                if isinstance(error, ValueError | OSError):
+                    raise
+                raise _failure(error, Path(cfg.to)) from error
+            finally:
+                success = robot.success if isinstance(robot, SimulatedRobot) else None
+                outcomes.append(Outcome(controller.state, reason or controller.reason, controller.counts, success))
+            if parts.stop.pressed():
+                return
 
 
-def _report(cfg: DictConfig, folder: Path, outcomes: list[Outcome], memory: InMemory, contract: Contract) -> None:
+def _failure(error: Exception, folder: Path) -> RobotError:
+    """What is told where a driver raises anything; where it did is kept in a file."""
+    (folder / FAILURE_FILE).write_text(traceback.format_exc())
+    return RobotError(f"the robot failed: {type(error).__name__}: {error} ({folder / FAILURE_FILE} says where)")
+
+
+def _report(folder: Path, outcomes: list[Outcome], memory: InMemory, contract: Contract) -> None:
     body, console = contract.embodiment, Console()
     names = [
         f"{group.name}[{axis}]" if group.dimension > 1 else group.name for group in body.action for axis in range(group.dimension)
     ]
-    plotted = memory.ticks[: sum(outcome.counts.ticks for outcome in outcomes[:_PLOTTED])]
-    plot_ticks(plotted, folder / PLOT_FILE, names=names, units=body.action_units)
     record = summary(outcomes)
-    write_json(folder / RESULTS_FILE, record)
+    write_json(folder / RESULTS_FILE, record)  # first: nothing that fails later takes it away
+    if plotted := memory.ticks[: sum(outcome.counts.ticks for outcome in outcomes[:_PLOTTED])]:
+        plot_ticks(plotted, folder / PLOT_FILE, names=names, units=body.action_units)
     for key, value in record.items():
         console.print(f"{key}: {value}", highlight=False, soft_wrap=True)
     console.print(f"Written to {folder}: {TICKS_FILE}, {PLOT_FILE}, {RESULTS_FILE}", highlight=False, soft_wrap=True)
