@@ -12,7 +12,7 @@ from vla_tune.run.folder import asset_named
 CHANGES_FILE = "changes.json"
 SAME, CHANGED = "same", "changed"
 """What `resume=` may be."""
-_MEASURES = ("evaluation", "env", "execution")
+_MEASURES = ("evaluation", "env", "success", "execution")
 """How a finished run is tried: after a change it is tried again."""
 _SHOWS = ("evaluation.films", "evaluation.num_envs")
 _FREE = (

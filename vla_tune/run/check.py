@@ -19,6 +19,7 @@ from vla_tune.check.replay import replay
 from vla_tune.data.sources import Data
 from vla_tune.policy import LocalPolicy, Policy
 from vla_tune.run.acting import acting, is_address
+from vla_tune.run.chosen import chosen_run
 from vla_tune.run.folder import task_of
 from vla_tune.run.objects import build, device_of, load_base, load_policy
 from vla_tune.run.recorded import observation_in, recorded_frames
@@ -42,6 +43,8 @@ def check(cfg: DictConfig) -> list[Finding]:
     """
     if cfg.run is None and cfg.policy is None:
         raise ValueError("neither a run nor a policy is named: run=runs/..., policy=<exported folder>, or both.")
+    if cfg.run is not None:
+        cfg.run = str(chosen_run(cfg, Path(cfg.run)))
     findings = _alone(cfg) if cfg.run is None else _beside_its_run(cfg, Path(cfg.run))
     tell(findings)
     if to := cfg.json or (cfg.run and Path(cfg.run) / CHECK_FILE):

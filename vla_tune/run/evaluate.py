@@ -19,6 +19,7 @@ from vla_tune.evaluation.video import Film
 from vla_tune.evaluation.watcher import NOBODY
 from vla_tune.heads import AutoregressiveTokenHead
 from vla_tune.heads.decoding import Constrained, Decoder
+from vla_tune.run.chosen import chosen_run, step_in
 from vla_tune.run.folder import RESULTS_FILE
 from vla_tune.run.objects import Trained, build, device_of, load_policy
 
@@ -41,12 +42,12 @@ def evaluate_run(cfg: DictConfig, output: Path) -> float:
 
     The episodes are kept in the run's own folder. Returns the failure rate.
     """
-    folder = Path(cfg.run)
+    folder = chosen_run(cfg, Path(cfg.run))
     loaded = load_policy(folder, rows=cfg.evaluation.rows, device=device_of(cfg))
     trained = decoding_with(build(cfg.decoding), replace(loaded, policy=replace(loaded.policy, launch=build(cfg.launch))))
     policy = "fine_tuned" if len(trained.folders) > 1 else folder.name
     row = evaluate(cfg, trained, policy=policy, task=cfg.task, folder=folder / CELLS, films=True)
-    row |= {"execution": _execution_name(cfg)}
+    row |= {"execution": _execution_name(cfg)} | ({"step": step_in(folder)} if folder != Path(cfg.run) else {})
     for path in (output / RESULTS_FILE, *([Path(cfg.json)] if cfg.json else [])):
         write_results(path, evaluation=[row | {"run": str(cfg.run)}], training={})
     print_rows([row], title=f"{cfg.run} on {cfg.task}")

@@ -21,6 +21,7 @@ from vla_tune.export.lerobot_layout import write_lerobot_layout
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.files import new_folder
 from vla_tune.policy import LocalPolicy
+from vla_tune.run.chosen import chosen_run, step_in
 from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, RESULTS_FILE, load_config
 from vla_tune.run.merge import base_of, dtype_of
 from vla_tune.run.objects import HF_FOLDER, build, load_policy
@@ -47,7 +48,7 @@ def export_run(cfg: DictConfig) -> PathReport:
         ParityError: the exported policy is not the trained one, or it is not what is served.
         ValueError: the destination exists.
     """
-    run, destination = Path(cfg.run), Path(cfg.to)
+    run, destination = chosen_run(cfg, Path(cfg.run)), Path(cfg.to)
     trained, contract = load_config(run), Contract.load(run)
     with new_folder(destination) as temporary:
         form, weights = _write_policy(cfg, run, temporary, contract)
@@ -115,9 +116,10 @@ def _served(policy: LocalPolicy, contract: Contract) -> Iterator[RemotePolicy]:
 def _describe(folder: Path, name: str, contract: Contract, trained: DictConfig, run: Path, *, checks: list[str], form: str) -> None:
     results = run / RESULTS_FILE
     rows = read_results(results)["evaluation"] if results.is_file() else []
-    card = model_card(name, contract, training=_training(trained), evaluation=rows, checks=checks, form=form)
+    training = {"step": step_in(run), **_training(trained)}
+    card = model_card(name, contract, training=training, evaluation=rows, checks=checks, form=form)
     (folder / CARD_FILE).write_text(card)
-    (folder / PARITY_FILE).write_text(json.dumps({"checks": checks}, indent=1) + "\n")
+    (folder / PARITY_FILE).write_text(json.dumps({"checks": checks, "step": step_in(run)}, indent=1) + "\n")
 
 
 def _training(trained: DictConfig) -> Mapping[str, Any]:

@@ -27,22 +27,28 @@ EARLIER = "steps"
 _LONGEST_NAME, _DIGEST = 80, 10
 
 
-def folder_name(*parts: str) -> str:
-    """Parts joined by `-`, written with letters, digits, `.`, `-` and `_` only, so that a shell needs no quotes.
+def folder_name(*parts: str | int | None) -> str:
+    """Parts, where they say something, joined by `-`, written with letters, digits, `.`, `-` and `_` only: a shell needs no quotes.
 
     A name has at most 80 characters: of a longer one the beginning is kept, and a hash of all parts.
     """
-    clean = (re.sub(r"[^A-Za-z0-9._-]+", "_", part).strip("_") for part in parts)
+    words = [str(part) for part in parts if part is not None]
+    clean = (re.sub(r"[^A-Za-z0-9._-]+", "_", word).strip("_") for word in words)
     name = "-".join(part for part in clean if part)
     if len(name) <= _LONGEST_NAME:
         return name
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_DIGEST]
+    digest = hashlib.sha256("\0".join(words).encode()).hexdigest()[:_DIGEST]
     return f"{name[: _LONGEST_NAME - _DIGEST - 1].rstrip('-._')}-{digest}"
 
 
 def asset(name: str) -> str:
     """The folder of a checkpoint that ships with the package."""
     return str(files("vla_tune") / "assets" / name)
+
+
+def shipped() -> list[Path]:
+    """The folders of all of them."""
+    return sorted(Path(asset(".")).resolve().glob("*/"))
 
 
 def asset_named(path: Path | str) -> str | None:
@@ -53,12 +59,22 @@ def asset_named(path: Path | str) -> str | None:
 
 def steps_of(run: Path) -> list[int]:
     """The steps of a run that were saved and kept, in order."""
-    return sorted(int(folder.name.removeprefix("step_")) for folder in (run / CHECKPOINTS).glob("step_*"))
+    return _steps_in(run / CHECKPOINTS)
+
+
+def earlier_steps(run: Path) -> list[int]:
+    """The steps whose state lies as a run of its own in a run."""
+    return _steps_in(run / EARLIER)
 
 
 def step_folder(run: Path, step: int) -> Path:
     """Where a run's state at a step before its last lies as a run of its own."""
     return run / EARLIER / f"step_{step:06d}"
+
+
+def _steps_in(folder: Path) -> list[int]:
+    names = [path.name.removeprefix("step_") for path in folder.glob("step_*")]
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def task_of(run: str) -> str:

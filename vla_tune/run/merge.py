@@ -12,6 +12,7 @@ from rich.console import Console
 from vla_tune.export import Report, merge
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.four_bits import FOUR_BITS
+from vla_tune.run.chosen import chosen_run, step_in
 from vla_tune.run.folder import ADAPTER_FOLDER
 from vla_tune.run.objects import build
 from vla_tune.run.stored import adapter_of, checkpoint_of
@@ -24,7 +25,7 @@ def merge_run(cfg: DictConfig) -> Report:
     Raises:
         ParityError: the merged policy acts differently; nothing is written.
     """
-    run, destination = Path(cfg.run), Path(cfg.to)
+    run, destination = chosen_run(cfg, Path(cfg.run)), Path(cfg.to)
     report = merge(
         destination,
         base=base_of(checkpoint_of(run), cfg.base),
@@ -37,7 +38,8 @@ def merge_run(cfg: DictConfig) -> Report:
     )
     Console().print(f"{report}\nWritten to {destination}", highlight=False, soft_wrap=True)
     if cfg.json:
-        Path(cfg.json).write_text(json.dumps(asdict(report) | {"passed": report.passed}, indent=1) + "\n")  # pyright: ignore[reportArgumentType]
+        record = asdict(report) | {"passed": report.passed, "step": step_in(run)}  # pyright: ignore[reportArgumentType]
+        Path(cfg.json).write_text(json.dumps(record, indent=1) + "\n")
     return report
 
 

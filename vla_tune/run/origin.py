@@ -1,18 +1,18 @@
 """What a run began with that its configuration only names: the bytes of its base, its data's numbers, its kind of device."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from vla_tune.evaluation.report import write_json
 from vla_tune.models.base import Checkpoint
 from vla_tune.run.changes import Change, check_changes, note
-from vla_tune.run.folder import asset_named, steps_of
+from vla_tune.run.folder import ADAPTER_FOLDER, asset_named, shipped, steps_of
 from vla_tune.schema import Contract, content_hash
 
 ORIGIN_FILE = "origin.json"
-_SHORT = 12
+_SHORT, _MOST_BYTES = 12, 64 * 1024
 _OTHERWISE_CHECKED = ("version", "base", "jpeg_quality")
 
 
@@ -24,8 +24,10 @@ class Origin:
     """SHA-256 of the weights of its base."""
     asset: str | None
     """The name of the base among those that ship with the package, where it is one: it is found on every machine."""
-    device: str
+    device: str | None
     """Its kind: `cpu` or `cuda`. Another rounds differently."""
+    folder: str | None = None
+    """Where the base lies on this machine, if that was said (`model.folder=`) since the run was made elsewhere."""
 
     def save(self, folder: Path) -> None:
         """Write it into a run's folder."""
@@ -47,12 +49,40 @@ def load_origin(folder: Path) -> Origin | None:
     if not path.is_file():
         return None
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError("it is larger than what a run writes")
         record = json.loads(path.read_text())
         if not all(value is None or isinstance(value, str) for value in record.values()):
             raise ValueError("it holds something else than text")
         return Origin(**record)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): copy the run again.") from None
+
+
+def known_base(run: Path) -> Path | None:
+    """Where the base of a run lies on this machine, if not where its configuration says: where the user said, or in the package."""
+    origin = load_origin(run)
+    if origin is None:
+        return None
+    if origin.folder is not None and Path(origin.folder).is_dir():
+        return Path(origin.folder)
+    return next((path for path in shipped() if path.name == origin.asset), None)
+
+
+def say_base(run: Path, folder: Path, checkpoint: Checkpoint) -> None:
+    """Keep in a run's folder that its base lies in `folder` on this machine, where `checkpoint` reads it.
+
+    Raises:
+        ValueError: that is another base.
+    """
+    origin = load_origin(run) or _from_adapter(run)
+    if (found := checkpoint.content_hash()) != origin.base_hash:
+        raise ValueError(
+            f"model.folder={folder} holds weights with hash {found[:_SHORT]}..., {run} was trained on "
+            f"{origin.base_hash[:_SHORT]}...: name the base of its training."
+        )
+    if origin.folder != str(folder.resolve()):
+        replace(origin, folder=str(folder.resolve())).save(run)
 
 
 def begin(folder: Path, contract: Contract, origin: Origin, *, resume: str | None) -> None:
@@ -77,10 +107,18 @@ def _exchanged(folder: Path, contract: Contract, origin: Origin) -> list[Change]
     changes = [Change(f"contract.{name}", _short(then), _short(now)) for name, then, now in pairs if then != now]
     if known is None:
         return changes
-    pairs = [("base_hash", known.base_hash, origin.base_hash), ("device", known.device, origin.device)]
+    pairs = [("base_hash", known.base_hash, origin.base_hash), ("device", known.device or origin.device, origin.device)]
     return changes + [Change(f"origin.{name}", _short(then), _short(now)) for name, then, now in pairs if then != now]
 
 
 def _short(value: Any) -> Any:
     """A value as a message names it: itself where it is short, else what tells it from another."""
     return value if len(repr(value)) <= 2 * _SHORT else content_hash(repr(value))[:_SHORT]
+
+
+def _from_adapter(run: Path) -> Origin:
+    """Of a run that kept nothing else."""
+    base = Contract.load(run / ADAPTER_FOLDER).base
+    if base is None:
+        raise ValueError(f"{run / ADAPTER_FOLDER} names no base: it is no run that scripts/train.py made.")
+    return Origin(base_hash=base.content_hash, asset=None, device=None)

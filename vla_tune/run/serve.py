@@ -19,6 +19,7 @@ from vla_tune.check.finding import Finding
 from vla_tune.check.kept import KEPT_FILE, Kept, keeps_its_actions
 from vla_tune.policy import LocalPolicy
 from vla_tune.run.check import require, tell
+from vla_tune.run.chosen import chosen_run
 from vla_tune.run.folder import CONFIG_FILE
 from vla_tune.run.objects import build, device_of, load_policy
 from vla_tune.run.recorded import dark_observation
@@ -169,9 +170,10 @@ def _policies(cfg: DictConfig) -> Served:
     if isinstance(cfg.policy, str):
         if cfg.adapters:
             raise ValueError(f"adapters={cfg.adapters}: write policy=[{cfg.policy}], so that others can join it over its base.")
-        policy = load_policy(folders[0], rows=cfg.rows, device=device).policy
-        return Served(alone(policy), {DEFAULT: policy.contract}, FixedAdapters(), {DEFAULT: folders[0]})
-    named = {folder.name: folder for folder in folders}
+        folder = chosen_run(cfg, folders[0])
+        policy = load_policy(folder, rows=cfg.rows, device=device).policy
+        return Served(alone(policy), {DEFAULT: policy.contract}, FixedAdapters(), {DEFAULT: folder})
+    named = {folder.name: chosen_run(cfg, folder) for folder in folders}
     shared = load_shared(named, rows=cfg.rows, device=device)
     adapters = RunsUnder(Path(cfg.adapters), shared) if cfg.adapters else FixedAdapters()
     return Served(shared.policies.act, shared.contracts, adapters, named)

@@ -17,7 +17,8 @@ import gymnasium
 from vla_tune.adapters import Adapter
 from vla_tune.data.sources import Data
 from vla_tune.models.base import Checkpoint
-from vla_tune.run.folder import CONFIG_FILE, read_config
+from vla_tune.run.folder import CONFIG_FILE, asset_named, read_config, shipped
+from vla_tune.run.origin import known_base
 
 BASE_FOLDER = "base"
 """In an exported folder: the weights of the base, where an adapter cannot be merged."""
@@ -77,12 +78,15 @@ OPTIONS: Mapping[str, Options] = {
 def checkpoint_of(run: Path, *, folder: Path | None = None) -> Checkpoint:
     """The base that a run was trained on: in `folder`, else in the run's own folder if it was exported with it, else where it was.
 
+    Of a run that was copied here, it is the one that ships with the package, or where the user said that it lies. Its weights
+    are compared with the adapter's hash when both meet.
+
     Raises:
-        FileNotFoundError: there is no configuration.
+        FileNotFoundError: there is no configuration, or no base.
         ValueError: it is damaged, or names something else than a checkpoint of ours.
     """
     own = run / BASE_FOLDER
-    place = folder or (own if own.is_dir() else None)
+    place = folder or (own if own.is_dir() else None) or _elsewhere(run)
     return _built(run, "model", {} if place is None else {"folder": str(place)})
 
 
@@ -109,6 +113,21 @@ def environment_of(run: Path) -> Callable[..., gymnasium.Env]:
         )
     _refuse_words(path, "env.make", options)
     return partial(gymnasium.make, **options)
+
+
+def _elsewhere(run: Path) -> Path | None:
+    """Where the base lies, if not where the configuration says."""
+    if (known := known_base(run)) is not None:
+        return known
+    named = str(_part(run / CONFIG_FILE, read_config(run), "model").get("folder"))
+    if Path(named).is_dir() or not named.startswith(("/", ".", "~")):
+        return None  # it is there, or is an id of the hub
+    found = next((path for path in shipped() if path.name == asset_named(named)), None)
+    if found is None:
+        raise FileNotFoundError(
+            f"the base of {run} is not at {named} on this machine: say where it lies with model.folder=...; its hash is compared."
+        )
+    return found
 
 
 @contextmanager
