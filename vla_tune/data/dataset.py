@@ -1,5 +1,6 @@
 """Demonstrations of a robot: a LeRobotDataset v3.0, read for training."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -29,6 +30,8 @@ from vla_tune.data.videos import Videos
 from vla_tune.schema import Camera, Embodiment, same_rate
 
 CACHE_BYTES = 2 * 1024**3
+LOOKED_AT_BYTES = 4 * 1024**3
+_log = logging.getLogger(__name__)
 
 
 class Demonstrations(Dataset[dict[str, Any]]):
@@ -162,6 +165,22 @@ class Demonstrations(Dataset[dict[str, Any]]):
         count = min(max(1, round(fraction * len(self.episodes))), len(self.episodes) - 1)
         order = np.random.default_rng(seed).permutation(self.episodes)
         return self.select(order[count:].tolist()), self.select(order[:count].tolist())
+
+    def check_headers(self) -> None:
+        """Read what every picture and video says of itself; of more than 4 GiB of data, evenly spaced episodes, and that is told.
+
+        Raises:
+            ValueError: one has another size than the embodiment says, or is no picture of colours; it is named.
+        """
+        share = min(1.0, LOOKED_AT_BYTES / sum(file.path.stat().st_size for file in self.frames.files))
+        places = np.linspace(0, len(self.episodes) - 1, max(1, round(share * len(self.episodes)))).astype(int)
+        rows = self.rows[np.isin(self.frames.episode[self.rows], np.array(self.episodes)[places])]
+        if len(places) < len(self.episodes):
+            _log.warning(
+                "%s: pictures of %d of %d episodes are looked at before training.", self.root, len(places), len(self.episodes)
+            )
+        for images in self.images.values():
+            images.source.check(rows.tolist())
 
     def check_images(self) -> None:
         """Decode every picture once.

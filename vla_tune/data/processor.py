@@ -95,7 +95,7 @@ class ProcessorPrompt:
         Raises:
             ValueError: the instruction is empty, or is read as a special token or an action code.
         """
-        self._check(sample["instruction"])
+        self.check(sample["instruction"])
         made = self._processed(sample)
         prompt = made.pop("input_ids")[0].tolist()
         tokenizer = text_tokenizer(self.processor)
@@ -118,11 +118,17 @@ class ProcessorPrompt:
     def _longer(self, name: str, prompt: Int[np.ndarray, " P"], added: int) -> Int[np.ndarray, " L"]:
         return np.pad(prompt, (0, added), constant_values=LAYOUTS[self.rule.layout].behind.get(name, 0))
 
-    def _check(self, instruction: str) -> None:
+    def check(self, instruction: str) -> None:
+        """Refuse an instruction of which no prompt can be made.
+
+        Raises:
+            ValueError: it is empty, too long, or is read as a special token or an action code.
+        """
         if not instruction.strip():
             raise ValueError("the instruction is empty: say what the robot should do.")
         tokenizer = text_tokenizer(self.processor)
-        ids = tokenizer.encode(instruction.lower(), add_special_tokens=False)
+        ids = tokenizer.encode(instruction.lower(), add_special_tokens=False, verbose=False)
+        check_length(ids, tokenizer)
         first, end = self.codes
         refused = [token for token in ids if token in self._special or first <= token < end]
         if refused:

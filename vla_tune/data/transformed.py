@@ -9,7 +9,7 @@ from vla_tune.data.transforms import Transform
 
 @dataclass(frozen=True, eq=False)
 class Transformed:
-    """A map-style dataset of pipelined samples; what sees an error names its episode and frame."""
+    """A map-style dataset of pipelined samples; an error in the pipeline names episode and frame."""
 
     samples: Samples
     pipeline: Transform
@@ -19,5 +19,14 @@ class Transformed:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The sample, ready for `collate`."""
-        return self.pipeline(self.samples[index])
+        """The sample, ready for `collate`.
+
+        Raises:
+            ValueError: a step refuses it; episode and frame are named.
+        """
+        sample = self.samples[index]
+        try:
+            return self.pipeline(sample)
+        except ValueError as error:
+            episode, frame = sample["index"]
+            raise ValueError(f"episode {episode}, frame {frame}: {error}") from error

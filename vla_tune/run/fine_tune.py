@@ -10,6 +10,7 @@ from rich.console import Console
 
 from vla_tune.adapters import Adapter
 from vla_tune.data import build_pipeline, make_contract
+from vla_tune.data.inspection import check_data
 from vla_tune.data.sources import Data
 from vla_tune.data.transformed import Transformed
 from vla_tune.evaluation.plots import plot_log, plot_success
@@ -89,6 +90,7 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> dict[str,
     head_class, processor = build(cfg.head), checkpoint.processor
     contract = contract_of(cfg, data, checkpoint.interface, decoding=decoding_of(head_class))
     head = head_of(contract, head_class, stop_id=stop_id(processor))
+    check_data(data, contract, processor)
     check_collisions(contract, data.instructions, processor)
     origin = origin_of(checkpoint, device=device_of(cfg))
     begin(folder, contract, origin, resume=cfg.resume)

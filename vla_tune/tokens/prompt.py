@@ -39,6 +39,14 @@ class ParallelPrompt:
         prompt = prompt_ids(self.tokenizer, self.template, sample["instruction"])
         return sample | parallel_ids(prompt, sample, self.num_codes, stop_id(self.tokenizer))
 
+    def check(self, instruction: str) -> None:
+        """Refuse an instruction of which no prompt can be made.
+
+        Raises:
+            ValueError: it is empty, too long, or holds characters the tokenizer does not know.
+        """
+        prompt_ids(self.tokenizer, self.template, instruction)
+
 
 @dataclass(frozen=True)
 class CausalPrompt:
@@ -60,6 +68,14 @@ class CausalPrompt:
         """Adds `input_ids`, `labels`, `placeholders` and `prompt_length`; reads `instruction` and, if any, codes."""
         prompt = prompt_ids(self.tokenizer, self.template, sample["instruction"])
         return sample | causal_ids(prompt, sample, stop_id(self.tokenizer), location_codes=self.location_codes)
+
+    def check(self, instruction: str) -> None:
+        """Refuse an instruction of which no prompt can be made.
+
+        Raises:
+            ValueError: it is empty, too long, or holds characters the tokenizer does not know.
+        """
+        prompt_ids(self.tokenizer, self.template, instruction)
 
 
 def check_template(template: str) -> None:

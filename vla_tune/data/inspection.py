@@ -1,0 +1,112 @@
+"""Everything that a batch could trip over, looked at before the first step and named by episode and frame."""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from vla_tune.data.dataset import Demonstrations
+from vla_tune.data.folder import leave_out
+from vla_tune.data.pipeline import prompt_step
+from vla_tune.data.sources import Data
+from vla_tune.schema import ColumnStatistics, Contract, Group, dimension_names
+from vla_tune.tokens import Processor, action_tokenizer
+
+_log = logging.getLogger(__name__)
+_NEAR = 0.25
+"""Of a gripper's range: how near its values come to an end that they reach."""
+_BEYOND = 0.05
+_MOST = 0.9
+"""Share of the episodes."""
+
+
+def check_data(data: Data, contract: Contract, processor: Processor) -> None:
+    """Look at every sentence, every picture's header and the range of every dimension; nothing is decoded.
+
+    What looks odd and may be right, such as a gripper that is never closed, is a warning.
+
+    Raises:
+        ValueError: a sentence is empty or no prompt can be made of it, a picture has another size or cannot be read, or numbers
+            that are not scaled leave [-1, 1]; dataset, episode and frame, or the dimension, are named with the remedy.
+    """
+    prompt = prompt_step(contract, action_tokenizer(contract.action_tokens), processor)
+    parts = tuple({id(part): part for part in (*data.actions.parts, data.validation)}.values())
+    for part, row, sentence in _sentences(parts):
+        try:
+            prompt.check(sentence)
+        except ValueError as error:
+            episode, frame = part.frames.episode[row], part.frames.frame[row]
+            raise ValueError(
+                f"{part.root}: episode {episode}, frame {frame}: {error} Correct meta/tasks.parquet, or {leave_out(episode)}."
+            ) from None
+    check_ranges(contract)
+    for warning in gripper_warnings(data.actions.parts, data.statistics.action):
+        _log.warning("%s", warning)
+    for part in parts:
+        part.check_headers()
+
+
+def check_ranges(contract: Contract) -> None:
+    """Refuse actions that are not scaled and leave [-1, 1], where they would be clipped; such states are told of.
+
+    Raises:
+        ValueError: more than a hundredth of a dimension's values lie outside.
+    """
+    body = contract.embodiment
+    for place, name, low, high in _outside(body.action, contract.statistics.action):
+        raise ValueError(
+            f"action {name} is not scaled (normalization: none) and goes from {low:.4g} to {high:.4g} (1 % of the values left out "
+            f"at each end): beyond [-1, 1] it would be clipped. Set data.embodiment.action.{place}.normalization=quantile."
+        )
+    for place, name, low, high in _outside(body.state, contract.statistics.state):
+        _log.warning(
+            "state %s is not scaled (normalization: none) and goes from %.4g to %.4g: models are made for [-1, 1]. "
+            "data.embodiment.state.%d.normalization=quantile scales it.",
+            name,
+            low,
+            high,
+            place,
+        )
+
+
+def gripper_warnings(parts: Sequence[Demonstrations], statistics: ColumnStatistics) -> Iterator[str]:
+    """What a wrong range or polarity of a gripper looks like; absolute values only."""
+    body, column = parts[0].embodiment, 0
+    for group in body.action:
+        if group.gripper is not None and group.representation == "absolute":
+            ends = f"the embodiment says engaged={group.gripper.engaged:g}, released={group.gripper.released:g}"
+            for said in _of_gripper(group, statistics.min[column], statistics.max[column]):
+                yield f"{group.name}: {said}; {ends}. Is the range of these data another one?"
+            first = np.concatenate([part.frames.actions[part.rows[part.first_frames], column] for part in parts])
+            engaged = np.abs(first - group.gripper.engaged) < np.abs(first - group.gripper.released)
+            if engaged.mean() > _MOST:
+                yield f"{group.name}: {engaged.sum()} of {len(first)} episodes begin engaged; {ends}. Are the two exchanged?"
+        column += group.dimension
+
+
+def _of_gripper(group: Group, least: float, most: float) -> Iterator[str]:
+    assert group.gripper is not None
+    low, high = sorted((group.gripper.engaged, group.gripper.released))
+    span = high - low
+    if least < low - _BEYOND * span or most > high + _BEYOND * span:
+        yield f"the data go from {least:g} to {most:g}, beyond its ends"
+    for name, end in (("engaged", group.gripper.engaged), ("released", group.gripper.released)):
+        if not least - _NEAR * span <= end <= most + _NEAR * span:
+            yield f"in the data, which go from {least:g} to {most:g}, it is never {name}"
+
+
+def _sentences(parts: Sequence[Demonstrations]) -> Iterator[tuple[Demonstrations, int, str]]:
+    """Each sentence of each dataset, with the row that says it first."""
+    for part in parts:
+        numbers, first = np.unique(part.frames.task[part.rows], return_index=True)
+        for number, place in zip(numbers.tolist(), first.tolist(), strict=True):
+            yield part, int(part.rows[place]), part.frames.tasks[number]
+
+
+def _outside(groups: Sequence[Group], column: ColumnStatistics) -> Iterator[tuple[int, str, float, float]]:
+    """Unscaled dimensions outside [-1, 1]: the group's place, the dimension's name, 1 % and 99 % quantile."""
+    places = [place for place, group in enumerate(groups) for _ in range(group.dimension)]
+    kinds = [groups[place].normalization for place in places]
+    for place, kind, name, low, high in zip(places, kinds, dimension_names(groups), column.q01, column.q99, strict=True):
+        if kind == "none" and (low < -1 or high > 1):
+            yield place, name, low, high
