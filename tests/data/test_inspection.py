@@ -78,7 +78,12 @@ def test_right_data_pass_without_a_word(folder: Path, check: Callable[..., None]
 
 @pytest.mark.parametrize(
     ("sentence", "why"),
-    [("", "is empty"), (" \n", "is empty"), ("举起红色", "does not know"), ("lift the red block " * 200, "the model reads at most 512")],
+    [
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ("举起红色", "does not know"),
+        ("lift the red block " * 200, "the model reads at most 512"),
+    ],
 )
 def test_a_sentence_of_which_no_prompt_can_be_made(
     sentence: str, why: str, folder: Path, check: Callable[..., None], rewritten: Rewrite
