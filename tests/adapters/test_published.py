@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from vla_tune.adapters import Adapter, Lora, PublishedLora
+from vla_tune.adapters import Adapter, Begun, Lora, PublishedLora
 from vla_tune.models.nf4 import NF4, quantize
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -85,8 +85,22 @@ def test_it_trains_on_as_an_adapter_of_ours(folder, golden_base, tmp_path):
     assert all(torch.equal(one, other) for one, other in zip(model.parameters(), again.parameters(), strict=True))
     with pytest.raises(ValueError, match="hash"):
         adapter.load(tmp_path / "ours", again, base_hash="b" * 64)
-    with pytest.raises(ValueError, match=r"load it with `Lora\.load`"):
-        published(tmp_path / "ours").attach(golden_base())
+
+
+def test_a_new_run_begins_where_one_of_ours_ended(folder, golden_base, tmp_path):
+    adapter, model = published(folder), golden_base()
+    adapter.attach(model)
+    adapter.begin(model, base_hash="a" * 64)  # it names no base: its weights are there
+    with torch.no_grad():
+        next(iter(adapter.lora.stored(model).values())).add_(1.0)
+    adapter.save(tmp_path / "ours", model, base_hash="a" * 64)
+    following, again = published(tmp_path / "ours"), golden_base()
+    assert isinstance(following, Begun)
+    following.attach(again)
+    with pytest.raises(ValueError, match="hash"):
+        following.begin(again, base_hash="b" * 64)
+    following.begin(again, base_hash="a" * 64)
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), again.parameters(), strict=True))
 
 
 def test_another_base_is_recognised_by_its_head(folder, golden_base):

@@ -1,6 +1,6 @@
 """Which parameters learn: all of them, or a low-rank change of frozen ones."""
 
-from vla_tune.adapters.base import Adapter, AdapterReport
+from vla_tune.adapters.base import Adapter, AdapterReport, Begun
 from vla_tune.adapters.bottleneck import Bottleneck
 from vla_tune.adapters.dora import Dora
 from vla_tune.adapters.full import Full
@@ -13,6 +13,7 @@ from vla_tune.adapters.published import PublishedLora
 __all__ = [
     "Adapter",
     "AdapterReport",
+    "Begun",
     "Bottleneck",
     "Dora",
     "Full",

@@ -80,6 +80,19 @@ class Adapter(Protocol):
         ...
 
 
+@runtime_checkable
+class Begun(Protocol):
+    """An adapter whose files say where it begins."""
+
+    def begin(self, model: nn.Module, *, base_hash: str) -> None:
+        """Read what it begins with into `model`, to which it is attached.
+
+        Raises:
+            ValueError: that belongs to another base.
+        """
+        ...
+
+
 def report(model: nn.Module) -> AdapterReport:
     """Counts what learns in `model`."""
     learning = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -30,7 +30,8 @@ class PublishedLora:
     """A low-rank change that was published, to be used, merged or trained further; see `Lora` for what it computes.
 
     `attach` inserts it with its weights. The published file names no base by hash: whether `base` is the right one is known
-    only where it carries a copy of the base's `lm_head`, which is compared. What is saved from here on names its base.
+    only where it carries a copy of the base's `lm_head`, which is compared. What is saved from here on names its base. A folder
+    that a run of ours saved names it already: its weights come with `begin`, which compares the hash.
     """
 
     folder: str
@@ -49,8 +50,18 @@ class PublishedLora:
             ValueError: they do not fit the model exactly, or were trained on another base.
         """
         report = self.lora.attach(model)
-        load_published(Path(self.folder), model, self.lora)
+        if not self._names_its_base:
+            load_published(Path(self.folder), model, self.lora)
         return report
+
+    def begin(self, model: nn.Module, *, base_hash: str) -> None:
+        """Read the weights that a run of ours saved; those of others came with `attach`.
+
+        Raises:
+            ValueError: they belong to another base.
+        """
+        if self._names_its_base:
+            self.lora.load(Path(self.folder), model, base_hash=base_hash)
 
     def save(self, folder: Path, model: nn.Module, *, base_hash: str) -> None:
         """Write the adapter as `Lora` does."""
@@ -63,6 +74,10 @@ class PublishedLora:
     def changes(self, folder: Path, *, base_hash: str) -> Changes:
         """As `Lora.changes`, of what `save` wrote."""
         return self.lora.changes(folder, base_hash=base_hash)
+
+    @cached_property
+    def _names_its_base(self) -> bool:
+        return "base_hash" in _open(Path(self.folder))[0]
 
 
 def read_lora(folder: Path, *, base: str) -> Lora:

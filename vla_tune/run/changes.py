@@ -20,6 +20,8 @@ _FREE = (
     "logger",
     "device",
     "resume",
+    "validation",
+    "on_non_finite",
     "model.cache",
     "training.workers",
     "training.validate_every",

@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from vla_tune.adapters import Adapter
+from vla_tune.adapters import Adapter, Begun
 from vla_tune.data import build_pipeline, make_contract
 from vla_tune.data.inspection import check_data
 from vla_tune.data.sources import Data
@@ -23,8 +23,8 @@ from vla_tune.models.recomputation import recompute_activations
 from vla_tune.run.check import CHECK_FILE, probed_run
 from vla_tune.run.costs import costs
 from vla_tune.run.evaluate import CELLS, evaluate, print_rows
-from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE
-from vla_tune.run.objects import build, device_of, forward_context, load_policy
+from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE, steps_of
+from vla_tune.run.objects import build, device_of, finished_adapter, forward_context, load_policy
 from vla_tune.run.opening import opened_run
 from vla_tune.run.origin import begin, origin_of
 from vla_tune.schema import CONTRACT_FILE, BaseWeights, Contract
@@ -96,6 +96,8 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> dict[str,
     begin(folder, contract, origin, resume=cfg.resume)
     torch.manual_seed(cfg.seed)
     model = _adapted(cfg, checkpoint, adapter)
+    if not steps_of(folder):
+        start(adapter, model, cfg.start, base_hash=origin.base_hash)
     pipeline = build_pipeline(contract, processor)
     with forward_context(cfg.precision, device_of(cfg))():
         check_liveness(model, pipeline, data.embodiment, pad_id=pad_id(processor), device=device_of(cfg))
@@ -127,6 +129,19 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> dict[str,
     options = {"batch_size": cfg.training.batch_size, "pad_id": pad_id(processor), "device": device, "autocast": autocast}
     measured = seen.measure(model, head, **options)
     return asdict(result) | {"training_loss": measured.get("validation/loss")}
+
+
+def start(adapter: Adapter, model: Any, run: str | None, *, base_hash: str) -> None:
+    """Let a new run begin where another ended, or where its adapter's own files say.
+
+    Raises:
+        FileNotFoundError: the other run is not finished.
+        ValueError: it has another base or another adapter.
+    """
+    if run is not None:
+        adapter.load(finished_adapter(Path(run)), model, base_hash=base_hash)
+    elif isinstance(adapter, Begun):
+        adapter.begin(model, base_hash=base_hash)
 
 
 def _adapted(cfg: DictConfig, checkpoint: Checkpoint, adapter: Adapter) -> Any:
