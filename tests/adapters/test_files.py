@@ -172,3 +172,14 @@ def test_a_missing_adapter_is_named(adapted, tmp_path):
     (tmp_path / WEIGHTS).unlink()
     with pytest.raises(FileNotFoundError, match=r"adapter_model\.safetensors is missing"):
         adapter.load(tmp_path, model, base_hash=HASH)
+
+
+def test_equal_adapters_are_equal_files(tmp_path: Path) -> None:
+    """Header included: evaluations are named by the hash of the file."""
+    one = {"b": torch.ones(2, dtype=torch.bfloat16), "a": torch.zeros(3), "c": torch.ones(())}
+    for name, tensors in (("first", one), ("second", dict(reversed(one.items())))):
+        write_tensors(tmp_path / name, tensors, base="bf16", base_hash=HASH)
+    content = (tmp_path / "first").read_bytes()
+    assert content == (tmp_path / "second").read_bytes()
+    assert content[8:].startswith(b'{"__metadata__": {"format": "pt", "base": "bf16", "base_hash": ')
+    assert [entry.name for entry in sorted(tmp_path.iterdir())] == ["first", "second"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from vla_tune.training import checkpoint as checkpoint_module
 from vla_tune.training.checkpoint import (
     OPTIMIZER,
     OPTIMIZER_RECORD,
@@ -21,9 +22,12 @@ from vla_tune.training.checkpoint import (
     TRAINED,
     Checkpoint,
     CheckpointFolder,
+    chosen_checkpoint,
+    load_chosen,
     load_trained,
     restore_parameters,
 )
+from vla_tune.training.peak_memory import peak_bytes, watch_peak
 
 
 def checkpoint(step: int, **state) -> Checkpoint:
@@ -63,7 +67,7 @@ def killing_call(function: Callable, number: int) -> Callable:
     return call
 
 
-@settings(max_examples=30)
+@settings(max_examples=15, deadline=None)  # each flushes seven times to the disk
 @given(
     st.lists(st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.uint8]), min_size=1, max_size=4),
     st.integers(0, 10**7),
@@ -104,7 +108,7 @@ def test_kill_9_during_a_save_leaves_a_loadable_run(tmp_path: Path, moment: int,
     folder = CheckpointFolder(tmp_path, keep_last=2)
     folder.save(checkpoint(1))
     if moment == 5:
-        monkeypatch.setattr(Path, "rename", killing_call(Path.rename, 0))
+        monkeypatch.setattr(Path, "rename", killing_call(Path.rename, 2))  # after those of the two files of tensors
     else:
         monkeypatch.setattr(os, "fsync", killing_call(os.fsync, min(moment, 5)))
     assert killed(lambda: folder.save(checkpoint(2))) == signal.SIGKILL
@@ -122,7 +126,7 @@ def test_kill_9_during_a_save_leaves_a_loadable_run(tmp_path: Path, moment: int,
 def test_kill_9_during_the_removal_of_an_old_checkpoint(tmp_path: Path, moment: int, monkeypatch) -> None:
     folder = CheckpointFolder(tmp_path, keep_last=1)
     folder.save(checkpoint(1))
-    monkeypatch.setattr(os, "unlink", killing_call(os.unlink, moment))
+    monkeypatch.setattr(os, "unlink", killing_call(os.unlink, 2 + moment))  # after the temporary names of two files
     assert killed(lambda: folder.save(checkpoint(2))) == signal.SIGKILL
     monkeypatch.undo()
     assert folder.steps() == [2]
@@ -227,3 +231,91 @@ def test_tensors_that_share_memory_are_saved(tmp_path: Path) -> None:
 def test_keep_last_zero_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep_last=0"):
         CheckpointFolder(tmp_path, keep_last=0)
+
+
+def test_a_full_disk_at_any_write_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    """Each file and folder is flushed once: the n-th of them finds the disk full."""
+    folder = CheckpointFolder(tmp_path, keep_last=2)
+    folder.save(checkpoint(1))
+    flush = os.fsync
+    for moment in range(5):
+        calls = iter(range(100))
+
+        def full(descriptor: int, moment=moment, calls=calls) -> None:
+            if next(calls) == moment:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            flush(descriptor)
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"Could not save step 2 .*No space left on device; .*step_000001 is intact\. Free"):
+            folder.save(checkpoint(2))
+        assert names(tmp_path) == ["step_000001"]
+    monkeypatch.undo()
+    folder.save(checkpoint(2))
+    assert folder.steps() == [1, 2]
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch) -> None:
+    folder = CheckpointFolder(tmp_path, keep_last=2)
+    folder.save(checkpoint(1))
+
+    def read_only(*_, **__) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", read_only)  # root may write anywhere, so a mode would not do
+    with pytest.raises(OSError, match=r"Could not save step 2 .*Read-only file system; .*step_000001 is intact") as caught:
+        folder.save(checkpoint(2))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_save_makes_no_second_copy_of_the_model(tmp_path: Path) -> None:
+    one = 4 * 2**20
+    tensors = {f"layer.{number}": torch.ones(one // 4) for number in range(16)}
+    folder, cpu = CheckpointFolder(tmp_path, keep_last=1), torch.device("cpu")
+    folder.save(checkpoint(1))
+    watch_peak(cpu)
+    before = peak_bytes(cpu)
+    folder.save(Checkpoint(step=2, trained=tensors, optimizer_tensors=tensors, optimizer_record={}, state={}))
+    assert peak_bytes(cpu) - before < 3 * one
+    assert torch.equal(folder.load(2).optimizer_tensors["layer.15"], tensors["layer.15"])
+
+
+@pytest.mark.parametrize(("use", "step"), [("last", 30), ("best", 20), (10, 10)])
+def test_a_checkpoint_is_chosen_while_the_run_goes_on(tmp_path: Path, use, step: int) -> None:
+    folder = CheckpointFolder(tmp_path, keep_last=3)
+    for number in (10, 20, 30):
+        folder.save(checkpoint(number, best_step=min(number, 20)))
+    (tmp_path / ".partial-step_000040").mkdir()  # being written
+    assert chosen_checkpoint(tmp_path, use) == tmp_path / f"step_{step:06d}"
+    model = nn.Module()
+    model.weight, model.bias = nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))
+    assert load_chosen(model, tmp_path, use) == step
+    assert torch.equal(model.weight, torch.full((2, 3), float(step)))
+
+
+def test_one_that_is_removed_meanwhile_is_looked_for_again(tmp_path: Path, monkeypatch) -> None:
+    folder = CheckpointFolder(tmp_path, keep_last=1)
+    folder.save(checkpoint(1))
+    model = nn.Module()
+    model.weight, model.bias = nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))
+    real = checkpoint_module.load_trained
+
+    def as_the_training_saves(model: nn.Module, found: Path) -> None:
+        if found.name == "step_000001":
+            folder.save(checkpoint(2))
+        real(model, found)
+
+    monkeypatch.setattr(checkpoint_module, "load_trained", as_the_training_saves)
+    assert load_chosen(model, tmp_path, "last") == 2
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [("best", r"no checkpoint for use=best \(nothing was held out.*there are steps 1\."), (7, r"for step=7: there are steps 1\.")],
+)
+def test_one_that_is_not_there_is_told(tmp_path: Path, use, message: str) -> None:
+    with pytest.raises(ValueError, match="nothing was saved yet"):
+        chosen_checkpoint(tmp_path / "none", "last")
+    CheckpointFolder(tmp_path, keep_last=1).save(checkpoint(1))
+    with pytest.raises(ValueError, match=message):
+        chosen_checkpoint(tmp_path, use)

@@ -12,7 +12,7 @@ from vla_tune.heads.base import HeadLoss
 from vla_tune.models.openvla import OpenVLA
 from vla_tune.training import CheckpointFolder, NonFiniteLossError, load_trained
 from vla_tune.training.loggers import JsonlLogger, read_metrics
-from vla_tune.training.metrics import Validation
+from vla_tune.training.metrics import Chosen, Validation
 from vla_tune.training.optim import constant
 from vla_tune.training.sampler import StepSampler
 
@@ -36,7 +36,11 @@ def test_loss_falls_and_the_instruction_is_learned(adapt, tiny_model: OpenVLA, r
     model = adapt(tiny_model)
     frozen = {name: value.detach().clone() for name, value in model.named_parameters() if not value.requires_grad}
     result = run_training(
-        model, steps=15, batch_size=5, validation=Validation(tiny_samples, first_frames=[0, 5]), loggers=[remember]
+        model,
+        steps=15,
+        batch_size=5,
+        validation=Validation(tiny_samples, first_frames=Chosen(tiny_samples, [0, 5])),
+        loggers=[remember],
     )
     assert result.last_loss < 0.7 * result.first_loss
     assert result.validation["validation/token_accuracy"] == 1.0
@@ -62,7 +66,7 @@ def test_precision_reaches_the_matrix_products(precision: str, dtype: torch.dtyp
     seen: list[tuple[bool, torch.dtype]] = []
     tiny_model.language_model.lm_head.register_forward_hook(lambda module, _, out: seen.append((module.training, out.dtype)))
     tiny_model.projector.fc1.register_forward_hook(lambda module, _, out: seen.append((module.training, out.dtype)))
-    run_training(tiny_model, steps=2, precision=precision, validation=Validation(tiny_samples))
+    run_training(tiny_model, steps=2, precision=precision, validation=Validation(tiny_samples, predicted=tiny_samples[:2]))
     assert set(seen) == {(True, dtype), (False, dtype)}
     assert next(tiny_model.parameters()).dtype == torch.float32
 

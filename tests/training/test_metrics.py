@@ -6,7 +6,7 @@ import torch
 
 from vla_tune.heads.base import HeadLoss
 from vla_tune.heads.loss import rows_of
-from vla_tune.training.metrics import Validation, action_errors, culprits
+from vla_tune.training.metrics import Chosen, Validation, action_errors, culprits, held_out
 
 METRES = ["m"] * 4
 
@@ -14,14 +14,15 @@ METRES = ["m"] * 4
 def test_errors_by_hand() -> None:
     """Two samples of T=2, A=2; the second's chunk ends after one action."""
     errors = [np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[5.0, 7.0], [np.nan, np.nan]])]
-    found = action_errors(errors, first_frames=[1], units=["m", "1"])
+    found = action_errors(errors, first=errors[1:], units=["m", "1"])
     assert found == {
         "validation/action_error": 3.0,  # metres only
         "validation/action_error_0": 3.0,
         "validation/action_error_1": pytest.approx(13 / 3),
         "validation/first_frame_error": 5.0,
     }
-    assert "validation/first_frame_error" not in action_errors(errors, first_frames=[], units=["m", "1"])
+    assert "validation/first_frame_error" not in action_errors(errors, units=["m", "1"])
+    assert action_errors([], units=["m", "1"]) == {}
 
 
 class Offset:
@@ -41,14 +42,15 @@ class Offset:
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 64])
 def test_measured_in_robot_units_whatever_the_batch(batch_size: int, tiny_samples) -> None:
     scale = np.array([2.0, 2.0, 2.0, 10.0], dtype=np.float32)
-    held_out = Validation(
+    measured = Validation(
         tiny_samples,
-        first_frames=[0, 5],
+        predicted=tiny_samples,
+        first_frames=Chosen(tiny_samples, [0, 5]),
         inverse=lambda actions, sample: actions * scale,
         units=["m"] * 4,
     )
     model = torch.nn.Linear(1, 1).train()
-    found = held_out.measure(model, Offset(), batch_size=batch_size, pad_id=512, device=torch.device("cpu"), autocast=nullcontext)
+    found = measured.measure(model, Offset(), batch_size=batch_size, pad_id=512, device=torch.device("cpu"), autocast=nullcontext)
     labels = np.concatenate([sample["labels"][sample["labels"] != -100] for sample in tiny_samples])
     assert found["validation/loss"] == pytest.approx(labels.mean(), rel=1e-6)
     assert found["validation/token_accuracy"] == pytest.approx((labels % 2 == 0).mean())
@@ -67,7 +69,7 @@ def test_what_lies_beyond_the_episode_counts_nothing(tiny_samples) -> None:
         sample | {"actions": np.where(sample["action_mask"], sample["actions"], 50.0).astype(np.float32)} for sample in tiny_samples
     ]
     results = [
-        Validation(samples, first_frames=[], inverse=lambda actions, _: actions**2, units=METRES).measure(
+        Validation(samples, predicted=samples, inverse=lambda actions, _: actions**2, units=METRES).measure(
             torch.nn.Linear(1, 1), Offset(), batch_size=4, pad_id=512, device=torch.device("cpu"), autocast=nullcontext
         )
         for samples in (tiny_samples, spoiled)
@@ -100,3 +102,34 @@ def test_where_there_are_no_codes_there_is_no_accuracy(tiny_samples) -> None:
     assert "validation/token_accuracy" not in found
     kept = np.concatenate([sample["actions"][sample["action_mask"]] for sample in tiny_samples])
     assert found["validation/loss"] == pytest.approx(kept.mean(), abs=1e-6)
+
+
+class Counted(list):
+    """Samples that remember which were asked for."""
+
+    def __init__(self, samples) -> None:
+        super().__init__(samples)
+        self.asked: list[int] = []
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return super().__getitem__(index)
+
+
+def test_a_validation_does_not_grow_with_the_dataset(tiny_samples) -> None:
+    samples = Counted(tiny_samples * 50)
+    bounded = held_out(
+        samples, first_frames=range(0, 500, 5), frames=8, predicted=3, inverse=lambda actions, _: actions, units=METRES
+    )
+    options = {"batch_size": 4, "pad_id": 512, "device": torch.device("cpu"), "autocast": nullcontext}
+    assert "validation/first_frame_error" in bounded.measure(torch.nn.Linear(1, 1), Offset(), **options)
+    assert samples.asked == [0, 62, 125, 187, 250, 312, 375, 437, 0, 166, 333, 0, 165, 330]
+
+
+def test_a_small_one_is_measured_whole(tiny_samples) -> None:
+    samples = Counted(tiny_samples)
+    bounded = held_out(samples, first_frames=[0, 5], frames=512, predicted=64, inverse=lambda actions, _: actions, units=METRES)
+    options = {"batch_size": 4, "pad_id": 512, "device": torch.device("cpu"), "autocast": nullcontext}
+    whole = Validation(tiny_samples, predicted=tiny_samples, first_frames=Chosen(tiny_samples, [0, 5]), units=METRES)
+    assert bounded.measure(torch.nn.Linear(1, 1), Offset(), **options) == whole.measure(torch.nn.Linear(1, 1), Offset(), **options)
+    assert samples.asked == [*range(10), *range(10), 0, 5]

@@ -1,27 +1,22 @@
 """Adapter files: safetensors that name their base, read strictly."""
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from vla_tune.models.tensor_file import Place, write_tensor_file
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, base: str, base_hash: str) -> None:
     """Write `tensors` to `path`, with the format and the content hash of the base that they belong to."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": "pt", "base": base, "base_hash": base_hash, "names": _digest(ready)}
-    try:
-        save_file(ready, temporary, metadata=metadata)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Ordered: equal tensors make equal files. Large numbers first, so that each begins at a multiple of its size.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    metadata = {"format": "pt", "base": base, "base_hash": base_hash, "names": _digest(tensors)}
+    write_tensor_file(path, {name: Place.of(tensor) for name, tensor in ordered}, ordered, metadata=metadata)
 
 
 def read_tensors(path: Path, expected: Mapping[str, Tensor], *, base: str, base_hash: str) -> None:

@@ -10,7 +10,18 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-_DTYPES = {"U8": torch.uint8, "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
 """The format's names of dtypes -> torch's."""
 
 
@@ -18,7 +29,7 @@ class Place(NamedTuple):
     """What the file's header says of a tensor."""
 
     dtype: str
-    """As the format writes it: U8, BF16, F16, F32."""
+    """As the format writes it: U8, BF16, F32, ..."""
     shape: tuple[int, ...]
 
     @classmethod

@@ -27,11 +27,12 @@ from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE, step
 from vla_tune.run.objects import build, device_of, finished_adapter, forward_context, load_policy
 from vla_tune.run.opening import opened_run
 from vla_tune.run.origin import begin, origin_of
+from vla_tune.run.settings import check_training
 from vla_tune.schema import CONTRACT_FILE, BaseWeights, Contract
 from vla_tune.tokens import check_collisions, pad_id, stop_id
 from vla_tune.training import train
 from vla_tune.training.loggers import ConsoleLogger
-from vla_tune.training.metrics import EvenlySpaced, Validation
+from vla_tune.training.metrics import EvenlySpaced, Validation, held_out
 
 
 def fine_tune(cfg: DictConfig, folder: Path, *, resume_command: str) -> float:
@@ -39,6 +40,7 @@ def fine_tune(cfg: DictConfig, folder: Path, *, resume_command: str) -> float:
 
     A folder that was begun is resumed; one that is finished is only reported. Returns the failure rate on the task.
     """
+    check_training(cfg)
     with opened_run(cfg, folder):
         if not (folder / RESULTS_FILE).is_file():
             result = _trained(cfg, folder, resume_command=resume_command)
@@ -105,9 +107,11 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> dict[str,
         model=model,
         head=head,
         samples=Transformed(data.training, pipeline),
-        validation=Validation(
+        validation=held_out(
             Transformed(data.validation, pipeline),
             first_frames=data.validation.first_frames.tolist(),
+            frames=cfg.validation.frames,
+            predicted=cfg.validation.predicted,
             inverse=pipeline.robot_actions,
             units=contract.embodiment.action_units,
         ),
@@ -124,7 +128,7 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> dict[str,
     base = BaseWeights(content_hash=origin.base_hash, format=adapter.base)
     adapter.save(folder / ADAPTER_FOLDER, model, base_hash=base.content_hash)
     replace(contract, base=base).save(folder / ADAPTER_FOLDER)
-    seen = Validation(EvenlySpaced(Transformed(data.training, pipeline), count=len(data.validation)))
+    seen = Validation(EvenlySpaced(Transformed(data.training, pipeline), count=min(len(data.validation), cfg.validation.seen)))
     device, autocast = torch.device(device_of(cfg)), forward_context(cfg.precision, device_of(cfg))
     options = {"batch_size": cfg.training.batch_size, "pad_id": pad_id(processor), "device": device, "autocast": autocast}
     measured = seen.measure(model, head, **options)

@@ -41,7 +41,7 @@ from vla_tune.tokens import BinTokenizer, pad_id, stop_id, uniform_edges
 from vla_tune.training import TrainingResult, train
 from vla_tune.training.grounding import GroundingBatch, GroundingMetrics, ground, grounding_batch
 from vla_tune.training.loggers import ConsoleLogger, JsonlLogger
-from vla_tune.training.metrics import Validation
+from vla_tune.training.metrics import held_out
 
 MANIFEST_FILE = "manifest.json"
 _REACH = (float(TOOL_HIGH[0]), float(TOOL_HIGH[1]))
@@ -161,8 +161,11 @@ def _train(
         model=model,
         head=head_of(contract, build(cfg.head), stop_id=stop_id(tokenizer)),
         samples=_Part(samples, 0, split),
-        validation=Validation(
-            _Part(samples, split, len(frames)), inverse=pipeline.robot_actions, units=contract.embodiment.action_units
+        validation=held_out(
+            _Part(samples, split, len(frames)),
+            **cfg.validation,
+            inverse=pipeline.robot_actions,
+            units=contract.embodiment.action_units,
         ),
         optimizer=build(cfg.optimizer),
         schedule=build(cfg.schedule),

@@ -1,6 +1,6 @@
 """Training: one readable loop, resumable bit for bit."""
 
-from vla_tune.training.checkpoint import CheckpointFolder, load_trained
+from vla_tune.training.checkpoint import CheckpointFolder, chosen_checkpoint, load_chosen, load_trained
 from vla_tune.training.interruption import TrainingInterrupted
 from vla_tune.training.loop import CHECKPOINTS, train
 from vla_tune.training.result import TrainingResult
@@ -14,6 +14,8 @@ __all__ = [
     "TrainingInterrupted",
     "TrainingResult",
     "WorkerDiedError",
+    "chosen_checkpoint",
+    "load_chosen",
     "load_trained",
     "train",
 ]

@@ -17,12 +17,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from vla_tune.models.tensor_file import Place, write_tensor_file
 
 TRAINED, OPTIMIZER, OPTIMIZER_RECORD, STATE = "trained.safetensors", "optimizer.safetensors", "optimizer.json", "state.json"
 _PARTIAL, _DISCARDED = ".partial-", ".discarded-"
@@ -79,10 +81,10 @@ class CheckpointFolder:
         """
         target = self.folder(checkpoint.step)
         assert not target.exists(), f"{target} was saved before"
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._remove_leftovers()
         partial = self.path / f"{_PARTIAL}{target.name}"
         with self._explaining(partial, checkpoint.step):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
             partial.mkdir()
             _write(partial, checkpoint)
             _flush(partial)
@@ -149,6 +151,43 @@ def load_trained(model: nn.Module, folder: Path) -> None:
     )
 
 
+def chosen_checkpoint(checkpoints: Path, use: Literal["last", "best"] | int) -> Path:
+    """The folder of the newest checkpoint, of the best so far, or of a step; `checkpoints` may belong to a run that is going.
+
+    Raises:
+        ValueError: there is none; the message names those there are.
+    """
+    folder = CheckpointFolder(checkpoints, keep_last=1)  # which is never asked to remove one
+    steps = folder.steps()
+    found = {"last": folder.last, "best": folder.best}[use]() if isinstance(use, str) else folder.folder(use)
+    if found is None or not found.is_dir():
+        there = f"there are steps {', '.join(map(str, steps))}" if steps else "nothing was saved yet"
+        wanted = f"use={use}" if isinstance(use, str) else f"step={use}"
+        why = " (nothing was held out, so none is known to be the best)" if use == "best" and steps else ""
+        raise ValueError(f"{checkpoints} holds no checkpoint for {wanted}{why}: {there}.")
+    return found
+
+
+def load_chosen(model: nn.Module, checkpoints: Path, use: Literal["last", "best"] | int) -> int:
+    """Put what `chosen_checkpoint` finds into `model`, which carries the adapter of the run; returns its step.
+
+    A training that goes on meanwhile may remove what was just found: then it has a newer one.
+
+    Raises:
+        ValueError: there is none, or it is damaged or of another adapter.
+    """
+    while True:
+        found = None
+        try:
+            found = chosen_checkpoint(checkpoints, use)
+            load_trained(model, found)
+        except ValueError:
+            if found is None or found.is_dir():
+                raise
+            continue
+        return int(found.name.removeprefix("step_"))
+
+
 def restore_parameters(parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor], *, source: str) -> None:
     """Copy `saved` into `parameters`: the same names, shapes and dtypes, or a ValueError that names the difference."""
     missing, unexpected = sorted(set(parameters) - set(saved)), sorted(set(saved) - set(parameters))
@@ -178,9 +217,10 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    # A copy each: safetensors refuses tensors that share memory, as an 8-bit optimizer's lookup tables do.
-    save_file({name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}, path)
-    _flush(path)
+    """One after the other: no second copy of the model is made, on whatever device it is."""
+    # The largest numbers first, as the format's own writer has it: each then begins at a multiple of its size.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    write_tensor_file(path, {name: Place.of(tensor) for name, tensor in ordered}, ordered, metadata={"format": "pt"})
 
 
 def _write_json(path: Path, record: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ from vla_tune.training.optim import parameter_groups, trainable_parameters
 from vla_tune.training.peak_memory import watch_peak
 from vla_tune.training.result import TrainingResult, result_of
 from vla_tune.training.sampler import StepSampler
+from vla_tune.training.settings import check_alone, check_settings
 from vla_tune.training.state import Clock, Progress, TrainingState
 from vla_tune.training.threads import sensible_threads, set_threads
 from vla_tune.training.update import Objective, Updated, update
@@ -72,8 +73,21 @@ def train(
         NonFiniteLossError: names the episode and frame; the last checkpoint stands.
         TrainingInterrupted: Ctrl-C or another of `STOPPING`, after saving and printing `resume_command`.
         WorkerDiedError: a worker was killed, after saving.
-        ValueError: nothing is trainable, or the checkpoint in `run` was made with other settings.
+        ValueError: nothing is trainable, a number is out of its range, or the checkpoint in `run` was made with other settings.
     """
+    check_settings(
+        {
+            "steps": steps,
+            "batch_size": batch_size,
+            "gradient_accumulation": gradient_accumulation,
+            "max_gradient_norm": max_gradient_norm,
+            "validate_every": validate_every,
+            "save_every": save_every,
+            "keep_last": keep_last,
+            "workers": workers,
+        },
+        prefix="",
+    )
     accelerator = _accelerator(precision, seed, device=next(model.parameters()).device)
     watch_peak(accelerator.device)
     objective = accelerator.prepare(Objective(model, head)).train()
@@ -168,9 +182,8 @@ def _closing(loggers: Sequence[Logger]) -> Iterator[None]:
 
 def _accelerator(precision: Literal["bf16", "fp32"], seed: int, *, device: torch.device) -> Accelerator:
     set_threads(sensible_threads())
+    check_alone()
     accelerator = accelerator_for(precision, device)
-    if accelerator.num_processes > 1:
-        raise ValueError(f"{accelerator.num_processes} processes: one process trains on one device; start it without a launcher.")
     set_seed(seed)
     return accelerator
 

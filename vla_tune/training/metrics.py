@@ -1,8 +1,9 @@
 """Held-out loss, token accuracy and action error in robot units."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -51,13 +52,32 @@ class EvenlySpaced:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """The samples at some `places` of many (`Samples`)."""
+
+    samples: Samples
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.places)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """One of them."""
+        return self.samples[self.places[index]]
+
+
+@dataclass(frozen=True)
 class Validation:
     """Held-out samples and how to judge the predictions on them."""
 
     samples: Samples
+    """On which the loss is measured."""
     _: KW_ONLY
-    first_frames: Sequence[int] = ()
-    """Positions in `samples` of each episode's first frame, where no motion so far gives the answer away."""
+    predicted: Samples = ()  # pyright: ignore[reportAssignmentType] (an empty tuple is one)
+    """On which actions are predicted, which may cost many times a loss."""
+    first_frames: Samples = ()  # pyright: ignore[reportAssignmentType]
+    """Of episodes, where no motion so far gives the answer away; predicted too."""
     inverse: Inverse = lambda actions, _: actions
     units: Sequence[str] = ()
     """Of each action dimension; the headline errors are means over the dimensions that share the first one (all, if unnamed)."""
@@ -78,22 +98,24 @@ class Validation:
         """
         if not len(self.samples):
             return {}
-        losses, correct, errors = [], [], []
+        batches = partial(_batches, batch_size=batch_size, pad_id=pad_id, device=device)
         model.eval()
-        for start in range(0, len(self.samples), batch_size):
-            rows = [self.samples[index] for index in range(start, min(start + batch_size, len(self.samples)))]
-            batch = collate(rows, pad_id=pad_id).to(device)
-            with torch.no_grad(), autocast():
-                output = head.loss(model, batch)  # pyright: ignore[reportArgumentType]
-                predicted = head.predict(model, batch)  # pyright: ignore[reportArgumentType]
-            losses.append(output.per_label.float().cpu())
-            correct += [] if output.correct is None else [output.correct.cpu()]
-            errors += [self._error(actions, row) for actions, row in zip(predicted, rows, strict=True)]
+        with torch.no_grad(), autocast():
+            outputs = [head.loss(model, batch) for _, batch in batches(self.samples)]  # pyright: ignore[reportArgumentType]
+            errors, first = (
+                [
+                    self._error(actions, row)
+                    for rows, batch in batches(samples)
+                    for actions, row in zip(head.predict(model, batch), rows, strict=True)  # pyright: ignore[reportArgumentType]
+                ]
+                for samples in (self.predicted, self.first_frames)
+            )
         model.train()
+        correct = [output.correct for output in outputs if output.correct is not None]
         return {
-            "validation/loss": torch.cat(losses).mean().item(),
+            "validation/loss": torch.cat([output.per_label for output in outputs]).float().mean().item(),
             **({"validation/token_accuracy": torch.cat(correct).float().mean().item()} if correct else {}),
-            **action_errors(errors, first_frames=self.first_frames, units=self.units),
+            **action_errors(errors, first=first, units=self.units),
         }
 
     def _error(self, predicted: Float[np.ndarray, "T A"], sample: Sample) -> Float[np.ndarray, "T A"]:
@@ -102,22 +124,52 @@ class Validation:
         return np.where(_mask(sample), difference, np.nan)
 
 
+def held_out(
+    samples: Samples, *, first_frames: Sequence[int] = (), frames: int, predicted: int, inverse: Inverse, units: Sequence[str]
+) -> Validation:
+    """A validation whose cost does not grow with the dataset: all of it is evenly spaced over `samples`.
+
+    Args:
+        samples: held out.
+        first_frames: places in `samples` where an episode begins.
+        frames: of the loss, at most.
+        predicted: frames of the action error, at most, and first frames of theirs.
+        inverse: as in `Validation`.
+        units: as in `Validation`.
+    """
+    return Validation(
+        EvenlySpaced(samples, count=frames),
+        predicted=EvenlySpaced(samples, count=predicted),
+        first_frames=EvenlySpaced(Chosen(samples, first_frames), count=predicted),
+        inverse=inverse,
+        units=units,
+    )
+
+
+def _batches(samples: Samples, *, batch_size: int, pad_id: int, device: torch.device) -> Iterator[tuple[list[Sample], Batch]]:
+    for start in range(0, len(samples), batch_size):
+        rows = [samples[index] for index in range(start, min(start + batch_size, len(samples)))]
+        yield rows, collate(rows, pad_id=pad_id).to(device)
+
+
 def action_errors(
-    errors: Sequence[Float[np.ndarray, "T A"]], *, first_frames: Sequence[int], units: Sequence[str]
+    errors: Sequence[Float[np.ndarray, "T A"]], *, first: Sequence[Float[np.ndarray, "T A"]] = (), units: Sequence[str]
 ) -> dict[str, float]:
-    """Means of absolute errors that are NaN where nothing was to be predicted.
+    """Means of absolute errors that are NaN where nothing was to be predicted; `first` are those on first frames.
 
     `validation/first_frame_error` well above `validation/action_error` says that the policy continues motions instead of
     reading the instruction. Both are means over the dimensions whose unit is the first
     one's (metres on most robots); every dimension has its own mean besides.
     """
-    stacked = np.stack(errors)
-    by_dimension = np.nanmean(stacked, axis=(0, 1))
-    named = {f"validation/action_error_{dimension}": float(value) for dimension, value in enumerate(by_dimension)}
     alike = [unit == units[0] for unit in units] or slice(None)
-    result = {"validation/action_error": float(np.nanmean(stacked[..., alike]))} | named
-    if len(first_frames):
-        result["validation/first_frame_error"] = float(np.nanmean(stacked[list(first_frames)][..., alike]))
+    result: dict[str, float] = {}
+    if errors:
+        stacked = np.stack(errors)
+        result["validation/action_error"] = float(np.nanmean(stacked[..., alike]))
+        by_dimension = np.nanmean(stacked, axis=(0, 1))
+        result |= {f"validation/action_error_{dimension}": float(value) for dimension, value in enumerate(by_dimension)}
+    if first:
+        result["validation/first_frame_error"] = float(np.nanmean(np.stack(first)[..., alike]))
     return result
 
 

@@ -12,6 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from vla_tune.training.settings import check_whole
+
 _LORA_B = "lora_B"
 
 
@@ -133,10 +135,11 @@ def warmup_cosine(optimizer: Optimizer, *, steps: int, warmup_steps: int, floor:
     With steps=10, warmup_steps=2, floor=0 the factors are 0.5 1 | 1 0.96 0.85 0.69 0.5 0.31 0.15 0.04: the first step already
     learns, and the rate reaches the floor when the last step is done.
     """
-    if not 0 <= warmup_steps < steps:
-        raise ValueError(f"warmup_steps={warmup_steps} must lie in [0, steps={steps}).")
-    if not 0.0 <= floor <= 1.0:
-        raise ValueError(f"floor={floor} is a share of the learning rate: it must lie in [0, 1].")
+    check_whole("schedule.warmup_steps", warmup_steps, least=0)
+    if warmup_steps >= steps:
+        raise ValueError(f"schedule.warmup_steps={warmup_steps} must be fewer than training.steps={steps}.")
+    if not isinstance(floor, int | float) or not 0.0 <= floor <= 1.0:
+        raise ValueError(f"schedule.floor={floor!r} is a share of the learning rate: it must lie in [0, 1].")
 
     def factor(step: int) -> float:
         if step < warmup_steps:

@@ -1,6 +1,5 @@
 """How many CPU threads torch should use."""
 
-import math
 import os
 from pathlib import Path
 
@@ -10,13 +9,13 @@ _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def sensible_threads() -> int:
-    """As many threads as cores were idle over the last minute, at least one.
+    """As many threads as cores: those this process may run on, and no more than its container's quota.
 
-    Cores are those this process may run on, and no more than its container's quota. Two OpenMP threads that share a busy core
-    wait for each other: on two busy cores they were measured 5 times slower than one thread.
+    It follows from the machine alone, for another number of threads sums in another order: the same seed is the same run. Beside
+    other work fewer may be quicker (two OpenMP threads that share a busy core wait for each other: on two busy cores they were
+    measured 5 times slower than one thread); that is the user's to say, with OMP_NUM_THREADS.
     """
-    cores = min(len(os.sched_getaffinity(0)), _quota())
-    return max(1, math.floor(cores - os.getloadavg()[0] + 0.5))
+    return max(1, min(len(os.sched_getaffinity(0)), _quota()))
 
 
 def set_threads(threads: int) -> int:

@@ -1,0 +1,37 @@
+"""A training configuration is looked at before its model is loaded."""
+
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from vla_tune.run.objects import build
+from vla_tune.training.settings import check_alone, check_number, check_settings, check_whole
+
+_PRECISIONS = ("bf16", "fp32")
+_LARGEST_RATE = 1.0
+"""Adam moves every number by about the learning rate in each step: more than 1 destroys any model at once."""
+
+
+def check_training(cfg: DictConfig) -> None:
+    """Types and ranges of what trains: `training`, `validation`, `seed`, `horizon`, `precision`, `optimizer` and `schedule`.
+
+    Raises:
+        ValueError: a key has a value that it cannot have; the message names both.
+    """
+    check_alone()
+    check_whole("seed", cfg.seed, least=0)
+    check_whole("horizon", cfg.horizon, least=1)
+    if cfg.precision not in _PRECISIONS:
+        raise ValueError(f"precision={cfg.precision!r} must be one of {', '.join(_PRECISIONS)}.")
+    check_settings(_plain(cfg.training))
+    for name, value in _plain(cfg.validation).items():
+        check_whole(f"validation.{name}", value, least=0)
+    for name in ("learning_rate", "lr"):
+        if name in cfg.optimizer:
+            check_number(f"optimizer.{name}", cfg.optimizer[name], most=_LARGEST_RATE)
+    build(cfg.schedule)(torch.optim.SGD([torch.zeros(1)], lr=1.0), steps=cfg.training.steps)
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    return {str(name): value for name, value in OmegaConf.to_container(cfg, resolve=True).items()}  # pyright: ignore[reportAttributeAccessIssue]
