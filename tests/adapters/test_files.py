@@ -174,7 +174,7 @@ def test_a_missing_adapter_is_named(adapted, tmp_path):
         adapter.load(tmp_path, model, base_hash=HASH)
 
 
-def test_equal_adapters_are_equal_files(tmp_path: Path) -> None:
+def test_equal_adapters_are_equal_files(tmp_path) -> None:
     """Header included: evaluations are named by the hash of the file."""
     one = {"b": torch.ones(2, dtype=torch.bfloat16), "a": torch.zeros(3), "c": torch.ones(())}
     for name, tensors in (("first", one), ("second", dict(reversed(one.items())))):

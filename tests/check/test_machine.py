@@ -50,3 +50,17 @@ def test_a_plug_in_that_lerobot_cannot_find_is_named(monkeypatch):
     found = [type("D", (), {"metadata": {"Name": "lerobot-policy-mine"}})()]
     monkeypatch.setattr(importlib.metadata, "distributions", lambda: found)
     assert "lerobot-policy-mine: LeRobot finds names with underscores only" in findings({})["lerobot plug-ins"].said
+
+
+def test_a_driver_that_torch_cannot_use_is_named(monkeypatch, tmp_path) -> None:
+    driver = tmp_path / "version"
+    monkeypatch.setattr(machine, "_DRIVER", driver)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert machine.unusable_gpu() is None
+    assert machine._gpu().startswith("none:")
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\n")
+    with pytest.raises(RuntimeError, match=r"driver 550\.54\.15 is there, but torch .* sees no GPU: .*device=cpu"):
+        machine._gpu()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert machine.unusable_gpu() is None

@@ -238,3 +238,10 @@ def test_the_published_configuration_means_the_same():
     assert config.text_config.rms_norm_eps == 1e-6, "the published conversion, not Llama-2's 1e-5"
     assert config.timm_kwargs == [{}]
     assert config.to_dict()["hf_llm_id"] == "meta-llama/Llama-2-7b-hf"
+
+
+def test_a_kernel_that_sees_only_backwards_is_refused(tiny_model, tiny_batch, monkeypatch) -> None:
+    """It would take the mask of a parallel head for one of padding, and keep nothing."""
+    monkeypatch.setattr(tiny_model.language_model.config, "_attn_implementation_internal", "flash_attention_2")
+    with pytest.raises(ValueError, match="attention=flash_attention_2 shows a position only what came before"):
+        tiny_model(tiny_batch)

@@ -6,7 +6,7 @@ from vla_tune.export import ParityError
 from vla_tune.run.errors import one_line_errors
 from vla_tune.run.objects import build
 from vla_tune.training.interruption import TrainingInterrupted
-from vla_tune.training.update import NonFiniteLossError
+from vla_tune.training.non_finite import NonFiniteLossError
 
 MISTAKES = [
     ValueError("rank=0\n  must be positive:   write 1"),

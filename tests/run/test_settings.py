@@ -22,6 +22,7 @@ CONF = str(Path(__file__).parents[2] / "conf")
         ("schedule.warmup_steps=-1", r"schedule\.warmup_steps=-1"),
         ("validation.frames=-1", r"validation\.frames=-1"),
         ("horizon=0", "horizon=0"),
+        ("model.attention=flash_attention_2", r"decoding=parallel needs more: choose model\.attention=sdpa"),
     ],
 )
 def test_refused_before_anything_is_loaded_or_written(override: str, message: str, tmp_path: Path) -> None:

@@ -99,3 +99,34 @@ def test_wandb_offline_writes_a_run(tmp_path: Path) -> None:
 def test_all_of_them_are_loggers(tmp_path: Path) -> None:
     assert isinstance(JsonlLogger(tmp_path / "a"), Logger)
     assert isinstance(ConsoleLogger(steps=1), Logger)
+
+
+def test_wandb_without_a_login_is_one_line(tmp_path: Path, monkeypatch) -> None:
+    class UsageError(Exception):
+        pass
+
+    def init(**_: object) -> None:
+        raise UsageError("No API key configured.\nUse `wandb login` to log in.")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Error=UsageError))
+    with pytest.raises(ValueError, match=r"wandb: No API key configured\. Use .* logger\.wandb\.mode=offline") as caught:
+        WandbLogger(project="p", name="n", folder=tmp_path, mode="online")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_closed_terminal_costs_the_lines_only() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    logger = ConsoleLogger(steps=1, console=Console(file=Gone(), width=200))
+    logger.log(1, LINE)
+    logger.close()
+
+
+def test_a_step_that_was_left_out_has_no_loss() -> None:
+    out = io.StringIO()
+    logger = ConsoleLogger(steps=1, console=Console(file=out, width=200))
+    logger.log(1, {"train/skipped": 1.0})
+    logger.close()
+    assert out.getvalue().splitlines() == ["step 1/1  left out"]

@@ -13,6 +13,7 @@ from vla_tune.models.openvla import OpenVLA
 from vla_tune.training import CheckpointFolder, NonFiniteLossError, load_trained
 from vla_tune.training.loggers import JsonlLogger, read_metrics
 from vla_tune.training.metrics import Chosen, Validation
+from vla_tune.training.non_finite import Skip
 from vla_tune.training.optim import constant
 from vla_tune.training.sampler import StepSampler
 
@@ -105,14 +106,14 @@ def test_clipping_bounds_the_step(tiny_model: OpenVLA, run_training, remember) -
     assert remember.lines[1]["train/gradient_norm"] > 1
 
 
+def spoil(output: HeadLoss, batch: Batch) -> HeadLoss:
+    """The loss of episode 1, frame 2 is not a number."""
+    rows = (batch.labels != -100).nonzero()[:, 0]
+    hit = (batch.index[rows] == torch.tensor((1, 2))).all(dim=1)
+    return replace(output, per_label=output.per_label.masked_fill(hit, torch.nan))
+
+
 def test_a_loss_that_is_not_finite_names_its_frame(tiny_model: OpenVLA, tiny_head, run_training, tmp_path: Path) -> None:
-    culprit = (1, 2)
-
-    def spoil(output: HeadLoss, batch: Batch) -> HeadLoss:
-        rows = (batch.labels != -100).nonzero()[:, 0]
-        hit = (batch.index[rows] == torch.tensor(culprit)).all(dim=1)
-        return replace(output, per_label=output.per_label.masked_fill(hit, torch.nan))
-
     before = {}
 
     class Keep:
@@ -122,7 +123,8 @@ def test_a_loss_that_is_not_finite_names_its_frame(tiny_model: OpenVLA, tiny_hea
         def close(self) -> None:
             pass
 
-    with pytest.raises(NonFiniteLossError, match=r"Step \d+: the loss is not finite for episode 1 frame 2\. ") as caught:
+    message = r"Step \d+: the loss is not finite for episode 1 frame 2\. Nothing was moved.*on_non_finite=skip"
+    with pytest.raises(NonFiniteLossError, match=message) as caught:
         run_training(tiny_model, head=Wrapped(tiny_head, spoil), save_every=1, loggers=[Keep()], run=tmp_path, batch_size=2)
     step = int(str(caught.value).split()[1].rstrip(":"))
     assert step > 1, "the seed must give one good step first"
@@ -137,6 +139,46 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tiny_model: OpenVLA, run_tr
     with pytest.raises(NonFiniteLossError, match=r"Step 1: the gradient is (inf|nan) .* episode \d frame \d, episode \d frame \d"):
         run_training(tiny_model)
     assert torch.equal(weight, start)
+
+
+def test_steps_that_are_not_finite_can_be_left_out(tiny_model: OpenVLA, tiny_head, run_training, remember, capsys) -> None:
+    """One of the ten samples is bad: in 10 steps of 2, two are left out, and nothing moves in them."""
+    moved = []
+
+    class Moves:
+        def __init__(self) -> None:
+            self._before = tiny_model.projector.fc1.weight.detach().clone()
+
+        def log(self, step, metrics) -> None:
+            now = tiny_model.projector.fc1.weight.detach().clone()
+            moved.append(not torch.equal(now, self._before))
+            self._before = now
+
+        def close(self) -> None:
+            pass
+
+    head = Wrapped(tiny_head, spoil)
+    result = run_training(tiny_model, head=head, steps=10, batch_size=2, on_non_finite=Skip(limit=2), loggers=[remember, Moves()])
+    left_out = [step for step, line in remember.lines.items() if "train/skipped" in line]
+    assert len(left_out) == 2
+    assert [step for step, did in enumerate(moved, start=1) if not did] == left_out
+    assert all("train/loss" not in remember.lines[step] for step in left_out)
+    said = capsys.readouterr().err
+    assert "the loss is not finite for episode 1 frame 2. Left out: 1 of at most 2." in said
+    assert result.steps == 10
+    assert result.last_loss is not None
+
+
+def test_more_of_them_than_the_limit_end_the_run(tiny_model: OpenVLA, tiny_head, run_training, tmp_path: Path) -> None:
+    """Counted over all sessions of the run."""
+    options = {"head": Wrapped(tiny_head, spoil), "batch_size": 2, "save_every": 1, "schedule": constant}
+    run_training(tiny_model, steps=5, on_non_finite=Skip(limit=1), **options)
+    with pytest.raises(
+        NonFiniteLossError, match=r"episode 1 frame 2\. 1 steps were left out before, as many as on_non_finite.limit"
+    ):
+        run_training(tiny_model, steps=10, on_non_finite=Skip(limit=1), **options)
+    with pytest.raises(ValueError, match=r"on_non_finite\.limit=0"):
+        Skip(limit=0)
 
 
 def test_the_best_checkpoint_is_kept(tiny_model: OpenVLA, run_training, tiny_samples, tmp_path: Path) -> None:

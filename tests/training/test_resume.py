@@ -1,7 +1,10 @@
 """2N steps in one go == N steps, Ctrl-C, N more: bit for bit."""
 
 import json
+import os
 import random
+import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,8 @@ from vla_tune.models.openvla import OpenVLA
 from vla_tune.training import TrainingInterrupted
 from vla_tune.training.checkpoint import OPTIMIZER, OPTIMIZER_RECORD, STATE, TRAINED
 from vla_tune.training.loggers import JsonlLogger, read_metrics
+from vla_tune.training.optim import adamw, constant, warmup_cosine
+from vla_tune.training.resumption import Changed
 
 STEPS = 6
 
@@ -135,3 +140,63 @@ def test_kill_loses_only_what_came_after_the_last_checkpoint(fresh_model, run_tr
     after = read_metrics(log)
     assert [line["step"] for line in after] == [1, 2, 3, 4, 5]
     assert after[2]["train/loss"] == before[2]["train/loss"]
+
+
+def rates(log: Path) -> list[float]:
+    return [line["train/learning_rate"] for line in read_metrics(log)]
+
+
+def test_a_changed_learning_rate_takes_effect(fresh_model, run_training, tmp_path: Path, capsys) -> None:
+    """Refused where the same bits are wanted; otherwise rate, decay and schedule are those of now."""
+    log = JsonlLogger(tmp_path / "metrics.jsonl")
+    options = {"steps": 6, "schedule": partial(warmup_cosine, warmup_steps=2, floor=0.1)}
+
+    class Stop:
+        def log(self, step, metrics) -> None:
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def close(self) -> None:
+            pass
+
+    with pytest.raises(TrainingInterrupted):
+        run_training(
+            fresh_model(), optimizer=partial(adamw, learning_rate=1e-3, weight_decay=0.0), loggers=[log, Stop()], **options
+        )
+    other = {"optimizer": partial(adamw, learning_rate=2e-4, weight_decay=0.1)}
+    with pytest.raises(
+        ValueError, match=r"optimizer\.weight_decay was 0\.0 and is 0\.1, .*learning_rate was 0\.001 and is 0\.0002"
+    ):
+        run_training(fresh_model(), **other, **options)
+    run_training(fresh_model(), **other, **options, resumption=Changed(), loggers=[JsonlLogger(tmp_path / "metrics.jsonl")])
+    assert "changed: optimizer.weight_decay was 0.0 and is 0.1" in capsys.readouterr().err
+    straight = JsonlLogger(tmp_path / "straight.jsonl")
+    run_training(fresh_model(), **other, **options, loggers=[straight], run=tmp_path / "straight")
+    assert rates(tmp_path / "metrics.jsonl")[3:] == rates(tmp_path / "straight.jsonl")[3:]
+    record = json.loads((tmp_path / "run/checkpoints/step_000006" / OPTIMIZER_RECORD).read_text())
+    assert [group["weight_decay"] for group in record["groups"]] == [0.1, 0.0]
+
+
+def test_a_finished_run_can_be_given_more_steps(fresh_model, run_training, tmp_path: Path) -> None:
+    """With a level rate they are those of a longer run; a cosine would have been another, and is drawn out if that is said."""
+    level = {"schedule": constant}
+    run_training(fresh_model(), steps=3, **level)
+    run_training(fresh_model(), steps=5, **level)
+    run_training(fresh_model(), steps=5, **level, run=tmp_path / "straight")
+    assert_same_checkpoint(tmp_path / "run/checkpoints/step_000005", tmp_path / "straight/checkpoints/step_000005")
+
+    cosine = {"schedule": partial(warmup_cosine, warmup_steps=1, floor=0.1), "run": tmp_path / "cosine"}
+    run_training(fresh_model(), steps=3, **cosine)
+    with pytest.raises(ValueError, match=r"the learning rate after step 3 was 0\.0003 and is 0\.\d+\. .*resume=changed"):
+        run_training(fresh_model(), steps=5, **cosine)
+    assert run_training(fresh_model(), steps=5, **cosine, resumption=Changed()).steps == 5
+
+
+def test_a_checkpoint_of_an_older_version_is_resumed(fresh_model, run_training, tmp_path: Path) -> None:
+    """Its schedule was saved, its device and what was left out were not."""
+    run_training(fresh_model(), steps=2, schedule=constant)
+    path = tmp_path / "run/checkpoints/step_000002" / STATE
+    state = json.loads(path.read_text())
+    del state["settings"]["device"], state["progress"]["skipped"]
+    path.write_text(json.dumps(state | {"schedule": {"last_epoch": 2}}))
+    assert run_training(fresh_model(), steps=3, schedule=constant).steps == 3

@@ -15,6 +15,8 @@ import numpy as np
 
 from vla_tune.check.finding import Finding
 
+_DRIVER = Path("/proc/driver/nvidia/version")
+
 
 @dataclass(frozen=True)
 class Doctor:
@@ -86,6 +88,8 @@ def _gpu() -> str:
     import torch
 
     if not torch.cuda.is_available():
+        if (reason := unusable_gpu()) is not None:
+            raise RuntimeError(reason)
         return "none: training and inference run on the CPU, which is enough for the tiny default"
     free, total = torch.cuda.mem_get_info()
     value = (
@@ -94,6 +98,20 @@ def _gpu() -> str:
     if value.item() != 64**3:
         raise RuntimeError("a matrix product in bfloat16 came out wrong: the driver or the card is broken.")
     return f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, bfloat16 works"
+
+
+def unusable_gpu() -> str | None:
+    """Why torch takes the CPU although the machine has an NVIDIA driver; None where it has none, or torch computes on it."""
+    import torch
+
+    if torch.cuda.is_available() or not _DRIVER.is_file() or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return None
+    found = re.search(r"\b(\d{3}\.[\d.]+)", _DRIVER.read_text())
+    return (
+        f"NVIDIA's driver {found[1] if found else ''} is there, but torch {torch.__version__} (CUDA {torch.version.cuda}) sees no "
+        "GPU: the driver is too old for it (CUDA 13 needs 580), or no card is visible. Update the driver, install torch for an "
+        "older CUDA, or say device=cpu."
+    )
 
 
 def _four_bits() -> str:

@@ -13,7 +13,7 @@ from vla_tune.check.finding import CheckFailedError
 from vla_tune.export import ParityError
 from vla_tune.policy import NonFiniteActionsError
 from vla_tune.training.interruption import TrainingInterrupted
-from vla_tune.training.update import NonFiniteLossError
+from vla_tune.training.non_finite import NonFiniteLossError
 
 _MISTAKES = (
     ValueError,

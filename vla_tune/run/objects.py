@@ -1,10 +1,11 @@
 """What a configuration describes, as objects."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from vla_tune.check.machine import unusable_gpu
 from vla_tune.data import build_pipeline
 from vla_tune.data.collate import collate
 from vla_tune.heads import HEADS, RegressionHead, head_of
@@ -51,10 +53,18 @@ def build(cfg: Any, **arguments: Any) -> Any:
 
 
 def device_of(cfg: DictConfig) -> str:
-    """`auto` is cuda where there is one."""
+    """`auto` is cuda where there is one; a card that torch cannot use is told."""
     if cfg.device != "auto":
         return str(cfg.device)
+    _tell_unusable_gpu()
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@cache
+def _tell_unusable_gpu() -> None:
+    """Once."""
+    if (reason := unusable_gpu()) is not None:
+        print(f"Computing on the CPU. {reason}", file=sys.stderr)
 
 
 def forward_context(precision: str, device: str) -> Callable[[], AbstractContextManager[Any]]:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from vla_tune.heads import decoding_of
 from vla_tune.run.objects import build
 from vla_tune.training.settings import check_alone, check_number, check_settings, check_whole
 
@@ -30,8 +31,16 @@ def check_training(cfg: DictConfig) -> None:
     for name in ("learning_rate", "lr"):
         if name in cfg.optimizer:
             check_number(f"optimizer.{name}", cfg.optimizer[name], most=_LARGEST_RATE)
+    decoding = decoding_of(build(cfg.head))
+    if cfg.model.get("attention") == "flash_attention_2" and decoding != "autoregressive":
+        raise ValueError(
+            f"model.attention=flash_attention_2 shows a position only what came before, and decoding={decoding} needs more: "
+            "choose model.attention=sdpa, or head=autoregressive."
+        )
     build(cfg.schedule)(torch.optim.SGD([torch.zeros(1)], lr=1.0), steps=cfg.training.steps)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
-    return {str(name): value for name, value in OmegaConf.to_container(cfg, resolve=True).items()}  # pyright: ignore[reportAttributeAccessIssue]
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(name): value for name, value in plain.items()}

@@ -3,8 +3,8 @@
 from vla_tune.training.checkpoint import CheckpointFolder, chosen_checkpoint, load_chosen, load_trained
 from vla_tune.training.interruption import TrainingInterrupted
 from vla_tune.training.loop import CHECKPOINTS, train
+from vla_tune.training.non_finite import NonFiniteLossError
 from vla_tune.training.result import TrainingResult
-from vla_tune.training.update import NonFiniteLossError
 from vla_tune.training.workers import WorkerDiedError
 
 __all__ = [

@@ -55,7 +55,7 @@ class ConsoleLogger:
 
     def _show(self, step: int, metrics: Mapping[str, float]) -> None:
         self._progress.start()
-        description = f"loss {metrics['train/loss']:.4f}"
+        description = f"loss {metrics['train/loss']:.4f}" if "train/loss" in metrics else "left out"
         self._progress.update(self._task, completed=step, description=description)
         validated = {name.removeprefix("validation/"): value for name, value in metrics.items() if name.startswith("validation/")}
         due = not self._console.is_terminal and step % max(1, self._steps // 20) == 0
@@ -94,14 +94,23 @@ class JsonlLogger:
 
 
 class WandbLogger:
-    """Weights & Biases; `mode="offline"` needs no network (`wandb sync` uploads later)."""
+    """Weights & Biases; `mode="offline"` needs no network (`wandb sync` uploads later).
+
+    Raises:
+        ValueError: wandb refuses, for want of a login or of a network.
+    """
 
     def __init__(self, *, project: str, name: str, folder: Path | str, mode: str = "offline") -> None:
         import wandb  # takes a second and is not needed by the other loggers
 
         Path(folder).mkdir(parents=True, exist_ok=True)
         identity = hashlib.sha256(str(Path(folder).resolve()).encode()).hexdigest()[:16]  # a run is its folder, resumed or not
-        self._run: Any = wandb.init(project=project, name=name, dir=str(folder), mode=mode, resume="allow", id=identity)  # pyright: ignore[reportArgumentType]
+        options: dict[str, Any] = {"project": project, "name": name, "dir": str(folder), "mode": mode}
+        try:
+            self._run: Any = wandb.init(**options, resume="allow", id=identity)
+        except wandb.Error as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"wandb: {reason} (`wandb login`, or logger.wandb.mode=offline, which needs neither)") from None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Send the metrics of `step`."""

@@ -28,14 +28,16 @@ from vla_tune.training.feed import Fetched, feed
 from vla_tune.training.interruption import Interruption, TrainingInterrupted
 from vla_tune.training.loggers import Logger
 from vla_tune.training.metrics import Samples, Validation
+from vla_tune.training.non_finite import NonFiniteLossError, OnNonFinite, Stop
 from vla_tune.training.optim import parameter_groups, trainable_parameters
 from vla_tune.training.peak_memory import watch_peak
 from vla_tune.training.result import TrainingResult, result_of
+from vla_tune.training.resumption import Exact, Resumption
 from vla_tune.training.sampler import StepSampler
 from vla_tune.training.settings import check_alone, check_settings
 from vla_tune.training.state import Clock, Progress, TrainingState
 from vla_tune.training.threads import sensible_threads, set_threads
-from vla_tune.training.update import Objective, Updated, update
+from vla_tune.training.update import Objective, Skipped, Updated, update
 from vla_tune.training.workers import WorkerDiedError
 
 CHECKPOINTS = "checkpoints"
@@ -63,14 +65,17 @@ def train(
     resume_command: str,
     validation: Validation | None = None,
     workers: int = 0,
+    on_non_finite: OnNonFinite = Stop(),  # noqa: B008 (without a state)
+    resumption: Resumption = Exact(),  # noqa: B008
 ) -> TrainingResult:
     """Train the parameters of `model` that require a gradient for `steps` steps, resuming what lies in `run/checkpoints`.
 
     It trains where the model is. `optimizer` is called with parameter groups, `schedule` with the optimizer and `steps=`.
     `max_gradient_norm` may be infinite; each label weighs the same, over all `gradient_accumulation` batches of a step.
+    `on_non_finite` decides about steps without a finite loss, `resumption` about settings that differ from a checkpoint's.
 
     Raises:
-        NonFiniteLossError: names the episode and frame; the last checkpoint stands.
+        NonFiniteLossError: from `on_non_finite`; names the episode and frame, and the last checkpoint stands.
         TrainingInterrupted: Ctrl-C or another of `STOPPING`, after saving and printing `resume_command`.
         WorkerDiedError: a worker was killed, after saving.
         ValueError: nothing is trainable, a number is out of its range, or the checkpoint in `run` was made with other settings.
@@ -94,9 +99,9 @@ def train(
     updater = optimizer(parameter_groups(model))
     rate = schedule(updater, steps=steps)
     sampler = StepSampler(size=len(samples), batch_size=batch_size, gradient_accumulation=gradient_accumulation, seed=seed)
-    state = TrainingState(trainable_parameters(model), updater, rate, settings=asdict(sampler) | {"precision": precision})
+    state = TrainingState(trainable_parameters(model), updater, rate, settings=_settings(sampler, precision, accelerator.device))
     folder = CheckpointFolder(run / CHECKPOINTS, keep_last)
-    progress = state.restore(folder, steps=steps)
+    progress = state.restore(folder, steps=steps, resumption=resumption)
     held_out = validation or Validation([])
     batches = {"batch_size": batch_size, "pad_id": pad_id}
     with quick_bfloat16(accelerator.device), {"bf16": training_context(model), "fp32": nullcontext()}[precision]:
@@ -105,6 +110,7 @@ def train(
             feeding=feed(samples, sampler, start=progress.step, stop=steps, pad_id=pad_id, workers=workers),
             advance=partial(update, objective, updater, accelerator=accelerator, max_gradient_norm=max_gradient_norm),
             measure=partial(held_out.measure, model, head, **batches, device=accelerator.device, autocast=accelerator.autocast),
+            on_non_finite=on_non_finite,
             schedule=rate,
             save=partial(state.save, folder),
             loggers=loggers,
@@ -122,6 +128,7 @@ def _loop(
     feeding: AbstractContextManager[Iterator[Fetched]],
     advance: Callable[..., Updated],
     measure: Callable[[], dict[str, float]],
+    on_non_finite: OnNonFinite,
     schedule: LRScheduler,
     save: Callable[[Progress], None],
     loggers: Sequence[Logger],
@@ -136,7 +143,7 @@ def _loop(
             with feeding as fetches:
                 for fetched in fetches:
                     step, start = progress.step + 1, time.perf_counter()
-                    updated = advance(fetched.batches, step=step)
+                    updated = _attempt(advance, fetched, step=step, on_non_finite=on_non_finite, skipped=progress.skipped)
                     rates = _rates(fetched, update_seconds=time.perf_counter() - start, schedule=schedule)
                     schedule.step()
                     validated = measure() if step % validate_every == 0 or step == steps else {}
@@ -153,9 +160,24 @@ def _loop(
                 save(progress)
             if not interruption.requested:
                 raise _without_workers(died, progress, resume_command=resume_command) from None
-    if progress.step < steps:
-        raise _interrupted(progress, steps=steps, resume_command=resume_command)
+        if progress.step < steps:
+            raise _interrupted(progress, steps=steps, resume_command=resume_command)
     return progress
+
+
+def _attempt(
+    advance: Callable[..., Updated], fetched: Fetched, *, step: int, on_non_finite: OnNonFinite, skipped: int
+) -> Updated | Skipped:
+    try:
+        return advance(fetched.batches, step=step)
+    except NonFiniteLossError as error:
+        on_non_finite(error, skipped=skipped)
+        return Skipped()
+
+
+def _settings(sampler: StepSampler, precision: str, device: torch.device) -> dict[str, Any]:
+    """What fixes the order of the samples and the arithmetic."""
+    return asdict(sampler) | {"precision": precision, "device": device.type}
 
 
 def _interrupted(progress: Progress, *, steps: int, resume_command: str) -> TrainingInterrupted:

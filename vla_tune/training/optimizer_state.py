@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 _JOIN = "::"  # between a parameter's name and its state's; no module name holds a colon
+_NAMES = {"initial_lr": "learning_rate", "eps": "epsilon"}
+"""torch's names -> ours."""
 
 
 def optimizer_state(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -30,7 +32,7 @@ def optimizer_state(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]
 def restore_optimizer(
     optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], *, tensors: Mapping[str, Tensor], record: Mapping[str, Any]
 ) -> None:
-    """Give a fresh optimizer the state that `optimizer_state` returned.
+    """Give a fresh optimizer the state that `optimizer_state` returned; its hyper-parameters stay its own.
 
     Raises:
         ValueError: it is another optimizer, or its groups hold other parameters.
@@ -48,8 +50,16 @@ def restore_optimizer(
     for key, value in record["values"].items():
         name, field = key.split(_JOIN)
         optimizer.state[parameters[name]][field] = value
-    for group, saved in zip(optimizer.param_groups, record["groups"], strict=True):
-        group |= {key: _like(group.get(key), value) for key, value in saved.items() if key != "params"}
+
+
+def hyperparameter_differences(optimizer: Optimizer, record: Mapping[str, Any]) -> list[str]:
+    """What the groups of `optimizer` say otherwise than those that were saved, but for the rate that a schedule moves."""
+    found = {}
+    for group, saved in zip(optimizer.param_groups, record["groups"], strict=False):
+        for key, value in saved.items():
+            if key not in ("params", "lr") and key in group and _like(group[key], value) != group[key]:
+                found.setdefault(_NAMES.get(key, key), (value, group[key]))
+    return [f"optimizer.{key} was {was} and is {now}" for key, (was, now) in found.items()]
 
 
 def _paged_buffers(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

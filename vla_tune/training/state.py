@@ -1,6 +1,7 @@
 """Everything that a run carries from step to step, saved and restored bit for bit."""
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -11,9 +12,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from vla_tune.training.checkpoint import TRAINED, Checkpoint, CheckpointFolder, restore_parameters
-from vla_tune.training.optimizer_state import optimizer_state, restore_optimizer
+from vla_tune.training.optimizer_state import hyperparameter_differences, optimizer_state, restore_optimizer
 from vla_tune.training.random_state import capture_random_state, restore_random_state
-from vla_tune.training.threads import set_threads
+from vla_tune.training.resumption import Resumption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +31,19 @@ class Progress:
     """The lowest validation loss."""
     validation: dict[str, float] = field(default_factory=dict)
     """The newest."""
+    skipped: int = 0
+    """Steps that were left out, because their loss or gradient was not finite."""
 
-    def advanced(self, *, loss: float, validation: Mapping[str, float], clock: "Clock") -> "Progress":
-        """One step later."""
+    def advanced(self, *, loss: float | None, validation: Mapping[str, float], clock: "Clock") -> "Progress":
+        """One step later; without a `loss` it was left out."""
         following = replace(
             self,
             step=self.step + 1,
             seconds=clock.seconds,
             cpu_seconds=clock.cpu_seconds,
             first_loss=loss if self.first_loss is None else self.first_loss,
-            last_loss=loss,
+            last_loss=self.last_loss if loss is None else loss,
+            skipped=self.skipped + (loss is None),
             validation=dict(validation) or self.validation,
         )
         found = validation.get("validation/loss")
@@ -83,7 +87,6 @@ class TrainingState:
             "best_step": progress.best_step,
             "progress": asdict(progress),
             "settings": dict(self.settings),
-            "schedule": self.schedule.state_dict(),
             "random": capture_random_state(),
             "threads": torch.get_num_threads(),
         }
@@ -97,11 +100,13 @@ class TrainingState:
             )
         )
 
-    def restore(self, folder: CheckpointFolder, *, steps: int) -> Progress:
+    def restore(self, folder: CheckpointFolder, *, steps: int, resumption: Resumption) -> Progress:
         """Go back to the last checkpoint in `folder`, made on the way to `steps`; without one, this is the start.
 
+        What was learned and counted comes from the checkpoint; learning rate, schedule, threads and device are those of now.
+
         Raises:
-            ValueError: the checkpoint is damaged, or belongs to a run with other settings.
+            ValueError: the checkpoint is damaged, or `resumption` refuses what differs.
         """
         last = folder.last()
         if last is None:
@@ -110,16 +115,30 @@ class TrainingState:
         if done > steps:
             raise ValueError(f"{done} steps were done in {folder.path}, more than steps={steps}: choose another run=<folder>.")
         saved = folder.load(done)
-        self._check_settings(saved.state["settings"], str(last))
+        differences = _differences(saved.state["settings"], self.settings)
         restore_parameters(self.parameters, saved.trained, source=str(last / TRAINED))
         restore_optimizer(self.optimizer, self.parameters, tensors=saved.optimizer_tensors, record=saved.optimizer_record)
-        self.schedule.load_state_dict(dict(saved.state["schedule"]))
+        _wind(self.schedule, done)
+        differences += hyperparameter_differences(self.optimizer, saved.optimizer_record)
+        differences += _rate_difference(self.optimizer, saved.optimizer_record, done)
+        resumption.settle(differences, source=last, threads=saved.state["threads"])
         restore_random_state(saved.state["random"])
-        set_threads(saved.state["threads"])  # another number of threads sums in another order
         return Progress(**saved.state["progress"])
 
-    def _check_settings(self, saved: Mapping[str, Any], source: str) -> None:
-        changed = {key: (saved.get(key), value) for key, value in self.settings.items() if saved.get(key) != value}
-        if changed:
-            differences = ", ".join(f"{key} was {was} and is {now}" for key, (was, now) in changed.items())
-            raise ValueError(f"{source} belongs to another run: {differences}. Put them back, or choose another run=<folder>.")
+
+def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Keys that an older version did not save are taken on trust."""
+    return [f"{key} was {saved[key]} and is {value}" for key, value in now.items() if key in saved and saved[key] != value]
+
+
+def _wind(schedule: LRScheduler, steps: int) -> None:
+    """Bring a fresh schedule to where it stands after `steps` steps, whatever kind it is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")  # torch expects a step of the optimizer before each
+        for _ in range(steps):
+            schedule.step()
+
+
+def _rate_difference(optimizer: Optimizer, record: Mapping[str, Any], step: int) -> list[str]:
+    before, now = ([group["lr"] for group in groups] for groups in (record["groups"], optimizer.param_groups))
+    return [] if before == now else [f"the learning rate after step {step} was {before[0]:.6g} and is {now[0]:.6g}"]

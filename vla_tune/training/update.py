@@ -12,10 +12,7 @@ from torch.optim import Optimizer
 from vla_tune.data.collate import Batch
 from vla_tune.heads.base import Head, HeadLoss
 from vla_tune.training.metrics import culprits
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss or its gradient became infinite or NaN; the message names the step, the episodes and the frames."""
+from vla_tune.training.non_finite import NonFiniteLossError
 
 
 class Objective(nn.Module):
@@ -49,6 +46,21 @@ class Updated:
         return {"train/loss": self.loss, **accuracy, "train/gradient_norm": self.gradient_norm}
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """A step that was left out: nothing was moved."""
+
+    @property
+    def loss(self) -> None:
+        """There is none."""
+        return None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Under the names that the loggers get."""
+        return {"train/skipped": 1.0}
+
+
 def update(
     objective: nn.Module,
     optimizer: Optimizer,
@@ -76,7 +88,7 @@ def update(
     assert len(per_label), f"step {step} has no label: {_where(batches)}"
     norm = _scale_and_clip(optimizer, accelerator, labels=len(per_label), limit=max_gradient_norm)
     if not math.isfinite(norm):
-        raise NonFiniteLossError(f"Step {step}: the gradient is {norm} although the loss is finite; {_where(batches)}. {_ADVICE}")
+        raise NonFiniteLossError(f"Step {step}: the gradient is {norm} although the loss is finite; {_where(batches)}.")
     optimizer.step()
     return Updated(per_label.float().mean().item(), _accuracy(losses), norm)
 
@@ -84,9 +96,6 @@ def update(
 def _accuracy(losses: Sequence[HeadLoss]) -> float | None:
     correct = [loss.correct for loss in losses if loss.correct is not None]
     return torch.cat(correct).float().mean().item() if correct else None
-
-
-_ADVICE = "Nothing was moved or saved: look at these frames, lower optimizer.learning_rate, then resume."
 
 
 def _scale_and_clip(optimizer: Optimizer, accelerator: Accelerator, *, labels: int, limit: float) -> float:
@@ -105,7 +114,7 @@ def _refuse_non_finite(output: HeadLoss, batch: Batch, step: int) -> None:
     where = "the batch has no index"
     if batch.index is not None:
         where = _named(culprits(batch, output))
-    raise NonFiniteLossError(f"Step {step}: the loss is not finite for {where}. {_ADVICE}")
+    raise NonFiniteLossError(f"Step {step}: the loss is not finite for {where}.")
 
 
 def _where(batches: Sequence[Batch]) -> str:

@@ -114,11 +114,19 @@ class OpenVLA(PreTrainedModel):
         return self.language_model.model(inputs_embeds=inputs, attention_mask=mask, use_cache=False).last_hidden_state
 
     def _mask(self, batch: Batch, seen: Bool[Tensor, "B L"], dtype: torch.dtype) -> Bool[Tensor, "B L"] | Float[Tensor, "B 1 L L"]:
-        """Which positions see which; where it has one row per sample, attention is causal."""
+        """Which positions see which; where it has one row per sample, attention is causal.
+
+        Raises:
+            ValueError: the kernel knows nothing else.
+        """
+        if not batch.parallel and self.config.prompt_attention == "causal":
+            return seen
+        if self.language_model.config._attn_implementation == "flash_attention_2":
+            raise ValueError(
+                "attention=flash_attention_2 shows a position only what came before; this head needs more: choose sdpa."
+            )
         if batch.parallel:
             return bidirectional_mask(seen, dtype)
-        if self.config.prompt_attention == "causal":
-            return seen
         length = batch.prompt_length + seen.shape[1] - batch.input_ids.shape[1]
         return prefix_mask(seen, length, dtype)
 
