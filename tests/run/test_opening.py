@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from vla_tune.run.changes import CHANGES_FILE, differences
-from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, RESULTS_FILE, load_config, step_folder
+from vla_tune.run.changes import CHANGES_FILE, Change, differences, note, resumption
+from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, RESULTS_FILE, load_config, step_folder, steps_of
 from vla_tune.run.opening import open_run, opened_run
 from vla_tune.training.loop import CHECKPOINTS
+from vla_tune.training.resumption import Changed, Exact
 
 
 def config(**changes) -> DictConfig:
@@ -122,6 +123,8 @@ def test_what_was_learned_belongs_to_its_adapter(tmp_path: Path, changes: dict, 
         {"training": {"steps": 4, "workers": 3, "batch_size": 8}},
         {"training": {"steps": 4, "workers": 0, "batch_size": 8, "save_every": 1, "validate_every": 2, "keep_last": 9}},
         {"model": {"cache": "/elsewhere"}},
+        {"validation": {"frames": 8}},
+        {"on_non_finite": {"limit": 3}},
         {"evaluation": {"films": [], "episodes": 100}},
     ],
 )
@@ -131,6 +134,17 @@ def test_what_changes_no_step_may_change(tmp_path: Path, changes: dict):
     assert OmegaConf.to_container(load_config(tmp_path)) == OmegaConf.to_container(config(**changes), resolve=True)
     assert (tmp_path / RESULTS_FILE).is_file()
     assert not (tmp_path / CHANGES_FILE).exists()
+
+
+def test_training_goes_on_exactly_but_for_what_was_noted_at_its_last_checkpoint(tmp_path: Path):
+    assert resumption(tmp_path) == Exact()
+    begun(tmp_path)
+    assert resumption(tmp_path) == Exact()
+    last = steps_of(tmp_path)[-1]
+    note(tmp_path, [Change("seed", 0, 1)], step=last)
+    assert resumption(tmp_path) == Changed()
+    (tmp_path / CHECKPOINTS / f"step_{last + 1:06d}").mkdir()
+    assert resumption(tmp_path) == Exact()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from bitsandbytes.optim import AdamW8bit
 from torch import nn
 
 from vla_tune.training.optim import paged_adamw_32bit, parameter_groups, trainable_parameters
-from vla_tune.training.optimizer_state import optimizer_state, restore_optimizer
+from vla_tune.training.optimizer_state import hyperparameter_differences, optimizer_state, restore_optimizer
 
 
 def network(dtype: torch.dtype) -> nn.Module:
@@ -68,15 +68,20 @@ def test_state_wider_than_its_parameter_is_not_cast() -> None:
     assert torch.equal(other.state[parameter]["momentum_buffer"], momentum), name
 
 
-def test_learning_rate_and_groups_return() -> None:
+def test_hyperparameters_stay_those_of_now_and_differences_are_named() -> None:
+    """But for the rate, which a schedule moves."""
     model = network(torch.float32)
     optimizer = adam_with_tuple(parameter_groups(model))
     optimizer.param_groups[0]["lr"] = 0.123
     record = json.loads(json.dumps(optimizer_state(optimizer, trainable_parameters(model))[1]))
     other = adam_with_tuple(parameter_groups(model))
+    rate = other.param_groups[0]["lr"]
+    assert hyperparameter_differences(other, record) == []
+    other.param_groups[0]["betas"] = (0.8, 0.99)
     restore_optimizer(other, trainable_parameters(model), tensors={}, record=record)
-    assert other.param_groups[0]["lr"] == 0.123
-    assert other.param_groups[0]["betas"] == (0.8, 0.9)
+    assert other.param_groups[0]["lr"] == rate != 0.123
+    assert other.param_groups[0]["betas"] == (0.8, 0.99)
+    assert hyperparameter_differences(other, record) == ["optimizer.betas was (0.8, 0.9) and is (0.8, 0.99)"]
 
 
 def test_another_optimizer_or_other_parameters_are_refused() -> None:

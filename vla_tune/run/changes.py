@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vla_tune.evaluation.report import write_json
-from vla_tune.run.folder import asset_named
+from vla_tune.run.folder import asset_named, steps_of
+from vla_tune.training.resumption import Changed, Exact, Resumption
 
 CHANGES_FILE = "changes.json"
 SAME, CHANGED = "same", "changed"
@@ -111,6 +112,13 @@ def note(folder: Path, changes: Sequence[Change], *, step: int, schedule: str = 
     notes = json.loads(path.read_text())["changes"] if path.is_file() else []
     if record not in notes:
         write_json(path, {"changes": [*notes, record]})
+
+
+def resumption(folder: Path) -> Resumption:
+    """How the training in `folder` goes on: with what was noted since its last checkpoint, or with the same bits."""
+    done, path = steps_of(folder), folder / CHANGES_FILE
+    notes = json.loads(path.read_text())["changes"] if done and path.is_file() else []
+    return Changed() if any(note["step"] == done[-1] for note in notes) else Exact()
 
 
 def _way_out(refused: Sequence[Change], resume: Any) -> str:

@@ -20,6 +20,7 @@ from vla_tune.models.base import Checkpoint, ModelInterface
 from vla_tune.models.liveness import check_liveness
 from vla_tune.models.precision import report_text, weight_report
 from vla_tune.models.recomputation import recompute_activations
+from vla_tune.run.changes import resumption
 from vla_tune.run.check import CHECK_FILE, probed_run
 from vla_tune.run.costs import costs
 from vla_tune.run.evaluate import CELLS, evaluate, print_rows
@@ -118,6 +119,7 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> dict[str,
         optimizer=build(cfg.optimizer),
         schedule=build(cfg.schedule),
         on_non_finite=build(cfg.on_non_finite),
+        resumption=resumption(folder),
         precision=cfg.precision,
         seed=cfg.seed,
         run=folder,

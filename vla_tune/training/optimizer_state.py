@@ -57,8 +57,9 @@ def hyperparameter_differences(optimizer: Optimizer, record: Mapping[str, Any]) 
     found = {}
     for group, saved in zip(optimizer.param_groups, record["groups"], strict=False):
         for key, value in saved.items():
-            if key not in ("params", "lr") and key in group and _like(group[key], value) != group[key]:
-                found.setdefault(_NAMES.get(key, key), (value, group[key]))
+            before = _like(group.get(key), value)
+            if key not in ("params", "lr") and key in group and before != group[key]:
+                found.setdefault(_NAMES.get(key, key), (before, group[key]))
     return [f"optimizer.{key} was {was} and is {now}" for key, (was, now) in found.items()]
 
 
