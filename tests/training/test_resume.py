@@ -16,6 +16,7 @@ from vla_tune.models.openvla import OpenVLA
 from vla_tune.training import TrainingInterrupted
 from vla_tune.training.checkpoint import OPTIMIZER, OPTIMIZER_RECORD, STATE, TRAINED
 from vla_tune.training.loggers import JsonlLogger, read_metrics
+from vla_tune.training.metrics import Validation
 from vla_tune.training.optim import adamw, constant, warmup_cosine
 from vla_tune.training.resumption import Changed
 
@@ -192,11 +193,53 @@ def test_a_finished_run_can_be_given_more_steps(fresh_model, run_training, tmp_p
     assert run_training(fresh_model(), steps=5, **cosine, resumption=Changed()).steps == 5
 
 
+class StopWhenRead(list):
+    """Samples of which the n-th that is asked for brings a signal."""
+
+    def __init__(self, samples, number: int) -> None:
+        super().__init__(samples)
+        self.left = number
+
+    def __getitem__(self, index):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_stop_does_not_wait_for_a_validation(step: int, fresh_model, run_training, tiny_samples, tmp_path: Path) -> None:
+    """It is the first thing that is made up for; the log and the best step are those of a run that was never stopped."""
+    options = {"steps": 4, "validate_every": 2}
+    straight = JsonlLogger(tmp_path / "straight.jsonl")
+    run_training(fresh_model(), validation=Validation(tiny_samples), loggers=[straight], run=tmp_path / "straight", **options)
+
+    held_out = StopWhenRead(tiny_samples, 3 + 10 * (step // 2 - 1))
+    model, log = fresh_model(), tmp_path / "metrics.jsonl"
+    with pytest.raises(TrainingInterrupted, match=f"step {step} of 4 is saved"):
+        run_training(model, validation=Validation(held_out), loggers=[JsonlLogger(log)], **options)
+    assert model.training
+    assert [line["step"] for line in read_metrics(log)] == list(range(1, step))
+    result = run_training(fresh_model(), validation=Validation(tiny_samples), loggers=[JsonlLogger(log)], **options)
+
+    untimed = [
+        [
+            {key: value for key, value in line.items() if key not in ("train/samples_per_second", "train/data_share")}
+            for line in lines
+        ]
+        for lines in (read_metrics(tmp_path / "straight.jsonl"), read_metrics(log))
+    ]
+    assert untimed[0] == untimed[1]
+    assert result.best_step == min((2, 4), key=lambda at: untimed[0][at - 1]["validation/loss"])
+    tensors = [load_file(tmp_path / run / "checkpoints/step_000004" / TRAINED) for run in ("straight", "run")]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
 def test_a_checkpoint_of_an_older_version_is_resumed(fresh_model, run_training, tmp_path: Path) -> None:
     """Its schedule was saved, its device and what was left out were not."""
     run_training(fresh_model(), steps=2, schedule=constant)
     path = tmp_path / "run/checkpoints/step_000002" / STATE
     state = json.loads(path.read_text())
-    del state["settings"]["device"], state["progress"]["skipped"]
+    del state["settings"]["device"], state["progress"]["skipped"], state["progress"]["unmeasured"]
     path.write_text(json.dumps(state | {"schedule": {"last_epoch": 2}}))
     assert run_training(fresh_model(), steps=3, schedule=constant).steps == 3

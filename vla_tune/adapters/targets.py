@@ -17,6 +17,12 @@ def target_names(model: nn.Module, targets: Sequence[str], towers: Sequence[str]
     Raises:
         ValueError: a pattern or a tower matches nothing, something else matches too, or a layer shares its weights.
     """
+    children = [name for name, _ in model.named_children()]
+    if unknown := sorted(set(towers) - set(children)):
+        raise ValueError(
+            f"towers={list(towers)}: the model has no {unknown[0]}; its parts are {', '.join(children)}. Name some in "
+            "adapter.towers, or choose a targets@adapter= that does (vision_qwen, vision_tower, vision_model for the eyes)."
+        )
     modules = dict(model.named_modules())
     names = matching_names([name for name, module in modules.items() if _is_linear_map(module)], targets, within=towers)
     others = [name for name in matching_names(list(modules), targets, within=towers) if name not in names]
@@ -27,8 +33,7 @@ def target_names(model: nn.Module, targets: Sequence[str], towers: Sequence[str]
         )
     empty = sorted(set(towers) - {name.split(".")[0] for name in names})
     if empty:
-        children = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(f"towers={list(towers)}: no target lies in {empty[0]}; the model has {children}. Leave it out.")
+        raise ValueError(f"towers={list(towers)}: no target lies in {empty[0]}; the model has {', '.join(children)}. Leave it out.")
     _refuse_shared(model, names)
     return names
 

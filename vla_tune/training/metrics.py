@@ -1,7 +1,7 @@
 """Held-out loss, token accuracy and action error in robot units."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -67,6 +67,10 @@ class Chosen:
         return self.samples[self.places[index]]
 
 
+class ValidationStopped(Exception):  # noqa: N818 (nothing went wrong)
+    """A validation was given up, because the run is to end."""
+
+
 @dataclass(frozen=True)
 class Validation:
     """Held-out samples and how to judge the predictions on them."""
@@ -91,16 +95,19 @@ class Validation:
         pad_id: int,
         device: torch.device,
         autocast: Callable[..., AbstractContextManager[Any]],
+        stopped: Callable[[], bool] = lambda: False,
     ) -> dict[str, float]:
         """Loss, token accuracy, if there are codes, and mean absolute action errors in robot units: all, first frames, dimensions.
 
         Nothing, where no samples are held out.
+
+        Raises:
+            ValidationStopped: `stopped`, asked before each batch, said so.
         """
         if not len(self.samples):
             return {}
-        batches = partial(_batches, batch_size=batch_size, pad_id=pad_id, device=device)
-        model.eval()
-        with torch.no_grad(), autocast():
+        batches = partial(_batches, batch_size=batch_size, pad_id=pad_id, device=device, stopped=stopped)
+        with _evaluating(model), torch.no_grad(), autocast():
             outputs = [head.loss(model, batch) for _, batch in batches(self.samples)]  # pyright: ignore[reportArgumentType]
             errors, first = (
                 [
@@ -110,7 +117,6 @@ class Validation:
                 ]
                 for samples in (self.predicted, self.first_frames)
             )
-        model.train()
         correct = [output.correct for output in outputs if output.correct is not None]
         return {
             "validation/loss": torch.cat([output.per_label for output in outputs]).float().mean().item(),
@@ -146,8 +152,21 @@ def held_out(
     )
 
 
-def _batches(samples: Samples, *, batch_size: int, pad_id: int, device: torch.device) -> Iterator[tuple[list[Sample], Batch]]:
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
+
+
+def _batches(
+    samples: Samples, *, batch_size: int, pad_id: int, device: torch.device, stopped: Callable[[], bool]
+) -> Iterator[tuple[list[Sample], Batch]]:
     for start in range(0, len(samples), batch_size):
+        if stopped():
+            raise ValidationStopped
         rows = [samples[index] for index in range(start, min(start + batch_size, len(samples)))]
         yield rows, collate(rows, pad_id=pad_id).to(device)
 

@@ -34,9 +34,12 @@ class Progress:
     skipped: int = 0
     """Steps that were left out, because their loss or gradient was not finite."""
 
-    def advanced(self, *, loss: float | None, validation: Mapping[str, float], clock: "Clock") -> "Progress":
+    unmeasured: dict[str, float] | None = None
+    """What the last step would have logged, if a stop cut its validation short."""
+
+    def advanced(self, loss: float | None, clock: "Clock") -> "Progress":
         """One step later; without a `loss` it was left out."""
-        following = replace(
+        return replace(
             self,
             step=self.step + 1,
             seconds=clock.seconds,
@@ -44,12 +47,16 @@ class Progress:
             first_loss=loss if self.first_loss is None else self.first_loss,
             last_loss=self.last_loss if loss is None else loss,
             skipped=self.skipped + (loss is None),
-            validation=dict(validation) or self.validation,
         )
+
+    def measured(self, validation: dict[str, float], clock: "Clock") -> "Progress":
+        """The same step, validated, where that was due."""
+        times = {"seconds": clock.seconds, "cpu_seconds": clock.cpu_seconds}
+        following = replace(self, unmeasured=None, validation=validation or self.validation, **times)
         found = validation.get("validation/loss")
         if found is None or (self.best_loss is not None and found >= self.best_loss):
             return following
-        return replace(following, best_step=following.step, best_loss=found)
+        return replace(following, best_step=self.step, best_loss=found)
 
 
 class Clock:

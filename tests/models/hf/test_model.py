@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.nn import functional as F
 
-from vla_tune.adapters import Adapter, PrefixTuning, PTuning
+from vla_tune.adapters import Adapter, Lora, PrefixTuning, PTuning
 from vla_tune.data.collate import Batch
 from vla_tune.heads import AutoregressiveTokenHead, action_space
 from vla_tune.heads.autoregressive import prompt_of
@@ -19,6 +21,7 @@ from vla_tune.models.hf import HFVLA, HFCheckpoint
 from vla_tune.schema import Contract
 from vla_tune.tokens import IGNORED, stop_id
 
+TARGETS = Path(__file__).parents[3] / "conf" / "targets"
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 
 
@@ -135,3 +138,24 @@ def test_it_is_no_cuda_graph(model: HFVLA, head: AutoregressiveTokenHead):
     for launch in (graphed, compiled_graphs):
         with pytest.raises(ValueError, match="HFVLA cannot be a CUDA graph: transformers reads back"):
             launch(partial(head.raw, model), model)
+
+
+EYES = {
+    "qwen2_5_vl": "vision_qwen",
+    "qwen3_vl": "vision_qwen",
+    "paligemma": "vision_tower",
+    "smolvlm": "vision_model",
+    "internvl": "vision_tower",
+}
+
+
+def test_a_preset_lets_the_eyes_learn(family, model: HFVLA) -> None:
+    """And that for OpenVLA's eyes is refused with what there is."""
+    presets = {name: OmegaConf.load(TARGETS / f"{name}.yaml") for name in ("vision", EYES[family.name])}
+    options = {"rank": 2, "alpha": 4, "base": "fp32"}
+    with pytest.raises(ValueError, match=r"the model has no vision_backbone; its parts are .*targets@adapter="):
+        Lora(**options, **presets["vision"]).attach(model)
+    report = Lora(**options, **presets[EYES[family.name]]).attach(model)
+    (tower,) = presets[EYES[family.name]].towers
+    assert {name for name, count in report.modules.items() if count} == {tower, "action_rows"}
+    assert report.modules[tower] >= 4
