@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 
 from vla_tune.adapters import Adapter
@@ -35,6 +36,9 @@ from vla_tune.serving.security import Loopback, Security
 from vla_tune.serving.server import FixedAdapters, PolicyServer
 from vla_tune.serving.worker import Worker
 from vla_tune.tokens import ParallelPrompt, uniform_edges
+
+settings.register_profile("unhurried", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("unhurried")
 
 SENTENCES = ["lift the red block", "push the green block left", "touch the blue block", "where is the yellow block"]
 
