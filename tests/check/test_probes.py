@@ -9,7 +9,7 @@ import pytest
 from vla_tune.check.agreement import Recorded, agreement
 from vla_tune.check.probes import Case, examine
 from vla_tune.check.suspects import _cropped
-from vla_tune.schema import Observation
+from vla_tune.schema import BaseWeights, Contract, Gripper, Observation
 
 FRAMES, HORIZON = 40, 4
 
@@ -126,7 +126,9 @@ def test_each_fault_is_named(case, fault, named):
 def test_wrong_statistics_are_named_with_the_numbers(case):
     column = case.contract.statistics.action
     other = replace(case.contract.statistics, action=replace(column, q99=tuple(2 * value for value in column.q99)))
-    (said,) = [line for line in failures(replace(case, contract=replace(case.contract, statistics=other))) if "statistics" in line]
+    (said,) = [
+        line for line in failures(replace(case, contract=replace(case.contract, statistics=other))) if "FAIL statistics" in line
+    ]
     assert said.startswith("FAIL statistics: wrong statistics: action.q99 is [")
 
 
@@ -151,8 +153,41 @@ def test_a_slow_policy_and_one_out_of_range_are_named(case):
 )
 def test_other_chunk_settings_are_named(case, change, named):
     said = failures(replace(case, contract=replace(case.contract, **change)))
-    assert len(said) == 1
     assert said[0].startswith(named)
+    assert [line.partition(":")[0] for line in said] == ["FAIL chunk settings", "FAIL contract"]
+
+
+def group(contract: Contract, **change) -> Contract:
+    body = contract.embodiment
+    return replace(contract, embodiment=replace(body, action=(*body.action[:-1], replace(body.action[-1], **change))))
+
+
+@pytest.mark.parametrize(
+    ("edited", "named"),
+    [
+        (
+            lambda c: group(c, gripper=Gripper(engaged=0.0, released=1.0)),
+            "embodiment.action[1].gripper.engaged is 0.0, was 1.0",
+        ),
+        (lambda c: group(c, gripper=None), "embodiment.action[1].gripper is None, was 'absent'"),
+        (lambda c: group(c, unit="m"), "embodiment.action[1].unit is 'm', was '1'"),
+        (lambda c: group(c, frame="table"), "embodiment.action[1].frame is 'table', was 'none'"),
+        (lambda c: group(c, representation="delta"), "embodiment.action[1].representation is 'delta', was 'absolute'"),
+        (lambda c: group(c, names=("hand",)), "embodiment.action[1].names is ['hand'], was []"),
+        (lambda c: replace(c, embodiment=replace(c.embodiment, state_key="state")), "embodiment.state_key is 'state', was 'obs"),
+        (lambda c: replace(c, prompt="{instruction}"), "prompt is '{instruction}', was 'In: What"),
+        (lambda c: replace(c, image=replace(c.image, center_crop_area=0.9)), "image.center_crop_area is 0.9, was 1.0"),
+    ],
+)
+def test_every_edit_of_the_contract_is_named(case, edited, named):
+    (said,) = [line for line in failures(replace(case, contract=edited(case.contract))) if line.startswith("FAIL contract")]
+    assert said.startswith(f"FAIL contract: not that of training: {named}")
+
+
+def test_how_a_policy_is_stored_and_sent_is_no_other_contract(case):
+    beside = BaseWeights(content_hash="0" * 64, format="nf4")
+    elsewhere = replace(case.contract, base=beside, jpeg_quality=90, precision="fp32")
+    assert elsewhere.differences(case.contract) == []
 
 
 def test_another_function_than_the_trained_one_is_named(case):

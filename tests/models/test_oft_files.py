@@ -2,20 +2,24 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from vla_tune.data.normalize import Scale
 from vla_tune.models.files import content_hash
 from vla_tune.models.hub import WANTED
 from vla_tune.models.openvla import OpenVLACheckpoint
 from vla_tune.models.openvla.load import load, load_config
 from vla_tune.models.openvla.oft_files import PATTERNS, oft_files, oft_tensors
 from vla_tune.models.openvla.published import published_contract
-from vla_tune.schema import Camera, Embodiment, Group
+from vla_tune.models.openvla.statistics_file import statistics_record
+from vla_tune.schema import Camera, Embodiment, Group, Normalization
 
 OFT = Path(__file__).parents[1] / "golden" / "oft"
 
@@ -147,7 +151,7 @@ def body(states: int) -> Embodiment:
         shape: dict[str, Any] = {
             "dimension": dimension,
             "normalization": "quantile" if normalized else "none",
-            "name": "part",
+            "name": f"part{dimension}",
             "unit": "1",
             "frame": "none",
         }
@@ -199,6 +203,67 @@ def test_a_robot_with_another_state(folder: Path):
         oft_contract(folder)
     with pytest.raises(ValueError, match="reads a state of 8 dimensions, the embodiment 'arm' declares 7"):
         published_contract(folder, embodiment=body(7), unnorm_key="tiny_mask", horizon=8, decoding="regression")
+
+
+ALOHA: dict[str, Any] = {"horizon": 25, "unnorm_key": "aloha", "decoding": "parallel"}
+
+
+def aloha(folder: Path, **changes: object) -> dict[str, np.ndarray]:
+    """Statistics of two arms of seven joints, written into the folder."""
+    numbers = np.random.default_rng(0).normal(size=(14, 50))
+    ends = {"min": numbers.min(1), "max": numbers.max(1), "q01": np.quantile(numbers, 0.1, 1), "q99": np.quantile(numbers, 0.9, 1)}
+    column = {name: values.tolist() for name, values in (ends | {"mean": numbers.mean(1), "std": numbers.std(1)}).items()}
+    path = folder / "dataset_statistics.json"
+    path.write_text(json.dumps({"aloha": {"action": column | changes, "num_transitions": 50, "num_trajectories": 1}}))
+    return ends
+
+
+def two_arms(normalization: Normalization) -> Embodiment:
+    meaning: dict[str, Any] = {"unit": "rad", "frame": "none", "representation": "absolute", "rotation": "none", "gripper": None}
+    arms = tuple(Group(name=name, dimension=7, normalization=normalization, **meaning) for name in ("left", "right"))
+    return replace(body(8), action=arms)
+
+
+def test_aloha_is_scaled_by_its_extremes(folder: Path):
+    """OFT's constants for ALOHA say BOUNDS, for LIBERO and Bridge BOUNDS_Q99; no file of a checkpoint does."""
+    ends = aloha(folder)
+    contract = published_contract(folder, embodiment=two_arms("min_max"), **ALOHA)
+    values = np.random.default_rng(1).uniform(-1, 1, (25, 14))
+    wanted = 0.5 * (values + 1) * (ends["max"] - ends["min"]) + ends["min"]
+    np.testing.assert_allclose(Scale(contract.statistics.action).robot_units(values), wanted, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match=r"scale the action dimensions by .*'min_max'.* the embodiment declares .*'quantile'"):
+        published_contract(folder, embodiment=two_arms("quantile"), **ALOHA)
+    with pytest.raises(ValueError, match=r"predicts 10 x 14 actions, and no file says how they are scaled; known are 1 x 7"):
+        published_contract(folder, embodiment=two_arms("min_max"), **ALOHA | {"horizon": 10})
+    told = published_contract(folder, embodiment=two_arms("quantile"), **ALOHA | {"horizon": 10, "normalization": "quantile"})
+    assert np.allclose(Scale(told.statistics.action).bounds, [ends["q01"], ends["q99"]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mask": ["false"] * 14}, "not true or false"),
+        ({"max": [float("nan")] * 14}, "finite number"),
+        ({"min": [1e308] * 14, "max": [1.1e308] * 14}, "these are no statistics"),
+        ({"q99": [-9.0] * 14}, "q01.* these are no statistics"),
+        ({"std": ["1"] * 14}, "is not a finite number"),
+    ],
+)
+def test_published_statistics_are_read_strictly(folder: Path, changes: dict[str, object], message: str):
+    aloha(folder, **changes)
+    with pytest.raises(ValueError, match=message):
+        published_contract(folder, embodiment=two_arms("min_max"), **ALOHA)
+
+
+def test_statistics_are_written_with_the_ends_that_are_used(folder: Path):
+    """The original knows quantiles only, and clips a state."""
+    ends = aloha(folder)
+    statistics = published_contract(folder, embodiment=two_arms("min_max"), **ALOHA).statistics
+    written = statistics_record(statistics)["aloha"]
+    assert written["action"]["q01"] == ends["min"].tolist()
+    assert written["proprio"]["mask"] == [False] * 8
+    by_deviation = replace(statistics, state=replace(statistics.state, normalization=("mean_std",) * 8))
+    assert "proprio" not in statistics_record(by_deviation)["aloha"]
 
 
 def test_the_hub_is_asked_for_them():

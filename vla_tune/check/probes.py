@@ -52,7 +52,7 @@ class Case:
 
 def examine(case: Case) -> list[Finding]:
     """All probes, in the order in which a mistake is best looked for; if chunks have another shape, only what can be said then."""
-    first = [statistics_fit(case), chunks_are_as_trained(case)]
+    first = [statistics_fit(case), chunks_are_as_trained(case), means_as_trained(case)]
     if _shape(case.contract) != _shape(case.trained):
         return first
     found = agreement(case.policy, case.recorded, case.contract)
@@ -115,6 +115,13 @@ def chunks_are_as_trained(case: Case) -> Finding:
     contract = case.contract
     said = f"{contract.execute_steps} of {contract.horizon} actions are played at {contract.embodiment.control_hz:g} Hz"
     return Finding("chunk settings", True, said)
+
+
+def means_as_trained(case: Case) -> Finding:
+    """The contract says of robot, model and numbers what the trained one says: an edited one moves the robot in another way."""
+    if other := case.contract.differences(case.trained):
+        return Finding("contract", False, f"not that of training: {'; '.join(other[:5])}. Take its contract.json.")
+    return Finding("contract", True, "that of training")
 
 
 def acts_in_numbers(found: Agreement, wanted: Agreement) -> Finding:

@@ -16,7 +16,16 @@ from vla_tune.data.transforms import (
     SelectCameras,
     Transform,
 )
-from vla_tune.schema import CONTRACT_VERSION, ActionTokens, Contract, Embodiment, InputRule, ProcessorRule, Statistics
+from vla_tune.schema import (
+    CONTRACT_VERSION,
+    ActionTokens,
+    Contract,
+    Embodiment,
+    InputRule,
+    ProcessorRule,
+    Statistics,
+    check_contract,
+)
 from vla_tune.tokens import ActionTokenizer, CausalPrompt, ParallelPrompt, Processor, action_tokenizer
 
 
@@ -88,11 +97,9 @@ def make_contract(
     """A contract of the present version.
 
     Raises:
-        ValueError: the chunk is empty, or fewer actions are predicted than executed.
+        ValueError: its parts do not fit each other (`check_contract`).
     """
-    if not 1 <= execute_steps <= horizon:
-        raise ValueError(f"execute_steps={execute_steps} must lie between 1 and the horizon {horizon}.")
-    return Contract(
+    contract = Contract(
         version=CONTRACT_VERSION,
         embodiment=embodiment,
         horizon=horizon,
@@ -105,3 +112,5 @@ def make_contract(
         precision=precision,
         statistics=statistics,
     )
+    check_contract(contract, f"the contract for {embodiment.name}")
+    return contract

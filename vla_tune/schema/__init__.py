@@ -22,6 +22,7 @@ from vla_tune.schema.contract import CONTRACT_FILE, CONTRACT_VERSION, BaseWeight
 from vla_tune.schema.inputs import ActionTokens, BinTokens, FastTokens, ImageRule, InputRule, ProcessorRule, filled
 from vla_tune.schema.json_text import json_value, read_json, read_object
 from vla_tune.schema.reading import embodiment_from_record, fast_tokens_from_record, statistics_from_record
+from vla_tune.schema.sense import check_contract
 from vla_tune.schema.strict import content_hash, to_record
 from vla_tune.schema.versions import embodiment_of_today
 
@@ -45,6 +46,7 @@ __all__ = [
     "Observation",
     "ProcessorRule",
     "Statistics",
+    "check_contract",
     "content_hash",
     "contract_from_record",
     "dimension_names",

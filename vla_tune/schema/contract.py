@@ -64,17 +64,15 @@ class Contract:
         return content_hash(to_record(self.statistics))
 
     @property
-    def meaning_hash(self) -> str:
-        """SHA-256 of all that decides what the robot does: the same beside an adapter, merged, exported and served."""
-        return content_hash(self._meaning)
-
-    @property
     def record(self) -> dict[str, Any]:
         """As JSON data, sealed with hashes of the statistics and of everything."""
         return _sealed(to_record(self) | {"statistics_hash": self.statistics_hash})
 
     def differences(self, other: "Contract") -> list[str]:
-        """The fields in which two contracts let a robot do different things, each as `path is this, was that`."""
+        """The fields in which two contracts let a robot do different things, each as `path is this, was that`.
+
+        How a policy is stored, sent and computed is none of them: those beside an adapter, merged, exported and served are equal.
+        """
         here, there = dict(_leaves(self._meaning)), dict(_leaves(other._meaning))
         paths = [path for path in here | there if here.get(path, "absent") != there.get(path, "absent")]
         return [f"{path} is {_shown(here.get(path, 'absent'))}, was {_shown(there.get(path, 'absent'))}" for path in paths]

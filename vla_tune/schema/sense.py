@@ -84,15 +84,31 @@ def check_contract(contract: "Contract", source: str) -> None:
     check_widths(contract, source)
     check_statistics(contract.statistics, source)
     if not 1 <= contract.execute_steps <= contract.horizon:
-        raise ValueError(f"{source}: execute_steps={contract.execute_steps} lies between 1 and the horizon {contract.horizon}.")
+        raise ValueError(f"{source}: execute_steps={contract.execute_steps} must lie between 1 and the horizon {contract.horizon}.")
     _bounded(source, "horizon", contract.horizon)
     _bounded(source, "location_codes", contract.location_codes, least=0)
     _bounded(source, "vocabulary_size", contract.action_tokens.vocabulary_size)
     for side in ("height", "width"):
         _bounded(source, side, getattr(contract.image, side))
     check_prompt(contract.prompt, source)
+    _check_codes(contract, source)
     if contract.jpeg_quality is not None and not 1 <= contract.jpeg_quality <= 100:
         raise ValueError(f"{source}: jpeg_quality={contract.jpeg_quality} lies between 1 and 100.")
+
+
+def _check_codes(contract: "Contract", source: str) -> None:
+    """Codes, and a state in words, stand for values in [-1, 1]: a third of what is scaled by mean and deviation lies beyond."""
+    statistics = contract.statistics
+    if contract.decoding != "regression" and "mean_std" in statistics.action.normalization:
+        raise ValueError(
+            f"{source}: actions are scaled by mean_std, decoding={contract.decoding!r} speaks codes, which end at -1 and 1: choose "
+            "quantile or min_max for the action groups, or a head that regresses."
+        )
+    if "{state}" in contract.prompt and "mean_std" in statistics.state.normalization:
+        raise ValueError(
+            f"{source}: the state is scaled by mean_std, and the prompt writes it in bins that end at -1 and 1: choose quantile or "
+            "min_max for the state groups."
+        )
 
 
 def check_prompt(prompt: str, source: str) -> None:

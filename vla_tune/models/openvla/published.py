@@ -1,5 +1,6 @@
 """What a published OpenVLA checkpoint says about itself, in our terms: it has no contract."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,7 @@ from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.load import load_config
 from vla_tune.models.openvla.processor_file import image_rule
 from vla_tune.models.openvla.statistics_file import published_statistics, unscaled
-from vla_tune.schema import ColumnStatistics, Contract, Embodiment, Group, Statistics
+from vla_tune.schema import ColumnStatistics, Contract, Embodiment, Group, Normalization, Statistics
 from vla_tune.tokens import BinTokenizer, uniform_edges
 
 PURE_PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
@@ -25,6 +26,10 @@ _PROMPTS = {
     "vicuna-v15-7b": VICUNA_PROMPT,
     "vicuna-v15-13b": VICUNA_PROMPT,
 }
+
+_SCALED: dict[tuple[int, int], Normalization] = {(1, 7): "quantile", (8, 7): "quantile", (5, 7): "quantile", (25, 14): "min_max"}
+"""By chunk and action dimensions, which are all that tells OpenVLA and OpenVLA-OFT's LIBERO, Bridge and ALOHA models apart: no file
+says how they scale (OFT's `prismatic/vla/constants.py`, `ACTION_PROPRIO_NORMALIZATION_TYPE`)."""
 
 
 def published_interface(folder: Path) -> ModelInterface:
@@ -72,11 +77,12 @@ def published_contract(
     precision: Literal["bf16", "fp32"] = "bf16",
     horizon: int = 1,
     decoding: Literal["autoregressive", "parallel", "regression"] = "autoregressive",
+    normalization: Normalization | None = None,
 ) -> Contract:
     """A contract under which a published policy can be run.
 
     OpenVLA's predict one action at a time, its codes one after the other; OpenVLA-OFT's a chunk, in parallel or by regression.
-    Where the model reads no state, whatever the embodiment calls its state passes unscaled.
+    Where the model reads no state, the embodiment's state passes unscaled.
 
     Args:
         folder: The checkpoint.
@@ -85,17 +91,21 @@ def published_contract(
         precision: Of the forward pass.
         horizon: Actions in a chunk, which no file says: 8 in OFT's LIBERO, 25 in its ALOHA, 5 in its Bridge models.
         decoding: How they are predicted; no file says that either, but an action head is there to regress.
+        normalization: How its authors scaled what the mask names; None where OpenVLA's or OFT's own chunk and robot tell it.
 
     Raises:
-        ValueError: the embodiment does not fit the statistics, or the decoding the files.
+        ValueError: the embodiment does not fit the statistics, the decoding the files, or nothing tells how actions are scaled.
     """
     base, config = published_interface(folder), load_config(folder)
     if (decoding == "regression") != (config.action_head_dimension > 0):
         has = "an action head" if config.action_head_dimension else "no action head"
         raise ValueError(f"decoding={decoding!r}, and {folder} has {has}: regression needs one, and codes need none.")
-    statistics = published_statistics(folder, unnorm_key)
+    kind = normalization or _scaled(horizon, embodiment.action_dimension, folder)
+    statistics = published_statistics(folder, unnorm_key, normalization=kind)
     _check_mask("action", embodiment.action, statistics.action, unnorm_key)
-    if config.proprio_dimension:
+    if not config.proprio_dimension:
+        embodiment = replace(embodiment, state=tuple(replace(group, normalization="none") for group in embodiment.state))
+    else:
         _check_mask("state", embodiment.state, statistics.state, unnorm_key)
         _check_state(embodiment, config, folder)
     edges = uniform_edges(config.n_action_bins)
@@ -119,6 +129,16 @@ def published_contract(
     )
 
 
+def _scaled(horizon: int, dimension: int, folder: Path) -> Normalization:
+    if (horizon, dimension) not in _SCALED:
+        known = ", ".join(f"{steps} x {actions} ({kind})" for (steps, actions), kind in _SCALED.items())
+        raise ValueError(
+            f"{folder} predicts {horizon} x {dimension} actions, and no file says how they are scaled; known are {known}: say "
+            "normalization='quantile' or 'min_max', as its training did."
+        )
+    return _SCALED[horizon, dimension]
+
+
 def _check_state(embodiment: Embodiment, config: OpenVLAConfig, folder: Path) -> None:
     if embodiment.state_dimension != config.proprio_dimension:
         raise ValueError(
@@ -128,9 +148,9 @@ def _check_state(embodiment: Embodiment, config: OpenVLAConfig, folder: Path) ->
 
 
 def _check_mask(name: str, groups: tuple[Group, ...], column: ColumnStatistics, key: str) -> None:
-    declared = [group.normalized for group in groups for _ in range(group.dimension)]
-    if declared != list(column.mask):
+    declared = [group.normalization for group in groups for _ in range(group.dimension)]
+    if declared != list(column.normalization):
         raise ValueError(
-            f"the statistics of {key!r} scale the {name} dimensions {list(column.mask)}, the embodiment declares {declared}: "
-            f"correct `normalized` and the dimensions of its {name} groups, or choose another unnorm_key."
+            f"the statistics of {key!r} scale the {name} dimensions by {list(column.normalization)}, the embodiment declares "
+            f"{declared}: correct `normalization` and the dimensions of its {name} groups, or choose another unnorm_key."
         )
