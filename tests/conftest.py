@@ -1,18 +1,23 @@
 """A random tiny policy: the shipped architecture with untrained weights, built in milliseconds."""
 
+import gc
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
 from vla_tune.adapters import Adapter
 from vla_tune.adapters.merging import merged
+from vla_tune.control import loop
+from vla_tune.control.inference import Computed, Inference
+from vla_tune.control.robot import Seen
 from vla_tune.data.collate import Batch, collate
 from vla_tune.heads import ParallelTokenHead, action_space
 from vla_tune.models.cpu_bfloat16 import quick_bfloat16
@@ -37,7 +42,8 @@ from vla_tune.serving.server import FixedAdapters, PolicyServer
 from vla_tune.serving.worker import Worker
 from vla_tune.tokens import ParallelPrompt, uniform_edges
 
-settings.register_profile("unhurried", deadline=None)  # how long an example takes says how busy the machine is
+# how long an example takes says how busy the machine is
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
 SENTENCES = ["lift the red block", "push the green block left", "touch the blue block", "where is the yellow block"]
@@ -47,6 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Two workers on two cores: threads that wait for each other's would be slower than none."""
     if hasattr(config, "workerinput"):
         torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is not looked through for garbage again: that takes half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -242,3 +254,56 @@ def echo():
         return [np.tile(observation.state.astype(np.float32), (4, 1)) for observation in observations]
 
     return act
+
+
+@dataclass(eq=False)
+class Turned:
+    """A clock that jumps to where one would sleep until, once the policy has answered what it can answer by then.
+
+    The policy's thread is the real one. It answers at once, or after the seconds of this clock that it says it `takes`.
+    """
+
+    time: float = 100.0
+    answers_at: float | None = None
+    """When the policy will answer what it was asked; nothing is asked where this is None."""
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep_until(self, when: float) -> None:
+        with self.changed:
+            self.time = max(self.time, when)
+            self.changed.notify_all()
+            assert self.changed.wait_for(lambda: self.answers_at is None or self.answers_at > self.time, 60)
+
+    def takes(self, seconds: float) -> None:
+        """Waits in the policy's thread."""
+        with self.changed:
+            self.answers_at = self.time + seconds
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: self.answers_at is None or self.answers_at <= self.time, 60)
+
+    def expect(self, when: float | None) -> None:
+        with self.changed:
+            self.answers_at = when
+            self.changed.notify_all()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Turned]:
+    """The clock of a controlled robot and of the policy's thread."""
+    turned = Turned()
+
+    class Expected(Inference):
+        def ask(self, seen: Seen, *, played: int) -> None:
+            turned.expect(turned.time)
+            super().ask(seen, played=played)
+
+        def _put(self, computed: Computed) -> None:
+            super()._put(computed)
+            turned.expect(None)
+
+    monkeypatch.setattr(loop, "Inference", Expected)
+    yield turned
+    turned.expect(None)  # who still waits may go

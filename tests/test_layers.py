@@ -96,5 +96,5 @@ def test_hidden_imports_are_seen():
 
 def test_a_robot_computer_reads_the_contract_without_torch():
     program = "import sys, vla_tune.schema; print([name for name in ('torch', 'transformers', 'hydra') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.strip() == "[]"

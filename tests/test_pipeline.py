@@ -6,11 +6,13 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from vla_tune.models.files import content_hash
+from vla_tune.models.openvla import OpenVLA
 from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.run.evaluate import evaluate_run
 from vla_tune.run.fine_tune import fine_tune
@@ -33,18 +35,20 @@ def configuration(root: str, *overrides: str) -> DictConfig:
         return compose(root, overrides=list(overrides))
 
 
-@pytest.fixture
-def base(tmp_path: Path, tiny_model, tiny_tokenizer, tiny_contract) -> Path:
-    folder = tmp_path / "base"
-    save_checkpoint(folder, tiny_model, tiny_tokenizer, tiny_contract)
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, tiny_config_record, tiny_tokenizer, tiny_contract) -> Path:
+    """A base, and the place of the demonstrations, which the first run records and the others find."""
+    folder = tmp_path_factory.mktemp("folders")
+    torch.manual_seed(0)
+    save_checkpoint(folder / "base", OpenVLA(tiny_config_record), tiny_tokenizer, tiny_contract)
     return folder
 
 
 @pytest.fixture
-def training(tmp_path: Path, base: Path) -> list[str]:
+def training(folders: Path) -> list[str]:
     return [
-        f"model.folder={base}",
-        f"data.sources.0.folder={tmp_path / 'demonstrations'}",
+        f"model.folder={folders / 'base'}",
+        f"data.sources.0.folder={folders / 'demonstrations'}",
         "data.sources.0.episodes=4",
         "data.held_out=0.25",
         "training.steps=4",
@@ -65,7 +69,13 @@ def training(tmp_path: Path, base: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     "choices",
-    [["adapter=lora_r16"], ["adapter=qlora_r16"], ["adapter=full"], ["head=regression", "addition=[film,proprioception]"]],
+    [
+        ["adapter=qlora_r16"],
+        ["head=regression", "addition=[film,proprioception]"],
+        # the whole way again takes long: what differs is in the tests of the adapters and of resuming
+        pytest.param(["adapter=lora_r16"], marks=pytest.mark.ci),
+        pytest.param(["adapter=full"], marks=pytest.mark.ci),
+    ],
 )
 def test_demonstrations_become_a_merged_policy(tmp_path: Path, training: list[str], choices: list[str], monkeypatch) -> None:
     run = tmp_path / "run"
@@ -117,6 +127,7 @@ def test_demonstrations_become_a_merged_policy(tmp_path: Path, training: list[st
         assert row["episodes"] == 2
 
 
+@pytest.mark.ci  # the whole way again: what differs is in the tests of the heads and of the tokens
 def test_codes_of_varying_number_are_learned_and_acted_on(tmp_path: Path, training: list[str]) -> None:
     run = tmp_path / "run"
     cfg = configuration(

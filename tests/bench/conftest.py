@@ -47,7 +47,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType], N
 def architecture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both towers of OpenVLA, narrow and shallow: OpenVLA's list of LoRA targets names layers of each."""
     folder = tmp_path_factory.mktemp("architecture")
-    tower = {"depth": 3, "num_heads": 2, "embed_dim": 64}
+    tower = {"depth": 2, "num_heads": 2, "embed_dim": 64}
     text = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = OpenVLAConfig(
         timm_model_ids=["vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"],

@@ -2,11 +2,9 @@
 
 import importlib.util
 import sys
-import threading
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,12 +98,15 @@ def test_a_message_without_all_joints_is_not_an_observation(robot):
     assert robot._newest == {}
 
 
-def test_the_controller_drives_it_and_stops_publishing(bridge, robot, tiny_contract, tmp_path):
-    over = threading.Event()
+def test_the_controller_drives_it_and_stops_publishing(bridge, robot, tiny_contract, tmp_path, clock, monkeypatch):
+    jump, button = clock.sleep_until, tmp_path / "STOP"
 
-    def driver() -> None:
-        while not over.wait(0.02):
-            speak(robot)
+    def sleep_until(when: float) -> None:
+        """The driver publishes between two ticks."""
+        jump(when)
+        speak(robot)
+        if len(robot.published) == 5:
+            button.touch()
 
     class Policy:
         def act(self, observations):
@@ -113,25 +114,21 @@ def test_the_controller_drives_it_and_stops_publishing(bridge, robot, tiny_contr
 
         def reset(self) -> None: ...
 
-    thread = threading.Thread(target=driver)
-    thread.start()
-    try:
-        robot.connect()
-        stops = [bridge.StopFile(str(tmp_path / "STOP"))]
-        controller = bridge.Controller(bridge.parts(robot, Policy(), tiny_contract, SETTINGS, stops))
-        threading.Timer(0.8, (tmp_path / "STOP").touch).start()
-        controller.run(seconds=3.0)
-    finally:
-        over.set()
-        thread.join()
+    monkeypatch.setattr(clock, "sleep_until", sleep_until)
+    monkeypatch.setattr(bridge, "time", SimpleNamespace(monotonic=clock.now))
+    speak(robot)
+    robot.connect()
+    parts = bridge.parts(robot, Policy(), tiny_contract, SETTINGS, [bridge.StopFile(str(button))])
+    controller = bridge.Controller(replace(parts, clock=clock))
+    controller.run(seconds=30.0)
     assert controller.state == "STOP"
+    assert controller.reason == f"the file {button} exists"
     topics, actions = zip(*robot.published, strict=True)
     assert set(topics) == {"/commands"}
     assert all(len(action) == 4 for action in actions)
     assert actions[-1][0] == 1, "the controller takes the suction first"
     count = len(robot.published)
     robot.send(np.zeros(4, np.float32))
-    time.sleep(0.05)
     assert len(robot.published) == count
 
 

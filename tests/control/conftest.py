@@ -13,7 +13,7 @@ from vla_tune.control.rejection import ActionRange
 from vla_tune.control.robot import Seen
 from vla_tune.control.safety import Safety
 from vla_tune.control.setpoints import FromCommanded, SetPoints
-from vla_tune.control.state import Rules
+from vla_tune.control.state import Clock, Rules
 from vla_tune.control.strategy import RecedingHorizon
 from vla_tune.extents import Extents
 from vla_tune.schema import Camera, Embodiment, Gripper, Group, Observation
@@ -85,25 +85,12 @@ def assert_within_limits():
     return check
 
 
-@dataclass
-class Turned:
-    """A clock that jumps to where one would sleep until."""
-
-    time: float = 100.0
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep_until(self, when: float) -> None:
-        self.time = max(self.time, when)
-
-
 @dataclass(eq=False)
 class Arm:
     """Is where it was sent."""
 
     embodiment: Embodiment
-    clock: Turned
+    clock: Clock
     hz: float = HZ
     position: np.ndarray = field(default_factory=lambda: np.zeros(3))
     sent: list[np.ndarray] = field(default_factory=list)
@@ -144,8 +131,8 @@ def extents() -> Extents:
 
 
 @pytest.fixture
-def arm(body: Embodiment) -> Arm:
-    return Arm(body, Turned())
+def arm(body: Embodiment, clock: Clock) -> Arm:
+    return Arm(body, clock)
 
 
 @pytest.fixture

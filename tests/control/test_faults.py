@@ -1,13 +1,11 @@
 """Whatever goes wrong with sensors, policy and time: no command beyond the limits, and every tick in the log."""
 
-import time
-
 import numpy as np
 import pytest
 
 from vla_tune.control.log import InMemory
 from vla_tune.control.simulated import Delayed, Dropped, FrozenCamera, NotANumber, spoilt
-from vla_tune.control.state import Rules, State, WallClock
+from vla_tune.control.state import Rules, State
 from vla_tune.control.strategy import Ensemble, OpenLoop, RecedingHorizon
 
 RULES = Rules(stale=0.5, frozen=0.6, patience=0.5, rejections=3, watchdog=10.0)
@@ -26,11 +24,11 @@ FAULTS = {
 class Wild:
     """Chunks that jump about; now and then it fails, says nonsense or takes long."""
 
-    def __init__(self, *, failures: float) -> None:
-        self.random, self.failures = np.random.default_rng(0), failures
+    def __init__(self, clock, *, failures: float) -> None:
+        self.clock, self.random, self.failures = clock, np.random.default_rng(0), failures
 
     def act(self, observations):
-        time.sleep(self.random.uniform(0.0, 0.12))
+        self.clock.takes(self.random.uniform(0.0, 0.12))
         chunk = np.concatenate([self.random.normal(0.0, 0.6, (10, 2)).clip(-1, 1), np.ones((10, 1))], axis=1).astype(np.float32)
         kind = self.random.random()
         if kind < self.failures / 3:
@@ -50,9 +48,8 @@ STRATEGIES = [OpenLoop(blend=1), RecedingHorizon(steps=3, blend=2), Ensemble(dec
 @pytest.mark.parametrize(("fault", "strategy"), [(fault, STRATEGIES[place % 3]) for place, fault in enumerate(FAULTS)], ids=str)
 def test_no_command_is_beyond_the_limits(arm, controlled, assert_within_limits, fault, strategy):
     log = InMemory()
-    arm.clock = WallClock()
     robot = spoilt(arm, FAULTS[fault]())
-    controller, _ = controlled(Wild(failures=0.3), robot=robot, strategy=strategy, rules=RULES, log=log, clock=arm.clock)
+    controller, _ = controlled(Wild(arm.clock, failures=0.3), robot=robot, strategy=strategy, rules=RULES, log=log)
     controller.run(seconds=1.6)
     assert len(log.ticks) == controller.counts.ticks > 0
     assert_within_limits(np.stack([tick.command for tick in log.ticks]))

@@ -130,6 +130,7 @@ def check(times: int, killer: Killer, controller: Controller, memory: InMemory, 
     assert len(written) == controller.counts.ticks
 
 
+@pytest.mark.ci  # a promise in seconds, of processes that start and die: test_faults has its like on a turned clock
 def test_a_server_that_dies_three_times(contract, arm, controlled, assert_within_limits, tmp_path):
     check(3, *killed(3, contract, arm, controlled, tmp_path), arm, assert_within_limits, tmp_path)
 

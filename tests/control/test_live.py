@@ -2,7 +2,7 @@
 
 import sys
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -18,6 +18,12 @@ def tick(number: int, note: str = "") -> tuple[Tick, Seen]:
     values = np.array([0.1, 0.2, 1.0]) * number
     seen = Seen(Observation({"front": np.full((4, 4, 3), number, np.uint8)}, np.zeros(3, np.float32), "go"), float(number))
     return Tick(number, number / 50, "RUN", 0.0, values, values, values, values, np.array([True, False, False]), note), seen
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """The viewer's first import takes a busy machine longer than a robot is kept."""
+    monkeypatch.setattr(module, "_PATIENCE", 60.0)
 
 
 def test_every_tick_is_in_the_recording(body, tmp_path):
@@ -48,9 +54,8 @@ class Slow:
     def set_time(self, name: str, **value: float) -> None: ...
 
     def log(self, path: str, what: object) -> None:
-        time.sleep(0.002)
         if self.hangs is not None:
-            self.hangs.wait(30)
+            self.hangs.wait(60)
         if self.error is not None:
             raise self.error
         self.logged += 1
@@ -65,12 +70,17 @@ class Slow:
 
 def test_a_slow_viewer_holds_up_no_tick(body, caplog):
     pytest.importorskip("rerun")
-    viewer = Slow()
+    shown = threading.Event()
+    viewer = Slow(hangs=shown)
     live = Live(lambda: viewer, body)
-    begun = time.monotonic()
-    for number in range(200):
-        live.add(*tick(number))
-    assert time.monotonic() - begun < 1.0
+
+    def ticking() -> None:
+        for number in range(200):
+            live.add(*tick(number))
+
+    with ThreadPoolExecutor(1) as robot:
+        robot.submit(ticking).result(timeout=60)
+    shown.set()
     live.close()
     assert viewer.closed
     assert "ticks were not shown: the viewer was too slow" in caplog.text
@@ -82,23 +92,22 @@ def test_a_viewer_that_fails_is_told_and_left_behind(body, caplog, viewer):
     live = Live(lambda: viewer, body)
     for number in range(5):
         live.add(*tick(number))
-    begun = time.monotonic()
     live.close()
-    assert time.monotonic() - begun < 5.0
     assert "the robot goes on without it" in caplog.text
+    assert "did not take what was still to be shown" not in caplog.text
     assert "too slow" not in caplog.text
 
 
 def test_a_viewer_that_hangs_keeps_nobody(body, caplog, monkeypatch):
     pytest.importorskip("rerun")
-    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    monkeypatch.setattr(module, "_PATIENCE", 0.05)
     hangs = threading.Event()
     live = Live(lambda: Slow(hangs=hangs), body)
     for number in range(100):
         live.add(*tick(number))
     live.close()
     hangs.set()
-    assert "did not take what was still to be shown within 0.2 s" in caplog.text
+    assert "did not take what was still to be shown within 0.05 s" in caplog.text
 
 
 def test_without_rerun_the_remedy_is_named(body, tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vla_tune.control import loop
 from vla_tune.control.inference import Inference
 from vla_tune.control.loop import ticks_per_action
 from vla_tune.control.rejection import ActionRange
@@ -32,23 +31,6 @@ class Policy:
         return (self.fail(self.asked, chunk) if self.fail else chunk)[None]
 
     def reset(self) -> None: ...
-
-
-class Immediate(Inference):
-    """Answers before the next tick, without a thread that might come late."""
-
-    def __init__(self, policy, *, clock) -> None:
-        super().__init__(policy, clock=clock)
-        self.close()
-
-    def ask(self, seen, *, played: int) -> None:
-        self._busy = True
-        self._computed = self._compute(seen, played)
-
-
-@pytest.fixture(autouse=True)
-def answers_come_between_ticks(monkeypatch):
-    monkeypatch.setattr(loop, "Inference", Immediate)
 
 
 def steps(arm) -> np.ndarray:
@@ -155,14 +137,11 @@ def test_a_server_that_stays_lost_stops_it_in_the_promised_time(arm, controlled)
     assert held[-1] - held[0] == pytest.approx(1.0, abs=0.1)
 
 
-def test_a_policy_that_never_answers_keeps_nothing(arm, controlled, monkeypatch):
-    monkeypatch.setattr(loop, "Inference", Inference)
-    never = threading.Event()
-    controller, _ = controlled(Policy(fail=lambda asked, chunk: never.wait(60)))
+def test_a_policy_that_never_answers_keeps_nothing(arm, controlled):
+    controller, _ = controlled(Policy(fail=lambda asked, chunk: arm.clock.takes(float("inf"))))
     controller.run(seconds=10.0)
     assert controller.state is State.STOP
     assert not arm.sent
-    never.set()
 
 
 def test_the_policys_thread_answers_once_and_keeps_what_failed(arm):

@@ -89,9 +89,11 @@ class Inference:
             with self._lock:
                 asked, self._asked = self._asked, None
             if asked is not None:
-                computed = self._compute(*asked)
-                with self._lock:
-                    self._computed = computed
+                self._put(self._compute(*asked))
+
+    def _put(self, computed: Computed) -> None:
+        with self._lock:
+            self._computed = computed
 
     def _compute(self, seen: Seen, played: int) -> Computed:
         begun, chunk, failure = self._clock(), None, None

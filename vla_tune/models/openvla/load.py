@@ -9,6 +9,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
+from transformers.initialization import no_init_weights
 
 from vla_tune.models.files import CONFIG_FILE, existing, places, read_tensors
 from vla_tune.models.four_bits import FOUR_BITS, TABULATED
@@ -123,8 +124,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 def empty_model(config: OpenVLAConfig) -> OpenVLA:
     """The architecture without memory for its weights; buffers, which no checkpoint holds, are real."""
-    with init_empty_weights():
-        return OpenVLA(config)
+    undrawn = copy.copy(config)  # random numbers for weights that are not there are most of the time that it takes
+    undrawn.timm_kwargs = [{**kwargs, "weight_init": "skip"} for kwargs in config.timm_kwargs]
+    with no_init_weights(), init_empty_weights():
+        model = OpenVLA(undrawn)
+    model.config = config
+    return model
 
 
 def _new_modules(config: OpenVLAConfig, additions: Sequence[Addition], model: OpenVLA) -> list[str]:
