@@ -50,7 +50,7 @@ class NormalizedActions:
         steps, chunks, counted = relative_step(body), [], []
         for part in self.parts:
             for row in part.rows.tolist():
-                actions, mask = part.chunks.chunk(part.frames, row)
+                actions, mask = part.chunk(row)
                 for step in steps:
                     actions = step({"actions": actions, body.state_key: part.frames.state[row]})["actions"]
                 chunks.append(actions)

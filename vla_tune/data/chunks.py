@@ -1,5 +1,6 @@
 """Where a frame's action chunk comes from."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -7,6 +8,29 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from vla_tune.data.frames import Frames
+from vla_tune.schema import Group
+
+_REST: Mapping[str, tuple[float, ...]] = {"quaternion_xyzw": (0.0, 0.0, 0.0, 1.0), "rotation_6d": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)}
+"""Rotations by nothing that are not written as zeros: quaternion x y z w, and the first two columns of the unit matrix."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rest:
+    """What an action is while nothing moves: no motion in the dimensions that are motions (`delta`)."""
+
+    moves: Bool[np.ndarray, " A"]
+    values: Float32[np.ndarray, " A"]
+
+    @classmethod
+    def of(cls, groups: Sequence[Group]) -> "Rest":
+        """Of a robot's action groups."""
+        moves = [group.representation == "delta" for group in groups for _ in range(group.dimension)]
+        values = [value for group in groups for value in _REST.get(group.rotation, (0.0,) * group.dimension)]
+        return cls(np.array(moves, bool), np.array(values, np.float32))
+
+    def after(self, actions: Float32[np.ndarray, "T A"], counted: Bool[np.ndarray, "T A"]) -> Float32[np.ndarray, "T A"]:
+        """A chunk whose padding beyond the episode's end stays where it is: a motion that is repeated would go on."""
+        return actions if counted.all() else np.where(counted | ~self.moves, actions, self.values)
 
 
 @runtime_checkable
@@ -35,7 +59,8 @@ class Chunks(Protocol):
 class ChunksByTimestamp:
     """The recorded actions at t, t + 1/fps, ..., t + (T - 1)/fps of the same episode.
 
-    Beyond the episode's end the last action is repeated, as LeRobot does, and masked.
+    Beyond the episode's end the last action is repeated, as LeRobot does, and masked (`Demonstrations` puts no motion there
+    where actions are motions).
     """
 
     horizon: int

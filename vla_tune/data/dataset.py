@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Float32, Int64
 from torch.utils.data import Dataset
 
-from vla_tune.data.chunks import Chunks
+from vla_tune.data.chunks import Chunks, Rest
 from vla_tune.data.folder import (
     check_folder,
     column_names,
@@ -65,7 +65,7 @@ class Demonstrations(Dataset[dict[str, Any]]):
         exclude: Sequence[int] = (),
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        self.root, self.chunks = Path(root), chunks
+        self.root, self.chunks, self._rest = Path(root), chunks, Rest.of(embodiment.action)
         info = check_folder(self.root)
         shapes = _shapes(embodiment, chunks)
         _check_features(info, embodiment, shapes, self.root)
@@ -121,7 +121,7 @@ class Demonstrations(Dataset[dict[str, Any]]):
             ValueError: its picture cannot be decoded, or has another size than the embodiment says.
         """
         row, frames, body = int(self.rows[index]), self.frames, self.embodiment
-        actions, mask = self.chunks.chunk(frames, row)
+        actions, mask = self.chunk(row)
         images = {key: source[row] for key, source in self.images.items()}
         return images | {
             body.state_key: frames.state[row],
@@ -130,6 +130,11 @@ class Demonstrations(Dataset[dict[str, Any]]):
             "instruction": frames.tasks[frames.task[row]],
             "index": np.array([frames.episode[row], frames.frame[row]]),
         }
+
+    def chunk(self, row: int) -> tuple[Float32[np.ndarray, "T A"], Bool[np.ndarray, "T A"]]:
+        """The actions from a row of `frames` on, and which of them count; beyond the episode's end nothing moves."""
+        actions, mask = self.chunks.chunk(self.frames, row)
+        return self._rest.after(actions, mask), mask
 
     @property
     def first_frames(self) -> Int64[np.ndarray, " E"]:

@@ -1,6 +1,7 @@
 """A recorded dataset's folder: whole or absent, and made by one recipe."""
 
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from vla_tune.schema import embodiment_of_today
 
 _log = logging.getLogger(__name__)
 RECIPE_FILE = "recipe.json"
+_SUFFIX = ".partial"
 _PACKAGES = ("vla-tune", "lerobot", "mujoco", "numpy")
 _ALMOST_FULL = 1_000_000  # bytes
 
@@ -22,7 +24,8 @@ _ALMOST_FULL = 1_000_000  # bytes
 def written_once(folder: Path, recipe: Mapping[str, Any], write: Callable[[Path], None]) -> Path:
     """The folder that `write` makes, made only once.
 
-    It is written beside its place and renamed when it is whole, so an interrupted recording leaves nothing under the name.
+    It is written beside its place and renamed when it is whole, so an interrupted recording leaves nothing under the name; what
+    killed ones left beside it is removed by the next.
 
     Args:
         folder: Where the dataset will be.
@@ -37,11 +40,12 @@ def written_once(folder: Path, recipe: Mapping[str, Any], write: Callable[[Path]
         OSError: the disk is full, or the folder cannot be written.
     """
     recipe = json.loads(json.dumps(recipe, default=str))  # tuples become lists, as they will be read
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
     if folder.exists():
         _check_same(folder, recipe)
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    shelter = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
+    shelter, lock = _shelter(folder)
     try:
         partial = shelter / folder.name
         write(partial)
@@ -55,7 +59,42 @@ def written_once(folder: Path, recipe: Mapping[str, Any], write: Callable[[Path]
         raise
     finally:
         shutil.rmtree(shelter, ignore_errors=True)
+        os.close(lock)
     return folder
+
+
+def _shelter(folder: Path) -> tuple[Path, int]:
+    """A new folder beside `folder`, and what holds it: the system lets go of it when this process ends, however it does."""
+    while True:
+        shelter = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=_SUFFIX, dir=folder.parent))
+        lock = _held(shelter)
+        if lock is not None and shelter.exists():  # no sweeper was quicker
+            return shelter, lock
+        if lock is not None:
+            os.close(lock)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed recordings of `folder` left behind; what a living one writes is held by it."""
+    for left in folder.parent.iterdir():
+        if left.name.startswith(f".{folder.name}-") and left.name.endswith(_SUFFIX) and (lock := _held(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+            _log.info("%s, left behind by a recording that was killed, is removed.", left)
+
+
+def _held(shelter: Path) -> int | None:
+    """A lock on a folder; None where another process has it, or it is gone."""
+    try:
+        descriptor = os.open(shelter, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _place(partial: Path, folder: Path, recipe: Mapping[str, Any]) -> None:
