@@ -1,3 +1,7 @@
+import errno
+import shlex
+import socket
+
 import pytest
 from hydra import compose, initialize
 from omegaconf import OmegaConf
@@ -35,6 +39,54 @@ def test_a_mistake_is_one_line(error: Exception, capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == f"error: {' '.join(str(error).split())}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/root/.cache"), ["/root/.cache: Permission denied", "HF_HOME="]),
+        (OSError(errno.EROFS, "Read-only file system", "runs/x"), ["runs/x: Read-only", "hydra.run.dir="]),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "runs/xxx"), ["runs/xxx: File name too long", "shorter name"]),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), ["/x/y: No space left", "free some space"]),
+        (socket.gaierror(-2, "Name or service not known"), ["no network", "HF_HUB_OFFLINE=1", "data=folder"]),
+        (OSError(errno.EIO, "runs/x cannot be written: choose another"), ["error: runs/x cannot be written: choose another\n"]),
+        (OSError(errno.EIO, "Input/output error", "/x"), ["error: /x: Input/output error\n"]),
+    ],
+)
+def test_what_the_system_says_comes_with_what_helps(error: OSError, said: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        raising(error)()
+    shown = capsys.readouterr().err
+    assert all(words in shown for words in said)
+    assert "Errno" not in shown
+
+
+def composed(word: str) -> str:
+    with initialize(version_base="1.3", config_path="../../conf"):
+        return compose("tokenizer", overrides=[word]).to
+
+
+@pytest.mark.parametrize("name", ["caf\u00e9", "a=1", "left,right", "pick (2)", "it's", "[1]"])
+def test_odd_characters_are_told_how_to_be_quoted(name: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        one_line_errors(composed)(f"to=/data/{name}")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "quote the value" in line
+    if "twice" in line:  # else Hydra said it well itself
+        (word,) = shlex.split(line.rpartition("shell: ")[2])
+        assert composed(word) == f"/data/{name}"
+
+
+def test_what_lies_in_a_list_is_not_removed(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        one_line_errors(composed)("~data.embodiment.state.0.gripper")
+    assert "set it to null, or write the whole list" in capsys.readouterr().err
+
+
+def test_a_word_that_is_no_override_is_named(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        one_line_errors(composed)("caf\u00e9")
+    assert "is no override: write key=value" in capsys.readouterr().err
 
 
 def test_a_constructors_mistake_is_told_without_hydras_wrapping(capsys: pytest.CaptureFixture[str]):

@@ -1,12 +1,16 @@
 """A user's mistake is one line, not a traceback."""
 
+import errno
 import functools
 import os
 import re
+import shlex
+import socket
 import sys
 from collections.abc import Callable
 
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from vla_tune.check.finding import CheckFailedError
@@ -25,6 +29,16 @@ _MISTAKES = (
     HydraException,
     OmegaConfBaseException,
 )
+_OFFLINE = (
+    "give folders on this machine (data=folder, model.folder=...), or set HF_HUB_OFFLINE=1 where everything was downloaded before."
+)
+_REMEDIES = {
+    (errno.EACCES, errno.EPERM, errno.EROFS): "choose a folder that can be written: hydra.run.dir=... for a run, to=... for what "
+    "is made of it; for caches HF_HOME=..., MPLCONFIGDIR=... and model.cache=..., where HOME cannot be written.",
+    (errno.ENOSPC, errno.EDQUOT): "free some space, and start the same command again.",
+    (errno.ENAMETOOLONG,): "choose a shorter name: hydra.run.dir=... for a run, to=... for what is made of it.",
+}
+"""What helps where a file cannot be written, by the system's number for why."""
 
 
 def one_line_errors[**P, T](main: Callable[P, T]) -> Callable[P, T]:
@@ -52,12 +66,38 @@ def one_line_errors[**P, T](main: Callable[P, T]) -> Callable[P, T]:
 
 def _line(error: Exception) -> str:
     """What a constructor raised, below what Hydra wrapped around it; for Hydra's own errors, what they say and a way out."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return _of_the_system(error)
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return _one_line(str(error))
+    if isinstance(error, OverrideParseException):
+        return _unread(error.override)
     if isinstance(error.__cause__, Exception) and not isinstance(error.__cause__, OmegaConfBaseException):
         return _line(error.__cause__)
     said = re.sub(r"Config search path:.*|To append to your config.*", "", str(error), flags=re.DOTALL)
+    if "Could not delete" in said:
+        return f"{_one_line(said)} What lies in a list is not removed with ~: set it to null, or write the whole list."
     return f"{_one_line(said)} (--cfg job shows the keys there are, --help the options)"
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the operating system said, perhaps to a library of others: of which file, and what helps."""
+    said = _one_line(str(error)).removeprefix(f"[Errno {error.errno}] ")
+    if isinstance(error, socket.gaierror):
+        return f"no network ({said}): {_OFFLINE}"
+    if error.filename is None:
+        return said
+    helps = next((remedy for numbers, remedy in _REMEDIES.items() if error.errno in numbers), None)
+    return f"{error.filename}: {error.strerror}" + (f": {helps}" if helps else "")
+
+
+def _unread(override: str) -> str:
+    """A word of the command line that Hydra's grammar cannot read, and how it can."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override!r} is no override: write key=value, +key=value for a new key, or ~key to remove one."
+    again = shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
+    return f"{override!r} cannot be read: quote the value twice, for Hydra and for the shell: {again}"
 
 
 def _one_line(text: str) -> str:
