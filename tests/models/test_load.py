@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,32 @@ def test_nf4_quantises_the_bfloat16_weights(folder):
 def test_fp16_on_a_cpu_is_refused_before_anything_is_read(tmp_path):
     with pytest.raises(ValueError, match="use bf16 or fp32"):
         load(tmp_path / "nowhere", base="fp16")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/passwd", "../elsewhere/model.safetensors", "sub/model.safetensors", "..safetensors/../a", "model.bin", ".hidden", "", 3],
+)
+def test_an_index_names_files_beside_it_only(folder, name):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": name}}))
+    with pytest.raises(ValueError, match=r"index\.json names .*no file of weights beside it"):
+        load(folder)
+
+
+@pytest.mark.parametrize("record", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "{"])
+def test_a_damaged_index_is_named(folder, record):
+    (folder / "model.safetensors.index.json").write_text(record)
+    with pytest.raises(ValueError, match=r"index\.json (has no weight_map|holds a list|is damaged)"):
+        load(folder)
+
+
+def test_a_tensor_lies_in_one_file(folder):
+    shutil.copy(folder / "model.safetensors", folder / "again.safetensors")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model.safetensors", "b": "again.safetensors"}})
+    )
+    with pytest.raises(ValueError, match=r"lies in model\.safetensors and in another file"):
+        load(folder)
 
 
 def test_shards_are_the_same_model_and_have_the_same_hash(folder):

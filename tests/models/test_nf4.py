@@ -132,7 +132,7 @@ def test_a_copy_is_written_once_and_gives_the_same_layers(two, make_two, tmp_pat
     for model in (two, again):
         assert model.state_dict().keys() == expected.keys()
         assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
-    assert [path.name for path in copy.parent.iterdir()] == ["copy.safetensors"]
+    assert {path.name for path in copy.parent.iterdir()} == {"copy.safetensors", "copy.json"}
 
 
 def test_an_interrupted_copy_leaves_nothing(two, tmp_path):
@@ -150,6 +150,30 @@ def test_a_damaged_copy_is_refused_with_the_remedy(two, make_two, tmp_path):
     copy.write_bytes(data[:-7])
     with pytest.raises(ValueError, match=r"damaged.*remove .*copy.safetensors: it will be made again"):
         quantize(make_two(), NF4(targets=["*"]), copy=copy)
+
+
+def test_a_copy_that_rots_is_refused(two, make_two, tmp_path):
+    copy = tmp_path / "copy.safetensors"
+    quantize(two, NF4(targets=["*"]), copy=copy)
+    data = bytearray(copy.read_bytes())
+    data[-40] ^= 1
+    copy.unlink()  # it is mapped
+    copy.write_bytes(data)
+    with pytest.raises(ValueError, match=r"copy.safetensors is not as it was written.*it will be made again"):
+        quantize(make_two(), NF4(targets=["*"]), copy=copy)
+
+
+@pytest.mark.parametrize("note", [None, "", "{}", "[1]", "garbage", "[" * 100_000])
+def test_a_copy_without_its_hash_is_made_again(two, make_two, tmp_path, note):
+    copy = tmp_path / "copy.safetensors"
+    again = make_two()
+    again.load_state_dict(two.state_dict())
+    quantize(two, NF4(targets=["*"]), copy=copy)
+    copy.unlink()
+    copy.write_bytes(b"anything")
+    (tmp_path / "copy.json").unlink() if note is None else (tmp_path / "copy.json").write_text(note)
+    quantize(again, NF4(targets=["*"]), copy=copy)
+    assert all(torch.equal(tensor, two.state_dict()[name]) for name, tensor in again.state_dict().items())
 
 
 def test_a_copy_of_other_layers_is_refused(two, make_two, tmp_path):

@@ -73,9 +73,11 @@ def test_a_policy_alone_is_held_against_its_frames(run, configuration):
 
 def test_a_policy_that_is_not_what_was_trained_is_not_served(run, configuration):
     cfg = configuration("serve", f"policy={run}", "device=cpu")
-    assert _policies(cfg).examined() == []  # nothing to hold it against
+    with pytest.raises(ValueError, match=r"holds no probe\.safetensors.*say unproved=true"):
+        serve(cfg)
+    assert _policies(cfg).examined(unproved=True) == []
     probed_run(OmegaConf.load(run / "config.yaml"), run)
-    assert [finding.passed for finding in _policies(cfg).examined()] == [True]
+    assert [finding.passed for finding in _policies(cfg).examined(unproved=False)] == [True]
     kept = Kept.load(run)
     Kept(kept.seen, np.ascontiguousarray(-kept.chunks)).save(run)
     with pytest.raises(CheckFailedError, match="1 of 1 probes failed: kept actions"):

@@ -22,7 +22,7 @@ def settings(configuration, tmp_path: Path):
     """The configuration of a short run."""
 
     def make(*overrides: str):
-        given = [f"to={tmp_path / 'log'}", f"stop_file={tmp_path / 'STOP'}", "seconds=2.0", "device=cpu"]
+        given = [f"to={tmp_path / 'log'}", f"stop_file={tmp_path / 'STOP'}", "seconds=2.0", "device=cpu", "unproved=true"]
         return configuration("control", *given, *overrides)
 
     return make
@@ -67,6 +67,12 @@ def test_every_tick_is_kept_as_a_line_and_as_a_dataset(base, settings, tmp_path:
         assert sum(1 for _ in container.decode(video=0)) == sum(1 for tick in ticks if tick["episode"] == 0)
     with pytest.raises(ValueError, match="holds the log of an earlier run"):
         control(settings(f"policy={base}"))
+
+
+def test_a_policy_that_is_not_proved_does_not_drive(base, settings, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"base holds no probe\.safetensors.*say unproved=true"):
+        control(settings(f"policy={base}", "unproved=false"))
+    assert not (tmp_path / "log").exists()
 
 
 def test_over_the_websocket_the_server_acts(served, settings, tmp_path: Path):

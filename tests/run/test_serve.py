@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from vla_tune.check.kept import Kept
 from vla_tune.run import serve as module
 from vla_tune.run.objects import build, load_policy
 from vla_tune.run.recorded import observation_in
@@ -66,9 +67,26 @@ def test_several_runs_are_named_by_their_folders(run_of, frames, tiny_contract, 
         _policies(configuration("serve", "policy=[]"))
 
 
-def test_runs_of_one_folder_join_and_leave(run_of, configuration):
+def test_a_run_joins_only_if_it_does_what_it_did_in_training(run_of, frames, tiny_contract, configuration):
     one, other = run_of("one", adapter="lora_r2", seed=1), run_of("other", adapter="lora_r4", seed=2)
     served = _policies(configuration("serve", f"policy=[{one}]", f"adapters={one.parent}", "device=cpu"))
+    with pytest.raises(ValueError, match=r"other holds no probe\.safetensors"):
+        served.adapters.add("other")
+    seen = [observation_in(frame, tiny_contract.embodiment) for frame in frames[:2]]
+    chunks = load_policy(other, rows=1, device="cpu").policy.act(seen)
+    Kept(seen, np.ascontiguousarray(-chunks)).save(other)
+    with pytest.raises(ValueError, match=r"'other': .* not the function that was trained"):
+        served.adapters.add("other")
+    assert list(served.contracts) == ["one"]
+    Kept(seen, chunks).save(other)
+    served.adapters.add("other")
+    assert list(served.contracts) == ["one", "other"]
+
+
+def test_runs_of_one_folder_join_and_leave(run_of, configuration):
+    one, other = run_of("one", adapter="lora_r2", seed=1), run_of("other", adapter="lora_r4", seed=2)
+    cfg = configuration("serve", f"policy=[{one}]", f"adapters={one.parent}", "device=cpu", "unproved=true")
+    served = _policies(cfg)
     served.adapters.add(other.name)
     assert list(served.contracts) == ["one", "other"]
     served.adapters.remove("one")

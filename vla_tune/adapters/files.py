@@ -8,6 +8,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from vla_tune.models.finite import check_finite
+from vla_tune.models.sealed import unbroken
 from vla_tune.models.tensor_file import Place, write_tensor_file
 
 
@@ -50,16 +52,18 @@ def open_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged.
+        ValueError: it is damaged, was changed since it was saved, or holds NaN.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: name the folder that the training run saved.")
+    unbroken(path.parent)
     try:
         with safe_open(path, framework="pt") as handle:
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (a handle is no dict)
-            return handle.metadata() or {}, tensors
+            metadata, tensors = handle.metadata() or {}, {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or cut short ({error}): copy it again.") from None
+    check_finite(tensors.items(), path)
+    return metadata, tensors
 
 
 def copy_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

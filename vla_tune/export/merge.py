@@ -1,6 +1,7 @@
 """A merged policy: written only when it acts as the trained one did."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -38,6 +39,7 @@ def merge[R: Report](
     check: Callable[[Path], R],
     dtype: torch.dtype = torch.bfloat16,
     rank: int | None = None,
+    beside: Sequence[Path] = (),
 ) -> R:
     """Merge a trained adapter into a new checkpoint folder, if the result passes `check`.
 
@@ -53,6 +55,7 @@ def merge[R: Report](
         check: Compares the written folder with the trained policy.
         dtype: Of the written weights, bfloat16 or float32.
         rank: Low-rank changes are cut to this one, which keeps most of what was learned or fails the check; None keeps all.
+        beside: Files that go along as they are.
 
     Raises:
         ParityError: the check failed; nothing is written.
@@ -63,6 +66,8 @@ def merge[R: Report](
         if rank is not None:
             changes = truncated(changes, rank)
         base.write(temporary, merged(base.weights(), changes, dtype=dtype), contract)
+        for path in beside:
+            shutil.copy(path, temporary)
         report = check(temporary)
         if not report.passed:
             raise ParityError(f"{report}\nNothing was written to {destination}.")

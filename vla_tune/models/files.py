@@ -4,6 +4,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch import Tensor
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
+_SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 
 
 def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -32,11 +34,18 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def places(folder: Path) -> dict[str, safe_open]:
-    """The open file of each tensor, in one file or in the shards that the index names."""
+    """The open file of each tensor, in one file or in the shards that the index names.
+
+    Raises:
+        ValueError: a file is damaged, or a tensor lies in two.
+    """
     opened: dict[str, safe_open] = {}
     for path in weight_files(folder):
         handle = _opened(path)
-        opened |= dict.fromkeys(handle.keys(), handle)
+        names = list(handle.keys())
+        if twice := next((name for name in names if name in opened), None):
+            raise ValueError(f"{folder}: {twice} lies in {path.name} and in another file: copy or download the checkpoint again.")
+        opened |= dict.fromkeys(names, handle)
     return opened
 
 
@@ -45,10 +54,10 @@ def weight_files(folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: one is missing.
+        ValueError: the index is damaged, or names something else than files beside it.
     """
-    index = folder / INDEX_FILE
-    names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {WEIGHTS_FILE}
-    return [existing(folder / name) for name in sorted(names)]
+    names = _shards(folder / INDEX_FILE) if (folder / INDEX_FILE).is_file() else [WEIGHTS_FILE]
+    return [existing(folder / name) for name in names]
 
 
 def content_hash(folder: Path) -> str:
@@ -86,11 +95,25 @@ def read_record(path: Path, meaning: str) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} is missing; it says {meaning}.")
     try:
         record = json.loads(path.read_text())
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep: copy or download it again.") from None
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): copy or download it again.") from None
     if not isinstance(record, dict):
         raise ValueError(f"{path} holds a {type(record).__name__}, not an object: copy or download it again.")
     return record
+
+
+def _shards(index: Path) -> list[str]:
+    shards = read_record(index, "where the weights lie").get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ValueError(f"{index} has no weight_map: copy or download it again.")
+    for name in shards.values():
+        if not isinstance(name, str) or not _SHARD.fullmatch(name):
+            raise ValueError(
+                f"{index} names {str(name)[:80]!r}, which is no file of weights beside it: download the checkpoint again."
+            )
+    return sorted(set(shards.values()))
 
 
 @contextmanager

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from vla_tune.models.files import content_hash, weight_files
 from vla_tune.models.nf4 import NF4
+from vla_tune.models.notes import read_note, write_note
 
 
 def cache_folder(name: str | None) -> Path | None:
@@ -24,14 +24,22 @@ def remembered_hash(folder: Path, cache: Path | None) -> str:
     if cache is None:
         return content_hash(folder)
     note = cache / "hashes" / f"{_identity(folder)}.json"
-    if note.is_file():
-        return str(json.loads(note.read_text())["sha256"])
+    if (known := _noted(note)) is not None:
+        return known
     computed = content_hash(folder)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    temporary = note.with_name(f".{note.name}.{os.getpid()}.partial")
-    temporary.write_text(json.dumps({"folder": str(folder.resolve()), "sha256": computed}) + "\n")
-    temporary.rename(note)
+    write_note(note, {"folder": str(folder.resolve()), "sha256": computed, "check": _check(note, computed)})
     return computed
+
+
+def _noted(note: Path) -> str | None:
+    """The hash in a note that is as it was written."""
+    record = read_note(note)
+    known = record.get("sha256")
+    return known if isinstance(known, str) and record.get("check") == _check(note, known) else None
+
+
+def _check(note: Path, computed: str) -> str:
+    return hashlib.sha256(f"{note.name} {computed}".encode()).hexdigest()
 
 
 def quantized_copy(folder: Path, nf4: NF4, cache: Path | None) -> Path | None:
@@ -45,5 +53,6 @@ def quantized_copy(folder: Path, nf4: NF4, cache: Path | None) -> Path | None:
 def _identity(folder: Path) -> str:
     """Which files they are and when they were written, without reading them."""
     files = [path.resolve() for path in weight_files(folder)]
-    seen = [(str(path), path.stat().st_size, path.stat().st_mtime_ns, path.stat().st_ino) for path in files]
+    found = [(path, path.stat()) for path in files]
+    seen = [(str(path), each.st_size, each.st_mtime_ns, each.st_ctime_ns, each.st_ino) for path, each in found]
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()

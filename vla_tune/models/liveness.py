@@ -34,11 +34,15 @@ def check_liveness(
     `pipeline` makes a sample of a raw one, as for an observation.
 
     Raises:
-        ValueError: they are the same.
+        ValueError: they are the same, or no numbers.
     """
     plain, image, instruction = (collate([sample], pad_id=pad_id).to(device) for sample in probes(pipeline, body))
     with torch.no_grad():
         expected, seen, told = (_logits(model, batch) for batch in (plain, image, instruction))
+    if not all(logits.isfinite().all() for logits in (expected, seen, told)):
+        raise ValueError(
+            "the model answers with NaN or infinite logits: its weights or those of its adapter are damaged. Copy them again."
+        )
     remedy = (
         "The weights do not belong to this architecture or this version of transformers: take those of the lock file (uv sync), "
         "and a checkpoint of this very class."

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vla_tune.models.four_bits import FOUR_BITS, TABULATED, Quantized, format_of, quantized
 from vla_tune.models.nf4_blocks import BLOCK, Blocks
-from vla_tune.models.nf4_file import map_blocks, write_blocks
+from vla_tune.models.nf4_file import is_written, map_blocks, write_blocks
 from vla_tune.models.patterns import matching_names
 
 STORAGES = {"uint8": torch.uint8, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -83,7 +83,7 @@ def _made(linears: Mapping[str, nn.Linear], base: str) -> Iterator[tuple[str, An
 
 def _mapped(linears: Mapping[str, nn.Linear], copy: Path) -> Iterator[tuple[str, Blocks]]:
     shapes = {name: linear.weight.shape for name, linear in linears.items()}
-    if not copy.is_file():
+    if not is_written(copy):
         write_blocks(copy, shapes, _made(linears, TABULATED))
     return map_blocks(copy, shapes)
 

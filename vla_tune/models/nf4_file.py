@@ -8,6 +8,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from vla_tune.models.nf4_blocks import BLOCK, OUTER_BLOCK, Blocks
+from vla_tune.models.notes import read_note, write_note
+from vla_tune.models.sealed import file_hash
 from vla_tune.models.tensor_file import Place, write_tensor_file
 
 _FORMAT = {"format": "vla-tune NF4, double quantisation", "version": "1"}
@@ -19,13 +21,19 @@ def write_blocks(path: Path, shapes: Mapping[str, torch.Size], made: Iterable[tu
     places = {f"{name}.{part}": place for name, shape in shapes.items() for part, place in _places(shape).items()}
     tensors = ((f"{name}.{part}", getattr(blocks, part)) for name, blocks in made for part in _PARTS)
     write_tensor_file(path, places, tensors, metadata=_FORMAT)
+    write_note(_note(path), {"sha256": file_hash(path)})
+
+
+def is_written(path: Path) -> bool:
+    """Whether there is a copy with the hash by which it is checked; one without it is made again."""
+    return path.is_file() and "sha256" in read_note(_note(path))
 
 
 def map_blocks(path: Path, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, Blocks]]:
     """The 4-bit weights of the layers with `shapes`, mapped to `path`.
 
     Raises:
-        ValueError: the file is damaged, or does not hold exactly these layers.
+        ValueError: the file is damaged, does not hold exactly these layers, or is not as it was written.
     """
     remedy = f"remove {path}: it will be made again"
     try:
@@ -38,8 +46,14 @@ def map_blocks(path: Path, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[s
     held = {name: Place(part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     if held != places or handle.metadata() != _FORMAT:
         raise ValueError(f"{path} holds other layers than the model has, or was made by another version: {remedy}.")
+    if read_note(_note(path)).get("sha256") != file_hash(path):
+        raise ValueError(f"{path} is not as it was written, so the model would be another: {remedy}.")
     for name in shapes:
         yield name, Blocks(*(handle.get_tensor(f"{name}.{part}") for part in _PARTS))
+
+
+def _note(path: Path) -> Path:
+    return path.with_suffix(".json")
 
 
 def _places(shape: torch.Size) -> dict[str, Place]:

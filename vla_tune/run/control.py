@@ -26,10 +26,12 @@ from vla_tune.evaluation.episodes import episode_seed
 from vla_tune.evaluation.report import write_json
 from vla_tune.evaluation.stats import wilson_interval
 from vla_tune.extents import Extents
-from vla_tune.run.acting import acting
+from vla_tune.run.acting import acting, is_address
+from vla_tune.run.check import require, tell
 from vla_tune.run.films import FILMS, Films
 from vla_tune.run.folder import RESULTS_FILE
 from vla_tune.run.objects import build
+from vla_tune.run.proof import proof
 from vla_tune.schema import Contract
 
 TICKS_FILE, PLOT_FILE, FAILURE_FILE, DATASET = "ticks.jsonl", "actions.png", "failure.txt", "dataset"
@@ -52,7 +54,8 @@ def control(cfg: DictConfig) -> list[Outcome]:
     """What `scripts/control.py` does: let `cfg.policy` drive `cfg.robot` for `cfg.episodes`, and say how it went.
 
     Raises:
-        ValueError: the policy does not fit the robot, a limit is missing, or the log's folder is in use.
+        ValueError: the policy does not fit the robot or is not proved, a limit is missing, or the log's folder is in use.
+        CheckFailedError: a policy in a folder does not do what it did when it was trained.
         OSError: robot or policy cannot be reached, or fails; what was played is written before.
     """
     folder, signals = Path(cfg.to), StopSignal()
@@ -60,6 +63,10 @@ def control(cfg: DictConfig) -> list[Outcome]:
         raise ValueError(f"{folder} holds the log of an earlier run: name another folder, to=..., or move it away.")
     with ExitStack() as leaving:
         policy, contract = leaving.enter_context(acting(cfg))
+        if not is_address(str(cfg.policy)):
+            findings = proof(policy.act, contract, Path(cfg.policy), unproved=cfg.unproved)
+            tell(findings)
+            require(findings)
         robot: Robot = build(cfg.robot.make)(embodiment=contract.embodiment)
         parts = _parts(cfg, robot, policy, contract)  # before anything is connected
         memory = InMemory()

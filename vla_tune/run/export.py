@@ -20,6 +20,7 @@ from vla_tune.export.card import model_card
 from vla_tune.export.lerobot_layout import write_lerobot_layout
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.files import new_folder
+from vla_tune.models.sealed import seal
 from vla_tune.policy import LocalPolicy
 from vla_tune.run.chosen import chosen_run, step_in
 from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, RESULTS_FILE, load_config
@@ -74,6 +75,7 @@ def _write_policy(cfg: DictConfig, run: Path, folder: Path, contract: Contract) 
         report = merge(folder / HF_FOLDER, base=base, adapter=adapter, adapter_folder=run / ADAPTER_FOLDER, **options)
         return f"Merged weights ({cfg.dtype}) in the Hugging Face layout under `{HF_FOLDER}/`.", report
     shutil.copytree(checkpoint.path, folder / BASE_FOLDER)
+    seal(folder / BASE_FOLDER)
     shutil.copytree(run / ADAPTER_FOLDER, folder / ADAPTER_FOLDER)
     shutil.copy(run / CONFIG_FILE, folder / CONFIG_FILE)
     contract.save(folder)

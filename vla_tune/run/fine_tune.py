@@ -20,6 +20,7 @@ from vla_tune.models.base import Checkpoint, ModelInterface
 from vla_tune.models.liveness import check_liveness
 from vla_tune.models.precision import report_text, weight_report
 from vla_tune.models.recomputation import recompute_activations
+from vla_tune.models.sealed import seal
 from vla_tune.run.changes import resumption
 from vla_tune.run.check import CHECK_FILE, probed_run
 from vla_tune.run.costs import costs
@@ -131,6 +132,7 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> dict[str,
     base = BaseWeights(content_hash=origin.base_hash, format=adapter.base)
     adapter.save(folder / ADAPTER_FOLDER, model, base_hash=base.content_hash)
     replace(contract, base=base).save(folder / ADAPTER_FOLDER)
+    seal(folder / ADAPTER_FOLDER)
     seen = Validation(EvenlySpaced(Transformed(data.training, pipeline), count=min(len(data.validation), cfg.validation.seen)))
     device, autocast = torch.device(device_of(cfg)), forward_context(cfg.precision, device_of(cfg))
     options = {"batch_size": cfg.training.batch_size, "pad_id": pad_id(processor), "device": device, "autocast": autocast}

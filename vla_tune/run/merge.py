@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
+from vla_tune.check.kept import KEPT_FILE
 from vla_tune.export import Report, merge
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.four_bits import FOUR_BITS
@@ -35,6 +36,7 @@ def merge_run(cfg: DictConfig) -> Report:
         check=build(cfg.gate).prepare(run),
         dtype=dtype_of(cfg.dtype),
         rank=cfg.rank,
+        beside=[path for path in [run / KEPT_FILE] if path.is_file()],
     )
     Console().print(f"{report}\nWritten to {destination}", highlight=False, soft_wrap=True)
     if cfg.json:

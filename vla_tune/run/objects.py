@@ -1,6 +1,5 @@
 """What a configuration describes, as objects."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,8 +19,7 @@ from vla_tune.data.collate import collate
 from vla_tune.heads import HEADS, RegressionHead, head_of
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.cpu_bfloat16 import quick_bfloat16
-from vla_tune.models.files import CONFIG_FILE as MODEL_CONFIG_FILE
-from vla_tune.models.files import existing
+from vla_tune.models.foreign import plain_config
 from vla_tune.models.hf import HFCheckpoint
 from vla_tune.models.liveness import check_liveness, probes
 from vla_tune.models.openvla import OpenVLACheckpoint, OpenVLAConfig
@@ -133,8 +131,7 @@ def load_base(run: Path, *, rows: int, device: str) -> LocalPolicy:
 
 def checkpoint_in(folder: Path) -> Checkpoint:
     """The checkpoint in a folder, by the architecture that its configuration names and in the format of its files."""
-    record = json.loads(existing(folder / MODEL_CONFIG_FILE).read_text())
-    ours, base = record.get("model_type") == OpenVLAConfig.model_type, stored_format(folder)
+    ours, base = plain_config(folder).get("model_type") == OpenVLAConfig.model_type, stored_format(folder)
     return OpenVLACheckpoint(str(folder), base=base) if ours else HFCheckpoint.merged(str(folder), base=base)  # pyright: ignore[reportReturnType]
 
 

@@ -16,12 +16,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from vla_tune.check.finding import Finding
-from vla_tune.check.kept import KEPT_FILE, Kept, keeps_its_actions
 from vla_tune.policy import LocalPolicy
 from vla_tune.run.check import require, tell
 from vla_tune.run.chosen import chosen_run
 from vla_tune.run.folder import CONFIG_FILE
 from vla_tune.run.objects import build, device_of, load_policy
+from vla_tune.run.proof import proof
 from vla_tune.run.recorded import dark_observation
 from vla_tune.run.shared import SharedRuns, load_shared
 from vla_tune.schema import Contract, Observation
@@ -31,7 +31,6 @@ from vla_tune.serving.rest import Rest
 from vla_tune.serving.server import Adapters, FixedAdapters, PolicyServer
 from vla_tune.serving.worker import Act, Worker
 
-_log = logging.getLogger(__name__)
 DEFAULT = "default"
 """The name of a policy that is served alone."""
 
@@ -50,7 +49,7 @@ def serve(cfg: DictConfig) -> None:
     security.check(cfg.host)  # these two before minutes of loading
     check_free(cfg.host, *([cfg.port] if rest is None else [cfg.port, rest.port]))
     served = _policies(cfg)
-    findings = served.examined()
+    findings = served.examined(unproved=cfg.unproved)
     tell(findings)
     require(findings)
     worker = Worker(served.act, rows=cfg.rows, seconds=float(cfg.seconds))
@@ -124,15 +123,15 @@ class Served:
     folders: Mapping[str, Path]
     """Where the policies lie that are served from the beginning, by name."""
 
-    def examined(self) -> list[Finding]:
-        """The probe before serving: each policy on the frames that lie in its folder, if some do."""
-        findings = []
-        for name, folder in self.folders.items():
-            if not (folder / KEPT_FILE).is_file():
-                _log.warning("%s holds no %s: what it does was not held against what it did in training.", folder, KEPT_FILE)
-                continue
-            findings.append(keeps_its_actions(partial(self._act, name), Kept.load(folder), self.contracts[name]))
-        return findings
+    def examined(self, *, unproved: bool) -> list[Finding]:
+        """The probe before serving: each policy on the frames that lie in its folder.
+
+        Raises:
+            ValueError: there are none, and the user did not say `unproved`.
+        """
+        every = self.folders.items()
+        found = [proof(partial(self._act, name), self.contracts[name], folder, unproved=unproved) for name, folder in every]
+        return [finding for findings in found for finding in findings]
 
     def _act(self, name: str, observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
         return np.stack(self.act(observations, [name] * len(observations)))
@@ -144,22 +143,35 @@ class RunsUnder:
 
     root: Path
     shared: SharedRuns
+    unproved: bool
+    """The user's word that a run may join which keeps no frames of its training."""
 
     def add(self, name: str) -> None:
-        """Load it.
+        """Load it and hold it against what it did in training, or take it away again.
 
         Raises:
-            ValueError: it is no plain name of a run in this folder, or `SharedRuns.add` refuses it.
+            ValueError: it is no plain name of a run in this folder, does something else, or `SharedRuns.add` refuses it.
             FileNotFoundError: the run is not finished.
         """
         known = sorted(path.name for path in self.root.iterdir() if (path / CONFIG_FILE).is_file())
         if name not in known:
             raise ValueError(f"adapter {name[:80]!r}: {self.root} holds {', '.join(known) or 'no run'}.")
         self.shared.add(name, self.root / name)
+        try:
+            self._prove(name)
+        except Exception:
+            self.shared.remove(name)
+            raise
 
     def remove(self, name: str) -> None:
         """Forget it."""
         self.shared.remove(name)
+
+    def _prove(self, name: str) -> None:
+        act, contract = self.shared.policies.policy(name).act, self.shared.contracts[name]
+        for finding in proof(act, contract, self.root / name, unproved=self.unproved):
+            if not finding.passed:
+                raise ValueError(f"adapter {name!r}: {finding.said}")
 
 
 def _policies(cfg: DictConfig) -> Served:
@@ -175,7 +187,7 @@ def _policies(cfg: DictConfig) -> Served:
         return Served(alone(policy), {DEFAULT: policy.contract}, FixedAdapters(), {DEFAULT: folder})
     named = {folder.name: chosen_run(cfg, folder) for folder in folders}
     shared = load_shared(named, rows=cfg.rows, device=device)
-    adapters = RunsUnder(Path(cfg.adapters), shared) if cfg.adapters else FixedAdapters()
+    adapters = RunsUnder(Path(cfg.adapters), shared, cfg.unproved) if cfg.adapters else FixedAdapters()
     return Served(shared.policies.act, shared.contracts, adapters, named)
 
 

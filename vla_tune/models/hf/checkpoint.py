@@ -15,7 +15,9 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from vla_tune.data.processor import check_codes, processor_hash
 from vla_tune.models.base import ModelInterface, Outline
-from vla_tune.models.files import CONFIG_FILE, existing
+from vla_tune.models.files import CONFIG_FILE, existing, weight_files
+from vla_tune.models.finite import check_finite
+from vla_tune.models.foreign import check_tokenizer, plain_config
 from vla_tune.models.four_bits import FOUR_BITS
 from vla_tune.models.hashes import cache_folder, quantized_copy, remembered_hash
 from vla_tune.models.hf.model import HFVLA
@@ -24,6 +26,7 @@ from vla_tune.models.hf.rows import ReservedRows, Rows, vocabulary_modules
 from vla_tune.models.hub import checkpoint_folder
 from vla_tune.models.nf4 import NF4, quantizable, quantize, rounded
 from vla_tune.models.precision import cast, check_format, choose_attention, weight_dtype
+from vla_tune.models.sealed import seal, unbroken
 from vla_tune.models.weight_files import SHARD_BYTES, write_weights
 from vla_tune.models.weights import Weights
 from vla_tune.schema import Contract, ProcessorRule
@@ -90,8 +93,10 @@ class HFCheckpoint:
 
     @cached_property
     def path(self) -> Path:
-        """Where the files lie."""
-        return checkpoint_folder(self.folder)
+        """Where the files lie, which are as they were written and ask for nothing from elsewhere."""
+        folder = unbroken(checkpoint_folder(self.folder))
+        plain_config(folder)
+        return folder
 
     def load(self, *, device: torch.device | str) -> HFVLA:
         """The model on `device`, in evaluation mode.
@@ -108,6 +113,7 @@ class HFCheckpoint:
             quantize(model, self.nf4, base=self.base, copy=quantized_copy(self.path, self.nf4, self._cache), device=device)
         cast(model, self.base, device)
         nn.Module.to(network, device)
+        check_finite(model.named_parameters(), self.folder)
         return model.eval()
 
     @property
@@ -117,7 +123,8 @@ class HFCheckpoint:
 
     @cached_property
     def _processor(self) -> ProcessorMixin:
-        processor = AutoProcessor.from_pretrained(self.path, local_files_only=True)
+        check_tokenizer(self.path)
+        processor = AutoProcessor.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
         if not isinstance(processor, ProcessorMixin):
             raise ValueError(f"{self.folder} has a {type(processor).__name__}, which reads no images: name an image-text model.")
         return processor
@@ -148,7 +155,7 @@ class HFCheckpoint:
         Raises:
             FileNotFoundError: the folder is not on this machine.
         """
-        existing(Path(self.folder) / CONFIG_FILE)
+        existing(Path(self.folder) / CONFIG_FILE)  # nothing is downloaded
         network = self._empty(torch.float32)
         model = HFVLA(network, first_code=self._end - self.rows.count, num_codes=self.rows.count)
         return outline(
@@ -195,6 +202,7 @@ class HFCheckpoint:
             return revert_weight_conversion(network, {files[as_file]: plain[files[as_file]]})[as_file]
 
         write_weights(folder, revert_weight_conversion(network, shapes), Weights(files, made), shard_bytes=SHARD_BYTES)
+        seal(folder)
 
     @property
     def _cache(self) -> Path | None:
@@ -202,7 +210,7 @@ class HFCheckpoint:
 
     @cached_property
     def _config(self) -> Any:
-        return AutoConfig.from_pretrained(self.path, local_files_only=True)
+        return AutoConfig.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
 
     @property
     def _end(self) -> int:
@@ -214,8 +222,9 @@ class HFCheckpoint:
         return int(self._config.get_text_config().vocab_size)
 
     def _network(self, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
-        options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "output_loading_info": True}
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(self.path, **options)
+        weight_files(self.path)  # transformers would read where an index points
+        options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(self.path, trust_remote_code=False, **options)
         network, found = loaded
         wrong = {kind: sorted(map(str, names))[:3] for kind, names in found.items() if names}
         if wrong:
@@ -224,10 +233,10 @@ class HFCheckpoint:
 
     def _empty(self, dtype: torch.dtype) -> PreTrainedModel:
         """The architecture with its codes' rows, without memory for its weights."""
-        config = AutoConfig.from_pretrained(self.path, local_files_only=True)
+        config = AutoConfig.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
         config.get_text_config().vocab_size = max(self._existing_rows, self._end)
         with init_empty_weights():
-            network = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+            network = AutoModelForImageTextToText.from_config(config, dtype=dtype, trust_remote_code=False)
         network.tie_weights()
         return network
 

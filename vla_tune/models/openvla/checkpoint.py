@@ -22,6 +22,7 @@ from vla_tune.models.openvla.outline import outline
 from vla_tune.models.openvla.published import published_interface
 from vla_tune.models.openvla.save import write_checkpoint
 from vla_tune.models.openvla.tokenizer_file import copy_tokenizer
+from vla_tune.models.sealed import seal, unbroken
 from vla_tune.schema import CONTRACT_FILE, Contract
 
 
@@ -46,8 +47,8 @@ class OpenVLACheckpoint:
 
     @cached_property
     def path(self) -> Path:
-        """Where the files lie."""
-        return checkpoint_folder(self.folder)
+        """Where the files lie, which are as they were written."""
+        return unbroken(checkpoint_folder(self.folder))
 
     def load(self, *, device: torch.device | str) -> OpenVLA:
         """The model on `device`, in evaluation mode."""
@@ -105,6 +106,7 @@ class OpenVLACheckpoint:
         config = extended(load_config(self.path), self._additions)
         write_checkpoint(folder, tensors, config=config, tokenizer=self.processor, contract=contract)
         copy_tokenizer(self.path, folder)
+        seal(folder)
 
     @property
     def _cache(self) -> Path | None:

@@ -1,7 +1,6 @@
 """OpenVLA checkpoints are read strictly: published names, exactly those of the configuration."""
 
 import copy
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -12,10 +11,12 @@ from transformers import PreTrainedTokenizerFast
 from transformers.initialization import no_init_weights
 
 from vla_tune.models.files import CONFIG_FILE, existing, places, read_tensors
+from vla_tune.models.finite import check_finite
+from vla_tune.models.foreign import TOKENIZER_FILE, check_tokenizer, plain_config
 from vla_tune.models.four_bits import FOUR_BITS, TABULATED
 from vla_tune.models.hashes import quantized_copy
 from vla_tune.models.nf4 import NF4, quantizable, quantize, rounded
-from vla_tune.models.nf4_file import map_blocks
+from vla_tune.models.nf4_file import is_written, map_blocks
 from vla_tune.models.openvla.additions import Addition, initial_weights, module_patterns
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.model import OpenVLA
@@ -69,6 +70,7 @@ def load(
     if base in FOUR_BITS:
         quantize(model, nf4, base=base, copy=quantized_copy(folder, nf4, cache), device=device)
     cast(model, base, device)
+    check_finite(model.named_parameters(), folder)
     choose_attention(model, device, attention)
     return model.eval()
 
@@ -87,7 +89,7 @@ def weights(
     quantized = {f"{name}.weight" for name in linears}
     copy = quantized_copy(folder, nf4, cache) if base == TABULATED else None
     shapes = {name: linear.weight.shape for name, linear in linears.items()}
-    blocks = dict(map_blocks(copy, shapes)) if copy is not None and copy.is_file() else {}
+    blocks = dict(map_blocks(copy, shapes)) if copy is not None and is_written(copy) else {}
 
     def made(name: str) -> Tensor:
         tensor = additions[name] if name in additions else opened[name].get_tensor(name)
@@ -100,7 +102,7 @@ def weights(
 
 def load_config(folder: Path) -> OpenVLAConfig:
     """The configuration in `folder`, with the additions of a published OpenVLA-OFT folder."""
-    record = json.loads(existing(folder / CONFIG_FILE).read_text())
+    record = plain_config(folder)
     if record.get("model_type") != OpenVLAConfig.model_type:
         raise ValueError(f"{folder / CONFIG_FILE} has model_type={record.get('model_type')!r}; this loader reads 'openvla'.")
     config = OpenVLAConfig.from_dict(record)
@@ -118,7 +120,8 @@ def extended(config: OpenVLAConfig, additions: Sequence[Addition]) -> OpenVLACon
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The text tokenizer in `folder`."""
-    existing(folder / "tokenizer.json")
+    existing(folder / TOKENIZER_FILE)
+    check_tokenizer(folder)
     return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 

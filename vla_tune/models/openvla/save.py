@@ -17,6 +17,7 @@ from vla_tune.models.openvla.model import OpenVLA
 from vla_tune.models.openvla.processor_file import PROCESSOR_FILE, processor_record
 from vla_tune.models.openvla.statistics_file import STATISTICS_FILE, statistics_record
 from vla_tune.models.openvla.tokenizer_file import save_tokenizer
+from vla_tune.models.sealed import seal
 from vla_tune.models.weight_files import SHARD_BYTES, write_weights
 from vla_tune.schema import Contract, ImageRule
 
@@ -39,6 +40,7 @@ def save_checkpoint(
     tensors = {name: weight.to(dtype) for name, weight in plain_weights(model)}
     with new_folder(folder) as temporary:
         write_checkpoint(temporary, tensors, config=model.config, tokenizer=tokenizer, contract=contract)
+        seal(temporary)
 
 
 def write_checkpoint(

@@ -1,7 +1,10 @@
 """timm vision towers: patch features of the second-to-last block, side by side."""
 
+import inspect
+import re
+from collections.abc import Mapping
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import timm
 import torch
@@ -66,6 +69,7 @@ class VisionBackbone(nn.Module):
 
 def _tower(config: OpenVLAConfig, index: int) -> VisionTransformer:
     """An architecture of timm under the checkpoint's names."""
+    _check_tower(config.timm_model_ids[index], config.timm_kwargs[index])
     tower = timm.create_model(
         config.timm_model_ids[index],
         pretrained=False,
@@ -78,6 +82,16 @@ def _tower(config: OpenVLAConfig, index: int) -> VisionTransformer:
     for name, module in scales:
         tower.set_submodule(name, LayerScale(module.gamma.detach()))
     return cast(VisionTransformer, tower)
+
+
+def _check_tower(name: Any, options: Any) -> None:
+    """Only an architecture that timm has, with plain settings of it: timm would also fetch and read what other names say."""
+    known = inspect.signature(VisionTransformer).parameters
+    plain = isinstance(options, Mapping) and all(isinstance(value, str | int | float | None) for value in options.values())
+    if not (isinstance(name, str) and re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)?", name)):
+        raise ValueError(f"timm_model_ids holds {str(name)[:80]!r}: a vision tower is named as timm's list has it.")
+    if not plain or not set(options) <= set(known):
+        raise ValueError(f"timm_kwargs={str(options)[:200]}: a vision tower takes plain settings of timm's VisionTransformer only.")
 
 
 def _features(tower: VisionTransformer, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B P D"]:

@@ -1,0 +1,39 @@
+"""Whether a policy still does what it did when it was trained: asked before it serves a client or drives a robot."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from vla_tune.check.finding import Finding
+from vla_tune.check.kept import KEPT_FILE, Kept, keeps_its_actions
+from vla_tune.schema import Contract, Observation
+
+_log = logging.getLogger(__name__)
+
+type Act = Callable[[Sequence[Observation]], Float[np.ndarray, "N T A"]]
+
+
+def proof(act: Act, contract: Contract, folder: Path, *, unproved: bool) -> list[Finding]:
+    """What a policy does on the frames that lie in its folder, held against what it did on them in training.
+
+    Args:
+        act: The policy, read back from where it lies.
+        contract: By which it acts.
+        folder: That of the run, of the merged weights or of the export.
+        unproved: The user's word that a folder without such frames may act all the same.
+
+    Raises:
+        ValueError: there are no frames, and the user did not say it.
+    """
+    if (folder / KEPT_FILE).is_file():
+        return [keeps_its_actions(act, Kept.load(folder), contract)]
+    if not unproved:
+        raise ValueError(
+            f"{folder} holds no {KEPT_FILE}, so nothing says that it does what was trained: train, merge or export it again, which "
+            "keeps one; or say unproved=true."
+        )
+    _log.warning("%s holds no %s: what it does was not held against what it did in training.", folder, KEPT_FILE)
+    return []
