@@ -1,10 +1,12 @@
 """Frames beside a policy tell whether it still is the function that was trained."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from vla_tune.check.kept import KEPT_FILE, Kept, keeps_its_actions
-from vla_tune.schema import Observation
+from vla_tune.schema import Gripper, Observation
 
 NOISE = np.random.default_rng(0)
 
@@ -46,6 +48,37 @@ def test_another_function_does_not(kept, tiny_contract):
         assert "not the function that was trained" in finding.said
     short = keeps_its_actions(lambda seen: acts(seen)[:, :2], kept, tiny_contract)
     assert "the chunks are [2, 4], in training they were [4, 4]" in short.said
+
+
+def test_another_meaning_does_not(kept, tiny_contract, tmp_path):
+    """The weights act as before, the robot would do another thing."""
+    Kept.of(acts, kept.seen, tiny_contract).save(tmp_path)
+    read, body = Kept.load(tmp_path), tiny_contract.embodiment
+    assert keeps_its_actions(acts, read, tiny_contract).passed
+    first, *rest = body.action
+    changes = {
+        "unit": replace(body, action=(replace(first, unit="mm"), *rest)),
+        "frame": replace(body, action=(replace(first, frame="robot_base"), *rest)),
+        "representation": replace(body, action=(replace(first, representation="absolute"), *rest)),
+        "key": replace(body, cameras=(replace(body.cameras[0], key="observation.images.wrist"),)),
+        "control_hz": replace(body, control_hz=50.0),
+        "engaged": replace(body, action=(first, replace(rest[0], gripper=Gripper(engaged=0.0, released=1.0)))),
+    }
+    for name, other in changes.items():
+        finding = keeps_its_actions(acts, read, replace(tiny_contract, embodiment=other))
+        assert not finding.passed
+        assert name in finding.said
+    assert keeps_its_actions(acts, read, replace(tiny_contract, jpeg_quality=90)).passed
+
+
+def test_the_contract_in_the_file_is_read_strictly(kept, tiny_contract, tmp_path):
+    Kept.of(acts, kept.seen, tiny_contract).save(tmp_path)
+    path = tmp_path / KEPT_FILE
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data.replace(rb"\"execute_steps\": 4", rb"\"execute_steps\": 3"))
+    with pytest.raises(ValueError, match=r"probe\.safetensors.*do not match their hash"):
+        Kept.load(tmp_path)
 
 
 def test_missing_and_damaged_files_are_named(kept, tmp_path):

@@ -25,7 +25,7 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def edit(name: str, **fields: object) -> Callable[[Path], None]:
+def edit(name: str, **fields: object) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | fields))
 
 

@@ -1,6 +1,5 @@
 """LoRA adapters in peft's layout, read without a model."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from vla_tune.adapters.changes import Change, Changes, Learned, LowRank
 from vla_tune.adapters.files import open_tensors_of
+from vla_tune.schema import read_object
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -23,11 +23,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: it is damaged.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: name the folder that the training run saved.")
-    return json.loads(path.read_text())
+    return read_object(path)
 
 
 def read_changes(folder: Path, *, base: str, base_hash: str) -> Changes:

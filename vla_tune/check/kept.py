@@ -1,7 +1,7 @@
 """A few recorded frames beside a policy, with what it did on them when it was trained: a policy that can be asked anywhere."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,14 @@ from safetensors.numpy import save_file
 from vla_tune.check.agreement import apart
 from vla_tune.check.finding import Finding
 from vla_tune.check.probes import ANOTHER_FUNCTION
-from vla_tune.schema import Contract, Observation
+from vla_tune.schema import Contract, Observation, contract_from_record, json_value
 
 KEPT_FILE = "probe.safetensors"
 PROBE = "kept actions"
+KEPT_FRAMES = 8
+"""Frames that go along with a policy, at most."""
 _CHUNKS, _STATE, _INSTRUCTIONS, _IMAGE = "chunks", "state", "instructions", "image/"
+_CONTRACT = "contract"
 
 type Act = Callable[[Sequence[Observation]], Float[np.ndarray, "N T A"]]
 
@@ -29,14 +32,23 @@ class Kept:
     seen: Sequence[Observation]
     chunks: Float[np.ndarray, "N T A"]
     """Robot units."""
+    contract: Contract | None = None
+    """By which it acted; older files do not say."""
+
+    @classmethod
+    def of(cls, act: Act, seen: Sequence[Observation], contract: Contract) -> "Kept":
+        """What a policy that was just trained does."""
+        return cls(seen, np.concatenate([act([one]) for one in seen]), contract)
 
     def save(self, folder: Path) -> None:
         """Into the policy's folder."""
         roles = self.seen[0].images
         tensors = {_IMAGE + role: np.stack([one.images[role] for one in self.seen]) for role in roles}
         tensors |= {_STATE: np.stack([one.state for one in self.seen]), _CHUNKS: self.chunks}
-        instructions = json.dumps([one.instruction for one in self.seen])
-        save_file(tensors, folder / KEPT_FILE, metadata={_INSTRUCTIONS: instructions})
+        metadata = {_INSTRUCTIONS: json.dumps([one.instruction for one in self.seen])}
+        if self.contract is not None:
+            metadata |= {_CONTRACT: json.dumps(self.contract.record)}
+        save_file(tensors, folder / KEPT_FILE, metadata=metadata)
 
     @classmethod
     def load(cls, folder: Path) -> "Kept":
@@ -52,22 +64,30 @@ class Kept:
         try:
             with safe_open(path, framework="np") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-                instructions = json.loads(file.metadata()[_INSTRUCTIONS])
+                metadata = file.metadata() or {}
+            instructions = json_value(metadata[_INSTRUCTIONS], source=_INSTRUCTIONS)
+            contract = _contract_in(metadata, path)
             images = {name.removeprefix(_IMAGE): tensors[name] for name in tensors if name.startswith(_IMAGE)}
             rows = zip(tensors[_STATE], instructions, strict=True)
             seen = [
                 Observation({role: image[row] for role, image in images.items()}, state, instruction)
                 for row, (state, instruction) in enumerate(rows)
             ]
-            return cls(seen, tensors[_CHUNKS])
+            return cls(seen, tensors[_CHUNKS], contract)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}): export the run again.") from None
 
 
-def keeps_its_actions(
-    act: Callable[[Sequence[Observation]], Float[np.ndarray, "N T A"]], kept: Kept, contract: Contract
-) -> Finding:
-    """Whether a policy, on this machine and read back from where it lies, does what it did when it was trained."""
+def _contract_in(metadata: Mapping[str, str], path: Path) -> Contract | None:
+    if _CONTRACT not in metadata:
+        return None
+    return contract_from_record(json_value(metadata[_CONTRACT], source=str(path)), source=str(path))
+
+
+def keeps_its_actions(act: Act, kept: Kept, contract: Contract) -> Finding:
+    """Whether a policy, read back from where it lies, does what it did when it was trained, and means the same by it."""
+    if kept.contract is not None and (other := contract.differences(kept.contract)):
+        return Finding(PROBE, False, f"not the contract of training: {'; '.join(other[:3])}. Take contract.json of the run again.")
     chunks = np.concatenate([act([one]) for one in kept.seen])
     if chunks.shape != kept.chunks.shape:
         return Finding(

@@ -2,7 +2,6 @@
 
 import glob
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -14,6 +13,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from vla_tune.schema import read_object
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -93,15 +94,7 @@ def read_record(path: Path, meaning: str) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; it says {meaning}.")
-    try:
-        record = json.loads(path.read_text())
-    except RecursionError:
-        raise ValueError(f"{path} is nested too deep: copy or download it again.") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): copy or download it again.") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} holds a {type(record).__name__}, not an object: copy or download it again.")
-    return record
+    return read_object(path)
 
 
 def _shards(index: Path) -> list[str]:

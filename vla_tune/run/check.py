@@ -13,7 +13,7 @@ from rich.console import Console
 
 from vla_tune.check.agreement import Agreement, Recorded, agreement
 from vla_tune.check.finding import CheckFailedError, Finding
-from vla_tune.check.kept import Kept, keeps_its_actions
+from vla_tune.check.kept import KEPT_FRAMES, Kept, keeps_its_actions
 from vla_tune.check.probes import Case, examine
 from vla_tune.check.replay import replay
 from vla_tune.data.sources import Data
@@ -27,8 +27,6 @@ from vla_tune.run.stored import data_of, environment_of
 from vla_tune.schema import Contract
 
 CHECK_FILE = "check.json"
-_KEPT = 8
-"""Frames that go along with a policy."""
 
 
 def check(cfg: DictConfig) -> list[Finding]:
@@ -67,9 +65,9 @@ def probed_run(cfg: DictConfig, run: Path) -> list[Finding]:
     policy = load_policy(run, rows=1, device=device_of(cfg)).policy
     played = replay(data.validation, partial(build(cfg.env.make), task=cfg.task), count=cfg.evaluation.replayed)
     findings = [played, *_examined(data, recorded, base, policy, policy.contract, reference=policy)]
-    places = np.unique(np.linspace(0, len(recorded.seen) - 1, _KEPT).astype(int))
+    places = np.unique(np.linspace(0, len(recorded.seen) - 1, KEPT_FRAMES).astype(int))
     seen = [recorded.seen[place] for place in places]
-    Kept(seen, np.concatenate([policy.act([one]) for one in seen])).save(run)
+    Kept.of(policy.act, seen, policy.contract).save(run)
     tell(findings)
     write_findings(run / CHECK_FILE, findings)
     return findings
@@ -111,7 +109,7 @@ def _beside_its_run(cfg: DictConfig, run: Path) -> list[Finding]:
     reference = load_policy(run, **options).policy
     cfg.policy = cfg.policy or str(run)
     with acting(cfg) as (policy, contract):
-        played = replay(data.validation, partial(_environment(cfg, run), task=task_of(str(run))), count=cfg.replayed)
+        played = replay(data.validation, lambda: _environment(cfg, run)(task=task_of(str(run))), count=cfg.replayed)
         return [played, *_examined(data, recorded, base, policy, contract, reference=reference)]
 
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from envs.goals import PHRASES
 from envs.grounding import pictures
 from envs.scene import COLOURS, TOOL_HIGH, Scene
+from vla_tune.check.kept import KEPT_FRAMES, Kept
 from vla_tune.data import build_pipeline, make_contract
 from vla_tune.data.memory import FramesInMemory
 from vla_tune.data.transformed import Transformed
@@ -29,6 +30,7 @@ from vla_tune.models.openvla import OpenVLA
 from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.models.openvla.tiny import PROMPT, VOCABULARY_SIZE, smooth_action_rows, tiny_config, train_tokenizer
 from vla_tune.models.precision import choose_attention
+from vla_tune.policy import LocalPolicy
 from vla_tune.record import counterfactual_frames
 from vla_tune.record.tabletop import TabletopWorld
 from vla_tune.run.evaluate import CELLS, evaluate, print_rows
@@ -36,6 +38,7 @@ from vla_tune.run.folder import METRICS_FILE
 from vla_tune.run.lock import locked
 from vla_tune.run.objects import build, load_policy
 from vla_tune.run.opening import open_run
+from vla_tune.run.recorded import observation_in
 from vla_tune.schema import Contract, Embodiment, ImageRule, embodiment_from_record
 from vla_tune.tokens import BinTokenizer, pad_id, stop_id, uniform_edges
 from vla_tune.training import TrainingResult, train
@@ -70,7 +73,7 @@ def _pretrained(cfg: DictConfig, folder: Path, *, resume_command: str) -> None:
     contract = contract_of(cfg, body, frames)
     result = _train(cfg, folder, model, contract, frames, tokenizer, resume_command=resume_command)
     save_checkpoint(Path(cfg.to), model, tokenizer, contract)
-    rows = _evaluated(cfg, folder)
+    rows = _evaluated(cfg, folder, frames)
     print_rows(rows, title=str(cfg.to))
     _write_manifest(cfg, frames, result, rows, command=resume_command, seconds=time.perf_counter() - start)
 
@@ -192,11 +195,19 @@ class _Part:
         return self._samples[self._start + index]
 
 
-def _evaluated(cfg: DictConfig, folder: Path) -> list[dict[str, Any]]:
+def _evaluated(cfg: DictConfig, folder: Path, frames: FramesInMemory) -> list[dict[str, Any]]:
     """What the written checkpoint can do, and whether it listens."""
     trained = load_policy(Path(cfg.to), rows=cfg.evaluation.rows, device="cpu")
+    _keep(trained.policy, frames, Path(cfg.to), held_out=cfg.play.held_out)
     cells = [("base", task) for task in (*cfg.tasks, *cfg.unseen)] + [("wrong_instruction", task) for task in cfg.tasks]
     return [evaluate(cfg, trained, policy=policy, task=task, folder=folder / CELLS) for policy, task in cells]
+
+
+def _keep(policy: LocalPolicy, frames: FramesInMemory, folder: Path, *, held_out: int) -> None:
+    """What the checkpoint does on some of its held-out frames, the last ones, beside it."""
+    rows = np.unique(np.linspace(len(frames) - held_out, len(frames) - 1, KEPT_FRAMES).astype(int))
+    seen = [observation_in(frames[int(row)], frames.embodiment) for row in rows]
+    Kept.of(policy.act, seen, policy.contract).save(folder)
 
 
 def _write_manifest(

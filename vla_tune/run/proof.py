@@ -1,19 +1,13 @@
 """Whether a policy still does what it did when it was trained: asked before it serves a client or drives a robot."""
 
 import logging
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float
-
 from vla_tune.check.finding import Finding
-from vla_tune.check.kept import KEPT_FILE, Kept, keeps_its_actions
-from vla_tune.schema import Contract, Observation
+from vla_tune.check.kept import KEPT_FILE, Act, Kept, keeps_its_actions
+from vla_tune.schema import Contract
 
 _log = logging.getLogger(__name__)
-
-type Act = Callable[[Sequence[Observation]], Float[np.ndarray, "N T A"]]
 
 
 def proof(act: Act, contract: Contract, folder: Path, *, unproved: bool) -> list[Finding]:

@@ -108,8 +108,8 @@ def environment_of(run: Path) -> Callable[..., gymnasium.Env]:
     if node.get("_target_") != "gymnasium.make" or options.get("id") not in ENVIRONMENTS:
         named = f"{node.get('_target_')!r} with id={options.get('id')!r}"
         raise ValueError(
-            f"{path}: env.make is {named}; a run's folder may ask for gymnasium.make and {', '.join(ENVIRONMENTS)}. "
-            "If it is an environment of your own, say so: env=<yours>."
+            f"{path}: env.make is {named[:200]}; a run's folder may ask for gymnasium.make and {', '.join(ENVIRONMENTS)}. "
+            "If it is an environment of your own, say so: env=<yours>; or leave the replay out: replayed=0."
         )
     _refuse_words(path, "env.make", options)
     return partial(gymnasium.make, **options)
