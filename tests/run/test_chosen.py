@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from vla_tune.models.sealed import SEAL_FILE
 from vla_tune.policy import LocalPolicy
 from vla_tune.run.chosen import at_step, chosen_run, step_in, wanted_step
 from vla_tune.run.folder import ADAPTER_FOLDER, step_folder
@@ -100,6 +101,7 @@ def test_a_base_elsewhere_is_found_by_its_hash_and_kept(run_of, base: Path, conf
     with pytest.raises(FileNotFoundError, match=r"say where it lies with model\.folder="):
         load_policy(run, rows=1, device="cpu")
     shutil.copytree(moved, other)
+    (other / SEAL_FILE).unlink()  # as a folder that others published
     weights = other / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     with pytest.raises(ValueError, match="holds weights with hash"):

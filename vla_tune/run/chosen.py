@@ -10,9 +10,12 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
+from vla_tune.check.kept import KEPT_FILE, Kept
 from vla_tune.evaluation.report import write_json
 from vla_tune.models.files import new_folder
+from vla_tune.models.sealed import seal
 from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, EARLIER, earlier_steps, step_folder, steps_of
+from vla_tune.run.objects import policy_of
 from vla_tune.run.origin import ORIGIN_FILE, say_base
 from vla_tune.run.stored import adapter_of, checkpoint_of
 from vla_tune.schema import BaseWeights, Contract
@@ -93,6 +96,10 @@ def at_step(run: Path, step: int) -> Path:
         contract.save(temporary)
         adapter.save(temporary / ADAPTER_FOLDER, model, base_hash=base.content_hash)
         replace(contract, base=base).save(temporary / ADAPTER_FOLDER)
+        seal(temporary / ADAPTER_FOLDER)
+        if (run / KEPT_FILE).is_file():
+            policy = policy_of(model, contract, checkpoint.processor, rows=1, device="cpu")
+            Kept.of(policy.act, Kept.load(run).seen, contract).save(temporary)
         write_json(temporary / TAKEN_FILE, _taken(source, step))
     return target
 
