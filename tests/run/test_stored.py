@@ -103,7 +103,7 @@ def test_nothing_of_a_strangers_folder_runs(stranger: Stranger, way: str, monkey
             continue  # which it does not read
         if way == "load_shared" and "adapter" in parts:
             continue  # it comes after the base; `add` below
-        with pytest.raises(ValueError, match=r"config\.yaml") as caught:
+        with pytest.raises((ValueError, FileNotFoundError), match=str(run)) as caught:
             WAYS[way](run)
         assert not stranger.mark.exists(), name
         assert "hf_secret" not in str(caught.value)
@@ -115,7 +115,7 @@ def test_nothing_of_a_folder_runs_that_joins_a_server(stranger: Stranger, run_of
     other = run_of("other", adapter="lora_r2", seed=2)
     for name, parts in tampered(stranger).items():
         shutil.copy(stranger.write(**parts) / "config.yaml", other)
-        with pytest.raises(ValueError, match=r"config\.yaml"):
+        with pytest.raises((ValueError, FileNotFoundError), match=str(other)):
             shared.add("other", other)
         assert not stranger.mark.exists(), name
         assert list(shared.contracts) == list(shared.policies.names) == ["one"]
