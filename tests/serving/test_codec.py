@@ -101,6 +101,13 @@ def test_what_could_hurt_is_refused_in_one_sentence(message):
     assert len(str(caught.value)) < 400
 
 
+def test_how_many_parts_there_may_be_is_the_readers_choice():
+    message = msgpack.packb([[0] * 200] * 4)
+    assert decode(message, most=1000) == [[0] * 200] * 4
+    with pytest.raises(MessageError, match="a message has more than 500 parts"):
+        decode(message, most=500)
+
+
 JSON = {
     "many values": b"[" + b"1," * 20_000 + b"1]",
     "many lists": "[" * 20_001,

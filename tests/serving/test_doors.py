@@ -64,7 +64,7 @@ def test_a_listener_leaves_files_for_everything_else(monkeypatch):
 
 def test_a_complaint_about_accepting_is_heard_once_a_second():
     now = [0.0]
-    seldom = Seldom(clock=lambda: now[0])
+    seldom = Seldom("socket.accept()", clock=lambda: now[0])
     complaint = logging.makeLogRecord({"msg": "socket.accept() out of system resource\nsocket: ..."})
     other = logging.makeLogRecord({"msg": "Task exception was never retrieved"})
     assert [seldom(complaint) for _ in range(5)] == [True, False, False, False, False]
@@ -73,12 +73,20 @@ def test_a_complaint_about_accepting_is_heard_once_a_second():
     assert [seldom(complaint) for _ in range(2)] == [True, False]
 
 
-def test_the_complaints_are_asyncios(caplog):
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("asyncio", "socket.accept() out of system resource"),
+        ("websockets.server", "opening handshake failed"),
+        ("aiohttp.server", "Error handling request from 127.0.0.1"),
+    ],
+)
+def test_whoever_sends_nonsense_does_not_fill_the_log(caplog, name, complaint):
     with seldom_complaining():
         for _ in range(3):
-            logging.getLogger("asyncio").error("socket.accept() out of system resource")
+            logging.getLogger(name).error(complaint)
     assert len(caplog.records) == 1
-    assert not logging.getLogger("asyncio").filters
+    assert not logging.getLogger(name).filters
 
 
 @pytest.fixture

@@ -308,6 +308,36 @@ def test_a_page_in_a_browser_is_not_served(served, echo):
         connect(address.url, origin="http://somewhere.example")
 
 
+def drained(connection) -> None:
+    """Hears it out, to its end."""
+    while True:
+        connection.recv(timeout=30)
+
+
+FRAMES = {
+    "pings": b"\x89\x80\0\0\0\0" * 200,
+    "pongs": b"\x8a\x80\0\0\0\0" * 200,
+    "pieces of a message": b"\x02\x81\0\0\0\0a" + b"\x00\x81\0\0\0\0a" * 200,
+    "empty pieces": b"\x02\x80\0\0\0\0" + b"\x00\x80\0\0\0\0" * 200,
+    "messages": b"\x82\x81\0\0\0\0\x80" * 200,
+}
+
+
+@pytest.mark.parametrize("frames", FRAMES.values(), ids=FRAMES)
+def test_many_frames_at_once_end_their_connection_only(served, echo, frames):
+    with served(echo) as address:
+        with connect(address.url, compression=None, proxy=None) as connection:
+            connection.recv()
+            connection.socket.sendall(frames)
+            with pytest.raises(ConnectionClosed) as caught:
+                drained(connection)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1002
+        policy = RemotePolicy(address.url)
+        assert policy.act([seen(0.4)])[0, 0, 0] == np.float32(0.4)
+        policy.close()
+
+
 def test_many_questions_after_a_plain_error_leave_nothing_behind(served, echo):
     with served(echo) as address:
         with contextlib.suppress(ConnectionClosed), connect(address.url) as connection:

@@ -57,8 +57,8 @@ def encode(value: Any) -> bytes:
     return message
 
 
-def decode(message: bytes | bytearray | memoryview) -> Any:
-    """What `message` says; arrays are views of it and cannot be written.
+def decode(message: bytes | bytearray | memoryview, *, most: int = MAX_OBJECTS) -> Any:
+    """What `message` says, in at most so many parts; arrays are views of it and cannot be written.
 
     Raises:
         MessageError: it is too large, too deep or of too many parts, no msgpack, or an array or a key is not as it must be.
@@ -66,7 +66,7 @@ def decode(message: bytes | bytearray | memoryview) -> Any:
     if len(message) > MAX_BYTES:
         raise MessageError(f"a message of {len(message):,} bytes is too large: at most {MAX_BYTES:,} are read.")
     limits = {"max_array_len": MAX_ITEMS, "max_map_len": MAX_ITEMS, "max_str_len": MAX_TEXT, "max_ext_len": 0}
-    counted, record = _hooks()
+    counted, record = _hooks(most)
     try:
         value = msgpack.unpackb(message, raw=False, list_hook=counted, object_pairs_hook=record, **limits)
     except MessageError:
@@ -107,15 +107,15 @@ def _constant(name: str) -> Any:
     raise MessageError(f"{name} is no JSON: only finite numbers are read.")
 
 
-def _hooks() -> tuple[Callable[[list[Any]], list[Any]], Callable[[list[tuple[Any, Any]]], Any]]:
+def _hooks(most: int) -> tuple[Callable[[list[Any]], list[Any]], Callable[[list[tuple[Any, Any]]], Any]]:
     """What msgpack calls with each list and with each map that it has built, those inside first."""
-    left = MAX_OBJECTS
+    left = most
 
     def counted(items: list[Any]) -> list[Any]:
         nonlocal left
         left -= 1 + len(items)
         if left < 0:
-            raise MessageError(f"a message has more than {MAX_OBJECTS:,} parts; arrays are sent as bytes, not number by number.")
+            raise MessageError(f"a message has more than {most:,} parts; arrays are sent as bytes, not number by number.")
         return items
 
     return counted, lambda pairs: _read(_without_repeats(counted(pairs)))

@@ -1,20 +1,20 @@
 """How many connections may be open, and which one gives way: who says nothing must not keep out who does."""
 
-import asyncio
 import logging
 import resource
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
-
-from websockets.asyncio.server import ServerConnection
 
 _SHARE = 4
 """A listener takes at most one in so many of the files that the process may open; the others are for everything else."""
-_ACCEPT = "socket.accept()"
-"""How asyncio's complaint begins when no file can be opened."""
+_COMPLAINTS = {
+    "asyncio": "socket.accept()",  # no file can be opened
+    "websockets.server": "opening handshake failed",
+    "aiohttp.server": "Error handling request",  # no HTTP; what our own code raises is caught there
+}
+"""By the logger, how what anybody can cause begins."""
 
 
 @dataclass(eq=False)
@@ -54,18 +54,20 @@ def affordable(most: int) -> int:
 
 @dataclass(eq=False)
 class Seldom:
-    """Lets a complaint about a connection that could not be accepted through once a second; asyncio makes hundreds.
+    """Lets a complaint through once a second; whoever sends nonsense would fill the disk with its tracebacks.
 
     Args:
+        begins: How the complaint does.
         clock: Seconds.
     """
 
+    begins: str
     clock: Callable[[], float] = time.monotonic
     _last: float = field(default=float("-inf"), init=False)
 
     def __call__(self, record: logging.LogRecord) -> bool:
         """Whether it is logged (a `logging.Filter`)."""
-        if not record.getMessage().startswith(_ACCEPT):
+        if not record.getMessage().startswith(self.begins):
             return True
         now = self.clock()
         if now - self._last < 1.0:
@@ -76,28 +78,12 @@ class Seldom:
 
 @contextmanager
 def seldom_complaining() -> Iterator[None]:
-    """Filters asyncio's log so until the block ends."""
-    logger, seldom = logging.getLogger("asyncio"), Seldom()
-    logger.addFilter(seldom)
+    """Filters the logs of what reads the network so until the block ends."""
+    filters = {logging.getLogger(name): Seldom(begins) for name, begins in _COMPLAINTS.items()}
+    for logger, seldom in filters.items():
+        logger.addFilter(seldom)
     try:
         yield
     finally:
-        logger.removeFilter(seldom)
-
-
-class Counted(ServerConnection):
-    """A connection that has a place among the others, from its first byte to its last."""
-
-    def __init__(self, doors: Doors, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._doors = doors
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It takes its place; another may have to give way."""
-        super().connection_made(transport)
-        self._doors.enter(self.id, self.transport.abort)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Its place is free."""
-        self._doors.leave(self.id)
-        super().connection_lost(exc)
+        for logger, seldom in filters.items():
+            logger.removeFilter(seldom)

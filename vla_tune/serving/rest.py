@@ -29,6 +29,8 @@ _OPEN = 64
 """Requests that may be read or answered at once, and connections that may be open without one."""
 _BACKLOG = 16
 """Connections that are taken at once; each may cost a file before another gives way."""
+_AT_ONCE = 16 * 1024
+"""Bytes that are read before everybody else has a turn; thousands of requests or pieces of a body may be in them."""
 _SILENT = 10.0
 """Seconds for a request's head, from the connection's beginning or the answer before, and again for its body."""
 
@@ -114,6 +116,7 @@ class _Listener(web.Server):
 
     def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
+        setattr(transport, "max_size", _AT_ONCE)  # noqa: B010 (asyncio's, of the sockets that it reads itself)
         self._front.doors.enter(handler, transport.abort)
 
     def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:

@@ -18,7 +18,9 @@ from websockets.http11 import Request, Response
 from vla_tune.schema import Contract, Observation
 from vla_tune.serving import codec
 from vla_tune.serving.answers import FAILED, check_chunk, error_record
-from vla_tune.serving.doors import Counted, Doors, affordable, seldom_complaining
+from vla_tune.serving.connection import Counted
+from vla_tune.serving.doors import Doors, affordable, seldom_complaining
+from vla_tune.serving.memory import keep_freed
 from vla_tune.serving.metrics import Metrics
 from vla_tune.serving.protocol import (
     ADAPTER,
@@ -40,6 +42,8 @@ _CONNECTIONS = 256
 """That may be open at once."""
 _BACKLOG = 32
 """Connections that are taken at once; each may cost a file before another gives way."""
+_PARTS = 1000
+"""Of a message; an observation has a dozen for each camera."""
 _PENDING = 8
 """Requests of one connection that may be on their way; more would only be dropped as old."""
 
@@ -113,6 +117,7 @@ class PolicyServer:
             OSError: the address is taken.
         """
         self.security.check(host)
+        keep_freed()
         options: dict[str, Any] = {"ssl": self.security.context(), "process_request": self._http, "compression": None}
         options |= {"create_connection": partial(Counted, self._doors), "backlog": _BACKLOG, "origins": [None]}
         try:
@@ -165,9 +170,10 @@ class PolicyServer:
                 question = Question(time.monotonic())
                 await turns.ask(question)
                 try:
-                    self._begin(connection, message, question, turns)
+                    await self._begin(connection, message, question, turns)
                 except Exception as error:
                     turns.answer(question, partial(_failed, error))
+                    await asyncio.sleep(0)  # the others' turn, before the next one fails
         except ConnectionClosed:
             pass
         finally:
@@ -175,7 +181,7 @@ class PolicyServer:
             self.worker.forget(connection.id)
             self.metrics.clients.dec()
 
-    def _begin(self, connection: ServerConnection, message: str | bytes, question: Question, turns: Turns) -> None:
+    async def _begin(self, connection: ServerConnection, message: str | bytes, question: Question, turns: Turns) -> None:
         """An observation goes to the policy at once; everything else waits for its turn."""
         content = _content(message)
         question.enveloped = ENDPOINT in content
@@ -188,7 +194,9 @@ class PolicyServer:
             def done(outcome: Reply | Exception) -> None:
                 turns.answer(question, partial(self._actions, question, name, contract, outcome))
 
-            self.worker.submit(connection.id, observation_in(content, contract), name, done)
+            files = any(isinstance(value, bytes) for value in content.values())  # a JPEG takes time, an array none
+            seen = await asyncio.to_thread(observation_in, content, contract) if files else observation_in(content, contract)
+            self.worker.submit(connection.id, seen, name, done)
         elif endpoint == "reset":
             turns.answer(question, _reset)
         elif endpoint in (ADD, REMOVE):
@@ -275,7 +283,7 @@ async def _failed(error: Exception) -> dict[str, Any]:
 def _content(message: str | bytes) -> Mapping[str, Any]:
     if isinstance(message, str):
         raise codec.MessageError("a text frame came: observations are binary msgpack messages.")
-    content = codec.decode(message)
+    content = codec.decode(message, most=_PARTS)
     if not isinstance(content, Mapping):
         raise codec.MessageError(f"a message is a map, not a {type(content).__name__}.")
     return content
