@@ -234,7 +234,7 @@ def served(tiny_contract: Contract):
         act: Callable, *, security: Security | None = None, rows: int = 4, contracts=None, port: int = 0, adapters=None
     ) -> Iterator[Address]:
         server = PolicyServer(
-            Worker(act, rows=rows, seconds=5.0),
+            Worker(act, rows=rows, seconds=60.0),
             contracts or {"default": tiny_contract},
             security or Loopback(),
             Metrics(),

@@ -32,13 +32,13 @@ def answering(tiny_contract):
         with serve(handle, "127.0.0.1", 0, compression=None) as server:
             thread = threading.Thread(target=server.serve_forever)
             thread.start()
-            policy = RemotePolicy(f"ws://127.0.0.1:{server.socket.getsockname()[1]}", timeout=5.0)
+            policy = RemotePolicy(f"ws://127.0.0.1:{server.socket.getsockname()[1]}", timeout=60.0)
             try:
                 yield policy
             finally:
                 policy.close()
                 server.shutdown()
-                thread.join()
+                thread.join(60)
 
     return run
 
@@ -89,7 +89,7 @@ def test_what_a_server_sends_unasked_is_not_taken_for_an_answer(answering, tiny_
     """The older kind of server: there is no number that could tell."""
     with answering(lambda question: [reply(question)] * 2, request_id=False) as policy:
         assert asked(policy, tiny_contract, 0.5) == 0.5
-        extra = policy._connection.recv(timeout=5)  # it is there now, and is put back as if it were still to be read
+        extra = policy._connection.recv(timeout=60)  # it is there now, and is put back as if it were still to be read
         policy._connection.recv = lambda timeout: extra
         with pytest.raises(UnreachableError, match="that nobody asked for"):
             asked(policy, tiny_contract, 0.25)

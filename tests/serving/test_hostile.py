@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -76,13 +75,13 @@ class Attacker:
     def _open(self) -> ClientConnection:
         self._closing.close()
         connection = self._closing.enter_context(connect(self._url, compression=None, proxy=None, max_size=None))
-        connection.recv(timeout=10)
+        connection.recv(timeout=60)
         return connection
 
     def send(self, message: bytes) -> None:
         try:
             self._connection.send(message)
-            reply = self._connection.recv(timeout=10)
+            reply = self._connection.recv(timeout=60)
         except ConnectionClosed:
             self.refusals += 1
             self._connection = self._open()
@@ -96,14 +95,14 @@ class Attacker:
         self._closing.close()
 
 
-def attack(process: subprocess.Popen[str], port: int, *, seconds: float) -> Attacker:
-    """Corpus and fuzzer for so long; fails when the process died or grew, or an honest client is not served any more."""
+def attack(process: subprocess.Popen[str], port: int, *, messages: int) -> Attacker:
+    """Corpus and fuzzer, so many; fails when the process died or grew, or an honest client is not served any more."""
     url, random = f"ws://localhost:{port}", np.random.default_rng(1)
     plain, enveloped = codec.encode(good()), codec.encode({"endpoint": "infer"} | good())
     attacker = Attacker(url)
-    deadline, before = time.monotonic() + seconds, None
-    while time.monotonic() < deadline:
-        for _ in range(200):
+    before = None
+    for _ in range(messages // 100):
+        for _ in range(100):
             attacker.send(mutated(random, plain if random.random() < 0.2 else enveloped))
         assert process.poll() is None, "the server died"
         before = resident(process) if before is None else before
@@ -118,12 +117,12 @@ def attack(process: subprocess.Popen[str], port: int, *, seconds: float) -> Atta
 
 
 def test_a_server_survives_whatever_is_sent(process):
-    attacker = attack(*process, seconds=6.0)
+    attacker = attack(*process, messages=1000)
     assert attacker.refusals > 200
 
 
 @pytest.mark.slow
-def test_a_server_survives_ten_minutes_of_it(process):
-    attacker = attack(*process, seconds=600.0)
+def test_a_server_survives_a_long_night_of_it(process):
+    attacker = attack(*process, messages=200_000)
     print(f"{attacker.refusals} refusals, {attacker.answers} answers")
     assert attacker.refusals > 10_000

@@ -20,9 +20,9 @@ type Ask = Callable[..., dict[str, Any]]
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
     """Runs `asks_with_openpi.py` there."""
     folder = tmp_path_factory.mktemp("openpi")
-    subprocess.run(["uv", "venv", "-q", "--python", "3.12", str(folder / "env")], check=True)
+    subprocess.run(["uv", "venv", "-q", "--python", "3.12", str(folder / "env")], timeout=600, check=True)
     python = folder / "env" / "bin" / "python"
-    subprocess.run(["uv", "pip", "install", "-q", "--python", str(python), *PACKAGES], check=True)
+    subprocess.run(["uv", "pip", "install", "-q", "--python", str(python), *PACKAGES], timeout=600, check=True)
 
     def run(port: int, case: str, *, host: str = "localhost", key: str = "", certificate: Path | None = None) -> dict[str, Any]:
         trusted = {"SSL_CERT_FILE": str(certificate)} if certificate else {}

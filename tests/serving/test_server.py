@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +32,7 @@ def seen(value: float = 0.01) -> Observation:
 def http(url: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
     request = urllib.request.Request(url.replace("ws:", "http:") + path, headers=headers or {})
     try:
-        with urllib.request.urlopen(request, timeout=5) as reply:
+        with urllib.request.urlopen(request, timeout=60) as reply:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -178,19 +177,18 @@ def test_a_server_that_comes_back_is_found_again(served, echo):
 
 
 def test_no_answer_in_time_is_said_and_the_late_one_is_not_taken_for_the_next(served):
-    slow = threading.Event()
+    go, seconds = threading.Event(), 0.2
 
     def act(observations, names):
-        if not slow.is_set():
-            slow.set()
-            time.sleep(0.5)
+        go.wait(60)
         return [np.tile(observation.state.astype(np.float32), (4, 1)) for observation in observations]
 
     with served(act) as address:
-        policy = RemotePolicy(address.url, timeout=0.2)
+        policy = RemotePolicy(address.url, timeout=seconds)
         with pytest.raises(UnreachableError, match=r"no answer within 0.2 s"):
             policy.act([seen(0.1)])
-        policy.timeout = 5.0
+        go.set()
+        policy.timeout = 60.0
         assert policy.act([seen(0.2)])[0, 0, 0] == np.float32(0.2)
         policy.close()
 
@@ -208,13 +206,13 @@ def test_clients_that_act_at_once_are_not_crossed(served, echo):
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(60)
     assert found == {number: [number + step / 64 for step in range(20)] for number in range(8)}
 
 
 def test_the_client_needs_no_torch():
     code = "import sys, vla_tune.serving.client; assert 'torch' not in sys.modules, 'torch'"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=300, check=False).returncode == 0
 
 
 def test_over_tls_with_the_key(served, echo, tls):
@@ -247,18 +245,23 @@ def test_a_message_that_is_too_large_ends_its_connection_only(served, echo):
 def test_threads_of_one_client_take_turns(served, tiny_contract) -> None:
     """A controller resets the policy for the next episode while the last chunk of this one is still on its way."""
 
+    busy, go = threading.Event(), threading.Event()
+
     def slow(observations, names):
-        time.sleep(0.1)
+        busy.set()
+        go.wait(60)
         return [np.tile(observation.state.astype(np.float32), (4, 1)) for observation in observations]
 
     with served(slow) as address:
         remote = RemotePolicy(address.url)
         seen = dark_observation(tiny_contract)
-        with ThreadPoolExecutor(1) as other:
-            chunk = other.submit(remote.act, [seen])
-            time.sleep(0.02)
-            remote.reset()
-            assert chunk.result(timeout=5).shape == (1, 4, 4)
+        with ThreadPoolExecutor(2) as others:
+            chunk = others.submit(remote.act, [seen])
+            assert busy.wait(60)
+            reset = others.submit(remote.reset)
+            go.set()
+            assert chunk.result(timeout=60).shape == (1, 4, 4)
+            reset.result(timeout=60)
         remote.close()
 
 
@@ -344,8 +347,6 @@ def test_many_questions_after_a_plain_error_leave_nothing_behind(served, echo):
             for _ in range(50):
                 connection.send(codec.encode({"wrong": 1}))
             while True:
-                connection.recv(timeout=5)
-        deadline = time.monotonic() + 5
-        while "vla_clients 0.0" not in http(address.url, "/metrics")[1]:
-            assert time.monotonic() < deadline, "the connection is still there"
-            time.sleep(0.05)
+                connection.recv(timeout=60)
+        pages = (http(address.url, "/metrics")[1] for _ in range(2000))
+        assert any("vla_clients 0.0" in page for page in pages), "the connection is still there"

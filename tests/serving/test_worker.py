@@ -24,19 +24,19 @@ class Policy:
     def __call__(self, observations, names):
         self.passes.append([float(observation.state[0]) for observation in observations])
         self.busy.set()
-        self.go.wait(5)
+        self.go.wait(60)
         if any(observation.state[0] < 0 for observation in observations):
             raise ValueError("a negative state")
         return [np.full((2, 1), observation.state[0]) for observation in observations]
 
 
-def run(scenario, *, rows: int = 4, seconds: float = 5.0) -> Policy:
+def run(scenario, *, rows: int = 4, **options) -> Policy:
     policy = Policy()
 
     async def main() -> None:
-        worker = Worker(policy, rows=rows, seconds=seconds)
+        worker = Worker(policy, rows=rows, **({"seconds": 60.0} | options))
         try:
-            await asyncio.wait_for(scenario(worker, policy), 10)
+            await asyncio.wait_for(scenario(worker, policy), 60)
         finally:
             policy.go.set()
             await worker.close()
@@ -48,8 +48,7 @@ def run(scenario, *, rows: int = 4, seconds: float = 5.0) -> Policy:
 async def occupied(worker: Worker, policy: Policy) -> asyncio.Future:
     """A pass that is under way."""
     task = worker.reply("first", seen(0), "a")
-    while not policy.busy.is_set():
-        await asyncio.sleep(0.001)
+    assert await asyncio.to_thread(policy.busy.wait, 60)
     return task
 
 
@@ -57,7 +56,6 @@ def test_who_waits_together_shares_a_pass_and_gets_its_own_actions():
     async def scenario(worker, policy):
         first = await occupied(worker, policy)
         others = [worker.reply(client, seen(client), "a") for client in range(1, 7)]
-        await asyncio.sleep(0.01)
         policy.go.set()
         replies = await asyncio.gather(first, *others)
         assert [reply.actions[0, 0] for reply in replies] == list(range(7))
@@ -70,9 +68,7 @@ def test_the_newest_observation_of_a_client_wins():
     async def scenario(worker, policy):
         await occupied(worker, policy)
         older = worker.reply("robot", seen(1), "a")
-        await asyncio.sleep(0.01)
         newer = worker.reply("robot", seen(2), "a")
-        await asyncio.sleep(0.01)
         policy.go.set()
         assert (await newer).actions[0, 0] == 2
         with pytest.raises(RefusedError, match="a newer observation of this client"):
@@ -82,22 +78,23 @@ def test_the_newest_observation_of_a_client_wins():
 
 
 def test_a_late_observation_is_not_acted_on():
+    now = [0.0]
+
     async def scenario(worker, policy):
         await occupied(worker, policy)
         late = worker.reply("robot", seen(1), "a")
-        await asyncio.sleep(0.1)
+        now[0] = 0.06
         policy.go.set()
         with pytest.raises(RefusedError, match=r"waited longer than 0.05 s"):
             await late
 
-    assert run(scenario, seconds=0.05).passes == [[0]]
+    assert run(scenario, seconds=0.05, clock=lambda: now[0]).passes == [[0]]
 
 
 def test_a_bad_observation_harms_its_own_client_only():
     async def scenario(worker, policy):
         first = await occupied(worker, policy)
         bad, good = (worker.reply(client, seen(client), "a") for client in (-1, 1))
-        await asyncio.sleep(0.01)
         policy.go.set()
         assert (await good).actions[0, 0] == 1
         with pytest.raises(ValueError, match="a negative state"):
@@ -114,7 +111,6 @@ def test_when_it_stops_who_waits_is_told():
     async def scenario(worker, policy):
         await occupied(worker, policy)
         waiting.append(worker.reply("robot", seen(1), "a"))
-        await asyncio.sleep(0.01)
         assert worker.waiting == 1
 
     run(scenario)
@@ -145,7 +141,7 @@ def test_more_late_ones_than_a_pass_holds_do_not_stop_the_others():
         now[0] = 2.0
         fresh = worker.reply(9, seen(9), "a")
         policy.go.set()
-        assert (await asyncio.wait_for(fresh, 5)).actions[0, 0] == 9
+        assert (await asyncio.wait_for(fresh, 60)).actions[0, 0] == 9
         assert all(isinstance(future.exception(), RefusedError) for future in late)
         await worker.close()
 
@@ -157,7 +153,7 @@ def test_a_policy_that_answers_too_little_is_a_failure_and_not_the_end():
         worker = Worker(lambda observations, names: [], rows=2, seconds=1.0)
         for _ in range(2):
             with pytest.raises(ValueError, match="zip"):
-                await asyncio.wait_for(worker.reply(1, seen(1), "a"), 5)
+                await asyncio.wait_for(worker.reply(1, seen(1), "a"), 60)
         await worker.close()
 
     asyncio.run(main())
@@ -186,8 +182,8 @@ def test_a_panic_of_a_library_is_a_failure_and_not_the_end():
 
         worker = Worker(act, rows=1, seconds=1.0)
         with pytest.raises(RuntimeError, match="Panic: index out of bounds"):
-            await asyncio.wait_for(worker.reply(1, seen(1), "a"), 5)
-        assert (await asyncio.wait_for(worker.reply(1, seen(2), "a"), 5)).batch == 1
+            await asyncio.wait_for(worker.reply(1, seen(1), "a"), 60)
+        assert (await asyncio.wait_for(worker.reply(1, seen(2), "a"), 60)).batch == 1
         await worker.close()
 
     asyncio.run(main())
@@ -197,15 +193,20 @@ def test_what_waited_for_a_change_is_late_too():
     now = [0.0]
 
     async def main() -> None:
-        go = threading.Event()
+        begun, go = threading.Event(), threading.Event()
         worker = Worker(lambda observations, names: [np.zeros((2, 1))], rows=1, seconds=1.0, clock=lambda: now[0])
-        change = asyncio.create_task(worker.between(lambda: go.wait(5)))
-        await asyncio.sleep(0.01)
+
+        def changing() -> bool:
+            begun.set()
+            return go.wait(60)
+
+        change = asyncio.create_task(worker.between(changing))
+        assert await asyncio.to_thread(begun.wait, 60)
         behind = worker.reply(1, seen(1), "a")
         now[0] = 2.0
         go.set()
         with pytest.raises(RefusedError, match=r"waited longer than 1 s"):
-            await asyncio.wait_for(behind, 5)
+            await asyncio.wait_for(behind, 60)
         await change
         await worker.close()
 

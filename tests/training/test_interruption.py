@@ -71,7 +71,7 @@ def test_another_thread_may_train() -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join()
+    thread.join(60)
     assert seen == [False]
 
 
