@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vla_tune.training import checkpoint as checkpoint_module
 from vla_tune.training.checkpoint import (
     OPTIMIZER,
     OPTIMIZER_RECORD,
@@ -22,8 +21,6 @@ from vla_tune.training.checkpoint import (
     TRAINED,
     Checkpoint,
     CheckpointFolder,
-    chosen_checkpoint,
-    load_chosen,
     load_trained,
     restore_parameters,
 )
@@ -278,44 +275,3 @@ def test_a_save_makes_no_second_copy_of_the_model(tmp_path: Path) -> None:
     folder.save(Checkpoint(step=2, trained=tensors, optimizer_tensors=tensors, optimizer_record={}, state={}))
     assert peak_bytes(cpu) - before < 3 * one
     assert torch.equal(folder.load(2).optimizer_tensors["layer.15"], tensors["layer.15"])
-
-
-@pytest.mark.parametrize(("use", "step"), [("last", 30), ("best", 20), (10, 10)])
-def test_a_checkpoint_is_chosen_while_the_run_goes_on(tmp_path: Path, use, step: int) -> None:
-    folder = CheckpointFolder(tmp_path, keep_last=3)
-    for number in (10, 20, 30):
-        folder.save(checkpoint(number, best_step=min(number, 20)))
-    (tmp_path / ".partial-step_000040").mkdir()  # being written
-    assert chosen_checkpoint(tmp_path, use) == tmp_path / f"step_{step:06d}"
-    model = nn.Module()
-    model.weight, model.bias = nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))
-    assert load_chosen(model, tmp_path, use) == step
-    assert torch.equal(model.weight, torch.full((2, 3), float(step)))
-
-
-def test_one_that_is_removed_meanwhile_is_looked_for_again(tmp_path: Path, monkeypatch) -> None:
-    folder = CheckpointFolder(tmp_path, keep_last=1)
-    folder.save(checkpoint(1))
-    model = nn.Module()
-    model.weight, model.bias = nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))
-    real = checkpoint_module.load_trained
-
-    def as_the_training_saves(model: nn.Module, found: Path) -> None:
-        if found.name == "step_000001":
-            folder.save(checkpoint(2))
-        real(model, found)
-
-    monkeypatch.setattr(checkpoint_module, "load_trained", as_the_training_saves)
-    assert load_chosen(model, tmp_path, "last") == 2
-
-
-@pytest.mark.parametrize(
-    ("use", "message"),
-    [("best", r"no checkpoint for use=best \(nothing was held out.*there are steps 1\."), (7, r"for step=7: there are steps 1\.")],
-)
-def test_one_that_is_not_there_is_told(tmp_path: Path, use, message: str) -> None:
-    with pytest.raises(ValueError, match="nothing was saved yet"):
-        chosen_checkpoint(tmp_path / "none", "last")
-    CheckpointFolder(tmp_path, keep_last=1).save(checkpoint(1))
-    with pytest.raises(ValueError, match=message):
-        chosen_checkpoint(tmp_path, use)

@@ -12,6 +12,11 @@ from vla_tune.adapters.changes import Changes
 from vla_tune.models.nf4 import num_quantized
 from vla_tune.models.precision import num_parameters, weight_format
 
+_WHOLE_VOCABULARY = (
+    " {:,} of them are the whole vocabulary, although the rows of the action codes (action_rows) learn by themselves: leave it out "
+    "of learned_in_full, unless its words shall change too."
+)
+
 
 @dataclass(frozen=True)
 class AdapterReport:
@@ -26,6 +31,8 @@ class AdapterReport:
     modules_4bit: int
     context: str = ""
     """What the adapter takes of the model's context, in words; nothing where it changes weights."""
+    vocabulary: int = 0
+    """Parameters of the whole vocabulary that learn beside rows of the codes' own."""
 
     @property
     def percent(self) -> float:
@@ -39,6 +46,7 @@ class AdapterReport:
             f"{self.trainable:,} of {self.total:,} parameters learn ({self.percent:.3f} %), "
             f"in {sum(self.modules.values())} modules: {where}. 4-bit modules: {self.modules_4bit}."
             + (f" It takes context: {self.context}." if self.context else "")
+            + (_WHOLE_VOCABULARY.format(self.vocabulary) if self.vocabulary else "")
         )
 
 

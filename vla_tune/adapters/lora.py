@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from vla_tune.adapters.base import AdapterReport, check_base, report
 from vla_tune.adapters.changes import Changes, LowRank
 from vla_tune.adapters.files import read_tensors, write_tensors
 from vla_tune.adapters.lora_file import CONFIG_FILE, PREFIX, WEIGHTS_FILE, read_changes, read_config
-from vla_tune.adapters.targets import EVERYTHING, full_names, target_names
+from vla_tune.adapters.targets import EVERYTHING, full_names, target_names, whole_vocabulary
 from vla_tune.models.patterns import counted, matching_names, name_regex
 from vla_tune.models.precision import weight_dtype
 
@@ -97,7 +97,7 @@ class Lora:
             parameter.data = parameter.data.to(torch.float32, copy=True)  # peft's have the dtype of the base; W may be in a file
             parameter.requires_grad_(True)
         assert [name for name, _ in layers(model)] == names, "peft matched other modules than we did"
-        return report(model)
+        return replace(report(model), vocabulary=whole_vocabulary(model))
 
     def stored(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters that learn, under the names of peft's files."""

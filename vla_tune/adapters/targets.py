@@ -81,6 +81,14 @@ def learned_within(model: nn.Module, child: str) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if f".{child}." in f".{name}" or name.startswith(added)}
 
 
+def whole_vocabulary(model: nn.Module) -> int:
+    """Numbers of embedding and output layer that learn, in a model whose action codes have rows of their own."""
+    if "action_rows" not in getattr(model, "untrained", ()):
+        return 0
+    parts = (model.get_input_embeddings(), model.lm_head)  # pyright: ignore[reportCallIssue]
+    return sum({id(weight): weight.numel() for part in parts for weight in part.parameters() if weight.requires_grad}.values())  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _is_linear_map(module: nn.Module) -> bool:
     """A linear layer, or a convolution of the kind that B A can be added to."""
     if isinstance(module, nn.Conv2d):

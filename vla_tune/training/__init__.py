@@ -1,6 +1,6 @@
 """Training: one readable loop, resumable bit for bit."""
 
-from vla_tune.training.checkpoint import CheckpointFolder, chosen_checkpoint, load_chosen, load_trained
+from vla_tune.training.checkpoint import CheckpointFolder, load_trained
 from vla_tune.training.interruption import TrainingInterrupted
 from vla_tune.training.loop import CHECKPOINTS, train
 from vla_tune.training.non_finite import NonFiniteLossError
@@ -14,8 +14,6 @@ __all__ = [
     "TrainingInterrupted",
     "TrainingResult",
     "WorkerDiedError",
-    "chosen_checkpoint",
-    "load_chosen",
     "load_trained",
     "train",
 ]

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -149,43 +149,6 @@ def load_trained(model: nn.Module, folder: Path) -> None:
         _read_tensors(folder / TRAINED),
         source=str(folder / TRAINED),
     )
-
-
-def chosen_checkpoint(checkpoints: Path, use: Literal["last", "best"] | int) -> Path:
-    """The folder of the newest checkpoint, of the best so far, or of a step; `checkpoints` may belong to a run that is going.
-
-    Raises:
-        ValueError: there is none; the message names those there are.
-    """
-    folder = CheckpointFolder(checkpoints, keep_last=1)  # which is never asked to remove one
-    steps = folder.steps()
-    found = {"last": folder.last, "best": folder.best}[use]() if isinstance(use, str) else folder.folder(use)
-    if found is None or not found.is_dir():
-        there = f"there are steps {', '.join(map(str, steps))}" if steps else "nothing was saved yet"
-        wanted = f"use={use}" if isinstance(use, str) else f"step={use}"
-        why = " (nothing was held out, so none is known to be the best)" if use == "best" and steps else ""
-        raise ValueError(f"{checkpoints} holds no checkpoint for {wanted}{why}: {there}.")
-    return found
-
-
-def load_chosen(model: nn.Module, checkpoints: Path, use: Literal["last", "best"] | int) -> int:
-    """Put what `chosen_checkpoint` finds into `model`, which carries the adapter of the run; returns its step.
-
-    A training that goes on meanwhile may remove what was just found: then it has a newer one.
-
-    Raises:
-        ValueError: there is none, or it is damaged or of another adapter.
-    """
-    while True:
-        found = None
-        try:
-            found = chosen_checkpoint(checkpoints, use)
-            load_trained(model, found)
-        except ValueError:
-            if found is None or found.is_dir():
-                raise
-            continue
-        return int(found.name.removeprefix("step_"))
 
 
 def restore_parameters(parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor], *, source: str) -> None:

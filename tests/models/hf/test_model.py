@@ -140,6 +140,14 @@ def test_it_is_no_cuda_graph(model: HFVLA, head: AutoregressiveTokenHead):
             launch(partial(head.raw, model), model)
 
 
+def test_a_vocabulary_that_learns_for_nothing_is_said(model: HFVLA) -> None:
+    options = {"rank": 2, "alpha": 4, "base": "fp32", "targets": ["q_proj"]}
+    embedding = model.get_input_embeddings().weight
+    report = Lora(**options, learned_in_full=["embed_tokens"]).attach(model)
+    assert report.vocabulary == embedding.numel()
+    assert f"{embedding.numel():,} of them are the whole vocabulary" in str(report)
+
+
 EYES = {
     "qwen2_5_vl": "vision_qwen",
     "qwen3_vl": "vision_qwen",
