@@ -42,6 +42,8 @@ def started(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
 
 
 def _begun(loader: DataLoader[Any]) -> Iterator[Any]:
+    if not loader.num_workers:
+        return iter(loader)
     try:
         with _deaf_children():
             return iter(loader)
