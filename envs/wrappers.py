@@ -4,11 +4,16 @@ from typing import Any
 
 import gymnasium
 
+DISTRACTOR = "distractor_instruction"
+"""Where an environment tells, in `info`, the instruction for another thing in sight."""
+
 
 class DistractorInstruction(gymnasium.Wrapper):
     """Shows the instruction for another block while success stays that of the true goal.
 
     A policy that listens to its instruction fails here; one that succeeds as often as before does not need language.
+
+    `reset` and `step` raise ValueError if the environment does not tell such an instruction.
     """
 
     def reset(self, **arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -23,4 +28,9 @@ class DistractorInstruction(gymnasium.Wrapper):
 
 
 def _replace(observation: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-    return observation | {"instruction": info["distractor_instruction"]}
+    if DISTRACTOR not in info:
+        raise ValueError(
+            f"the environment tells {sorted(info)} but no info[{DISTRACTOR!r}], a sentence about another thing in sight: a wrong "
+            "instruction cannot be tried."
+        )
+    return observation | {"instruction": info[DISTRACTOR]}

@@ -4,6 +4,7 @@ import pytest
 
 from vla_tune.environment import AtTheEnd
 from vla_tune.evaluation import Cell, evaluate_cell, finished, policy_identity, read_episodes, write_episodes
+from vla_tune.evaluation.cell import Again
 from vla_tune.evaluation.stage import Rules
 from vla_tune.execution import OpenLoop, RecedingHorizon, TemporalEnsemble
 
@@ -13,6 +14,7 @@ CELL = Cell(
     suite="line",
     task="walk",
     environment="Line(12)",
+    code={"sources": "12"},
     episodes=5,
     seed=0,
     execution=RecedingHorizon(2),
@@ -22,8 +24,8 @@ CELL = Cell(
 
 @pytest.fixture
 def play(tmp_path, walker, line, body):
-    def evaluate(cell=CELL, num_envs=2):
-        return evaluate_cell(tmp_path, cell, policy=walker, make_env=line, embodiment=body, num_envs=num_envs)
+    def evaluate(cell=CELL, num_envs=2, **options):
+        return evaluate_cell(tmp_path, cell, policy=walker, make_env=line, embodiment=body, num_envs=num_envs, **options)
 
     return evaluate
 
@@ -46,6 +48,7 @@ def test_a_finished_cell_is_read_and_not_played_again(play, walker, tmp_path):
         {"suite": "lines"},
         {"task": "run"},
         {"environment": "Line(13)"},
+        {"code": {"sources": "13"}},
         {"episodes": 4},
         {"seed": 1},
         {"execution": RecedingHorizon(1)},
@@ -63,16 +66,41 @@ def test_whatever_differs_is_another_cell(play, tmp_path, change):
     assert len(list(tmp_path.iterdir())) == 2  # and no partial file is left
 
 
-def test_a_killed_cell_leaves_nothing_behind_that_counts(play, walker, tmp_path, monkeypatch):
+@pytest.mark.parametrize("ticks", [0, 9, 14])
+def test_a_killed_cell_goes_on_where_it_was(play, walker, line, tmp_path, ticks, monkeypatch):
+    whole = play()
+    CELL.path(tmp_path).unlink()
+    act, asked = walker.act, iter(range(ticks))
+
     def killed(observations):
-        raise KeyboardInterrupt
+        if next(asked, None) is None:
+            raise KeyboardInterrupt
+        return act(observations)
 
     with monkeypatch.context() as patch:
         patch.setattr(walker, "act", killed)
         with pytest.raises(KeyboardInterrupt):
             play()
     assert finished(tmp_path, CELL) is None
-    assert len(play()) == 5
+    kept = [record for path in tmp_path.iterdir() for record in read_episodes(path)[0]]
+    assert (ticks > 0) == bool(kept)
+    assert len(kept) < 5
+    line.steps_taken, told = 0, []
+    assert play(tell=told.append) == whole
+    assert len(told) == bool(kept)
+    assert all(f"{len(kept)} of 5 episodes read from {tmp_path}" in line for line in told)
+    assert 0 < line.steps_taken == sum(record.steps for record in whole) - sum(record.steps for record in kept)
+    assert [path.name for path in tmp_path.iterdir()] == [CELL.path(tmp_path).name]
+
+
+def test_it_is_told_what_is_read_and_again_plays(play, line, tmp_path):
+    first, told = play(), []
+    line.steps_taken = 0
+    assert play(tell=told.append) == first
+    assert line.steps_taken == 0
+    assert told == [f"base on walk: read from {CELL.path(tmp_path)}; cells=again plays it again."]
+    assert play(cells=Again()) == first
+    assert line.steps_taken > 0
 
 
 def test_an_edited_file_is_refused(play, tmp_path):

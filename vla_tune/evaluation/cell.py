@@ -1,19 +1,19 @@
-"""One cell of an evaluation: a policy on a task. A cell that was finished is read instead of played again."""
+"""One cell of an evaluation: a policy on a task. What was played of a cell is read instead of played again."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from vla_tune.evaluation.environments import MakeEnv, Vectorize, in_turn
 from vla_tune.evaluation.episodes import EpisodeRecord, read_episodes, write_episodes
-from vla_tune.evaluation.rollout import rollout
+from vla_tune.evaluation.rollout import rollout, to_stderr
 from vla_tune.evaluation.stage import Rules
-from vla_tune.evaluation.watcher import NOBODY, Watcher
+from vla_tune.evaluation.watcher import NOBODY, Several, Watcher
 from vla_tune.execution import Execution
 from vla_tune.policy import Policy
-from vla_tune.schema import Embodiment, content_hash
+from vla_tune.schema import Embodiment, Observation, content_hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,8 @@ class Cell:
     task: str
     environment: str
     """The environment in words that differ where it differs: its id, arguments and wrappers."""
+    code: Mapping[str, Any]
+    """`code_of(...)`: what it and this package are written as."""
     episodes: int
     seed: int
     execution: Execution
@@ -67,14 +69,38 @@ def policy_identity(folders: Iterable[Path], *, run: Mapping[str, Any]) -> str:
     return total.hexdigest()
 
 
+@runtime_checkable
+class Cells(Protocol):
+    """What becomes of cells that were played before."""
+
+    def known(self, folder: Path, cell: Cell) -> list[EpisodeRecord]:
+        """Episodes that need not be played: all, some, or none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was played is read."""
+
+    def known(self, folder: Path, cell: Cell) -> list[EpisodeRecord]:
+        """Of a finished cell all episodes, of one that was cut short those that were finished."""
+        return finished(folder, cell) or _read(_begun(cell.path(folder)), cell) or []
+
+
+@dataclass(frozen=True)
+class Again:
+    """Every cell is played once more, and its records are replaced."""
+
+    def known(self, folder: Path, cell: Cell) -> list[EpisodeRecord]:
+        """None."""
+        return []
+
+
 def finished(folder: Path, cell: Cell) -> list[EpisodeRecord] | None:
     """The records of a cell that was played to its end, else None."""
-    path = cell.path(folder)
-    if not path.is_file():
-        return None
-    records, key = read_episodes(path)
-    if key != cell.record or len(records) != cell.episodes:
-        raise ValueError(f"{path} does not hold what its name says: it was edited or cut; delete it to play the cell again.")
+    records = _read(cell.path(folder), cell)
+    if records is not None and len(records) != cell.episodes:
+        raise _edited(cell.path(folder))
     return records
 
 
@@ -86,12 +112,22 @@ def evaluate_cell(
     make_env: MakeEnv,
     embodiment: Embodiment,
     num_envs: int,
+    cells: Cells | None = None,
     vectorize: Vectorize = in_turn,
     watcher: Watcher = NOBODY,
+    tell: Callable[[str], None] = to_stderr,
 ) -> list[EpisodeRecord]:
-    """The cell's records, played now and kept in `folder`, or read from there if it was finished before."""
-    if (records := finished(folder, cell)) is not None:
-        return records
+    """The cell's records, played now and kept in `folder`, or read from there if it was finished before.
+
+    Each episode is kept as soon as it is over: a cell that is cut short goes on where it was.
+    """
+    path, known = cell.path(folder), (cells or Kept()).known(folder, cell)
+    if len(known) == cell.episodes:
+        tell(f"{cell.policy} on {cell.task}: read from {path}; cells=again plays it again.")
+        return known
+    if known:
+        read = f"{len(known)} of {cell.episodes} episodes read from {_begun(path)}"
+        tell(f"{cell.policy} on {cell.task}: {read}, the others are played.")
     records = rollout(
         policy,
         make_env,
@@ -103,8 +139,46 @@ def evaluate_cell(
         execution=cell.execution,
         num_envs=num_envs,
         rules=cell.rules,
+        done=known,
         vectorize=vectorize,
-        watcher=watcher,
+        watcher=Several([watcher, _Keeping(_begun(path), cell, list(known))]),
+        tell=tell,
     )
-    write_episodes(cell.path(folder), records, key=cell.record)
+    write_episodes(path, records, key=cell.record)
+    _begun(path).unlink(missing_ok=True)
     return records
+
+
+@dataclass(frozen=True)
+class _Keeping:
+    """Writes what is over (a `Watcher`)."""
+
+    path: Path
+    cell: Cell
+    records: list[EpisodeRecord]
+
+    def see(self, episode: int, observation: Observation) -> None:
+        """Looks away."""
+
+    def finish(self, record: EpisodeRecord) -> None:
+        """Writes the episodes so far."""
+        self.records.append(record)
+        write_episodes(self.path, self.records, key=self.cell.record)
+
+
+def _begun(path: Path) -> Path:
+    """Where the episodes of a cell lie until all are played."""
+    return path.with_name(f"{path.stem}.begun.parquet")
+
+
+def _read(path: Path, cell: Cell) -> list[EpisodeRecord] | None:
+    if not path.is_file():
+        return None
+    records, key = read_episodes(path)
+    if key != cell.record:
+        raise _edited(path)
+    return records
+
+
+def _edited(path: Path) -> ValueError:
+    return ValueError(f"{path} does not hold what its name says: it was edited or cut; delete it to play the cell again.")

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from envs.wrappers import DistractorInstruction
 from vla_tune.evaluation import Cell, EpisodeRecord, evaluate_cell, policy_identity, success_row
+from vla_tune.evaluation.code import code_of
 from vla_tune.evaluation.environments import MakeEnv
 from vla_tune.evaluation.report import success_table, write_results
 from vla_tune.evaluation.stage import Rules
@@ -90,6 +91,7 @@ def _records(
         suite=cfg.env.suite,
         task=task,
         environment=str(OmegaConf.to_container(cfg.env.make, resolve=True)),
+        code=code_of(make_env),
         episodes=cfg.evaluation.episodes,
         seed=cfg.evaluation.seed,
         execution=build(cfg.execution),
@@ -98,7 +100,15 @@ def _records(
     filming = films and len(cfg.evaluation.films) > 0
     watcher = Film(folder.parent / FILMS, list(cfg.evaluation.films), body.control_hz) if filming else NOBODY
     return evaluate_cell(
-        folder, cell, policy=trained.policy, make_env=make_env, embodiment=body, num_envs=cfg.evaluation.num_envs, watcher=watcher
+        folder,
+        cell,
+        policy=trained.policy,
+        make_env=make_env,
+        embodiment=body,
+        num_envs=cfg.evaluation.num_envs,
+        cells=build(cfg.cells),
+        vectorize=build(cfg.environments),
+        watcher=watcher,
     )
 
 
