@@ -15,9 +15,11 @@ SAME, CHANGED = "same", "changed"
 """What `resume=` may be."""
 _MEASURES = ("evaluation", "env", "success", "execution")
 """How a finished run is tried: after a change it is tried again."""
-_SHOWS = ("evaluation.films", "evaluation.num_envs")
+_SHOWS = ("evaluation.films", "evaluation.num_envs", "environments", "cells")
 _FREE = (
     *_MEASURES,
+    "environments",
+    "cells",
     "logger",
     "device",
     "resume",

@@ -10,7 +10,7 @@ import gymnasium
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from envs.wrappers import DistractorInstruction
+from envs.wrappers import DISTRACTOR, DistractorInstruction
 from vla_tune.evaluation import Cell, EpisodeRecord, evaluate_cell, policy_identity, success_row
 from vla_tune.evaluation.code import code_of
 from vla_tune.evaluation.environments import MakeEnv
@@ -36,6 +36,18 @@ def evaluate(cfg: DictConfig, trained: Trained, *, policy: str, task: str, folde
         make_env = partial(_misled, make_env)
     records = _records(cfg, trained, make_env, policy=policy, task=task, folder=folder, films=films)
     return success_row(policy=policy, task=task, records=records) | _outside_mass(records)
+
+
+def misleads(cfg: DictConfig, task: str) -> bool:
+    """Whether the environment tells an instruction for another thing in sight, which can be tried; says so if it does not."""
+    env: gymnasium.Env = build(cfg.env.make)(task=task)
+    try:
+        _, info = env.reset(seed=0)
+    finally:
+        env.close()
+    if DISTRACTOR not in info:
+        Console().print(f"A wrong instruction is not tried: the environment tells no info[{DISTRACTOR!r}].", markup=False)
+    return DISTRACTOR in info
 
 
 def evaluate_run(cfg: DictConfig, output: Path) -> float:

@@ -24,7 +24,7 @@ from vla_tune.models.sealed import seal
 from vla_tune.run.changes import resumption
 from vla_tune.run.check import CHECK_FILE, probed_run
 from vla_tune.run.costs import costs
-from vla_tune.run.evaluate import CELLS, evaluate, print_rows
+from vla_tune.run.evaluate import CELLS, evaluate, misleads, print_rows
 from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE, steps_of
 from vla_tune.run.objects import build, device_of, finished_adapter, forward_context, load_policy
 from vla_tune.run.opening import opened_run
@@ -172,7 +172,8 @@ def _evaluated(cfg: DictConfig, folder: Path) -> list[dict[str, Any]]:
     acted = (Path(cfg.model.folder) / CONTRACT_FILE).is_file()
     policies = {"base": load_policy(Path(cfg.model.folder), **options)} if acted else {}
     policies["fine_tuned"] = load_policy(folder, **options)
-    policies["wrong_instruction"] = policies["fine_tuned"]
+    if misleads(cfg, cfg.task):
+        policies["wrong_instruction"] = policies["fine_tuned"]
     remembered = [task for task in cfg.evaluation.remembered if task != cfg.task] if acted else []
     own, shared = folder / CELLS, folder.parent / "base" / CELLS  # every run of this base would play the same
     cells = [(name, cfg.task) for name in policies] + [(name, task) for task in remembered for name in ("base", "fine_tuned")]
