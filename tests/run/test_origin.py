@@ -47,6 +47,17 @@ def test_the_same_goes_on(run: Path, tiny_contract: Contract):
     assert not (run / CHANGES_FILE).exists()
 
 
+def test_a_run_from_before_names_goes_on_and_keeps_them_from_then_on(run: Path, tiny_contract: Contract):
+    body = tiny_contract.embodiment
+    first, last = body.action
+    names = (replace(first, names=("x", "y", "z")), replace(last, names=("suction",)))
+    named = replace(tiny_contract, embodiment=replace(body, action=names))
+    begin(run, named, ORIGIN, resume="same")
+    assert Contract.load(run) == named
+    with pytest.raises(ValueError, match=r"contract.embodiment: .* there, .* now"):
+        begin(run, tiny_contract, ORIGIN, resume="same")
+
+
 @pytest.mark.parametrize("key", OTHERS)
 def test_what_was_exchanged_is_named_before_anything_is_written(run: Path, tiny_contract: Contract, key: str):
     before = {name: (run / name).read_bytes() for name in (CONTRACT_FILE, ORIGIN_FILE)}

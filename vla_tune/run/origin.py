@@ -9,7 +9,7 @@ from vla_tune.evaluation.report import write_json
 from vla_tune.models.base import Checkpoint
 from vla_tune.run.changes import Change, check_changes, note
 from vla_tune.run.folder import ADAPTER_FOLDER, asset_named, shipped, steps_of
-from vla_tune.schema import Contract, content_hash
+from vla_tune.schema import Contract, content_hash, without_names
 
 ORIGIN_FILE = "origin.json"
 _SHORT, _MOST_BYTES = 12, 64 * 1024
@@ -102,6 +102,8 @@ def begin(folder: Path, contract: Contract, origin: Origin, *, resume: str | Non
 
 def _exchanged(folder: Path, contract: Contract, origin: Origin) -> list[Change]:
     before, known = Contract.load(folder), load_origin(folder)
+    if not any(group.names for group in before.embodiment.action):  # of version 2, which knew no names
+        contract = replace(contract, embodiment=without_names(contract.embodiment))
     names = [field.name for field in fields(Contract) if field.name not in _OTHERWISE_CHECKED]
     pairs = [(name, getattr(before, name), getattr(contract, name)) for name in names]
     changes = [Change(f"contract.{name}", _short(then), _short(now)) for name, then, now in pairs if then != now]

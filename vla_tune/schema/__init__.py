@@ -16,6 +16,7 @@ from vla_tune.schema.body import (
     Observation,
     dimension_names,
     same_rate,
+    without_names,
 )
 from vla_tune.schema.column import ColumnStatistics, Statistics
 from vla_tune.schema.contract import CONTRACT_FILE, CONTRACT_VERSION, BaseWeights, Contract, contract_from_record
@@ -60,4 +61,5 @@ __all__ = [
     "same_rate",
     "statistics_from_record",
     "to_record",
+    "without_names",
 ]

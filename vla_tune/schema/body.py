@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -104,6 +104,15 @@ class Observation:
 def dimension_names(groups: Iterable[Group]) -> list[str]:
     """A name for each dimension: that of the data set's column, else the group's with the place in it (`joints_0`)."""
     return [name for group in groups for name in group.names or _numbered(group)]
+
+
+def without_names(body: Embodiment) -> Embodiment:
+    """The same robot, whose dimensions nobody named."""
+
+    def bare(groups: tuple[Group, ...]) -> tuple[Group, ...]:
+        return tuple(replace(group, names=()) for group in groups)
+
+    return replace(body, state=bare(body.state), action=bare(body.action))
 
 
 def same_rate(one: float, other: float) -> bool:
