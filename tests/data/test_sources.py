@@ -117,3 +117,24 @@ def test_mistakes_are_named(body: Embodiment, image_folder: Path):
     other = to_record(body) | {"control_hz": 20}
     with pytest.raises(ValueError, match="20 Hz"):
         load_demonstrations(embodiment=other, sources=[source], weights=[1.0], chunks=CHUNKS, held_out=0.25, seed=0)
+
+
+def test_episodes_are_chosen_and_left_out(body: Embodiment, image_folder: Path):
+    chosen = Local(str(image_folder), episodes=[3, 0, 1], exclude=[1])
+    assert chosen.open(body, CHUNKS).episodes == (0, 3)
+    assert Local(str(image_folder), exclude=[0, 2]).open(body, CHUNKS).episodes == (1, 3)
+    with pytest.raises(ValueError, match=r"has no episodes \[9\]: it has 0\.\.3"):
+        Local(str(image_folder), exclude=[9]).open(body, CHUNKS)
+    with pytest.raises(ValueError, match=r"no episode of .* is selected"):
+        Local(str(image_folder), exclude=[0, 1, 2, 3]).open(body, CHUNKS)
+
+
+def test_a_dataset_of_the_hub_that_cannot_be_fetched_is_named(body: Embodiment, monkeypatch: pytest.MonkeyPatch):
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("Name or service not known\nand forty lines more")
+
+    monkeypatch.setattr("lerobot.datasets.lerobot_dataset.LeRobotDataset", unreachable)
+    with pytest.raises(OSError, match=r"'nobody/nothing' cannot be fetched \(Name or .*HF_HUB_OFFLINE=1.*data=folder") as caught:
+        Hub("nobody/nothing").open(body, CHUNKS)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is None

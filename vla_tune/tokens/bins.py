@@ -103,7 +103,9 @@ class BinTokenizer:
             ValueError: a value is NaN (the original would silently take it for 1.0).
         """
         if np.isnan(actions).any():
-            raise ValueError(f"actions hold NaN: {actions.tolist()}. Repair or exclude the episode.")
+            raise ValueError(
+                f"actions hold NaN: {actions.tolist()}. Repair the episode, or leave it out (data.sources.0.exclude=[...])."
+            )
         rows = self._rows(actions.shape[1])
         clipped = np.clip(actions.astype(np.float64), -1.0, 1.0)
         bins = np.stack([np.digitize(column, row) for column, row in zip(clipped.T, rows, strict=True)], axis=1)

@@ -22,7 +22,8 @@ def quantised(chunks: Float[np.ndarray, "*N T A"], scale: float) -> Int[np.ndarr
 
     if not np.isfinite(chunks).all():
         raise ValueError(
-            f"actions hold NaN or infinity: {chunks[~np.isfinite(chunks)][:3].tolist()}. Repair or exclude the episode."
+            f"actions hold NaN or infinity: {chunks[~np.isfinite(chunks)][:3].tolist()}. Repair the episode, or leave it out "
+            "(data.sources.0.exclude=[...])."
         )
     coefficients = np.asarray(dct(chunks.astype(np.float64), axis=-2, norm="ortho"))
     return np.rint(coefficients * scale).astype(np.int64)
