@@ -176,7 +176,7 @@ def test_a_hub_dataset_is_downloaded_by_lerobot(image_folder: Path, body: Embodi
     monkeypatch.setattr("lerobot.datasets.lerobot_dataset.LeRobotDataset", Downloaded)
     dataset = Demonstrations.from_hub("me/blocks", embodiment=body, chunks=ChunksByTimestamp(2), episodes=[1], revision="main")
     assert dataset.episodes == (1,)
-    assert asked == {"repo_id": "me/blocks", "episodes": [1], "revision": "main"}
+    assert asked == {"repo_id": "me/blocks", "episodes": [1], "revision": "main", "video_backend": video_backend()}
 
 
 def test_a_missing_folder(tmp_path: Path, body: Embodiment):

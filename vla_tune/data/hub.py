@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from vla_tune.data.videos import video_backend
+
 
 def downloaded(repo_id: str, *, revision: str | None, episodes: Sequence[int] | None) -> Path:
     """The folder of a dataset, downloaded by LeRobot unless it was before.
@@ -13,7 +15,8 @@ def downloaded(repo_id: str, *, revision: str | None, episodes: Sequence[int] | 
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     try:
-        return Path(LeRobotDataset(repo_id, episodes=None if episodes is None else list(episodes), revision=revision).root)
+        wanted = None if episodes is None else list(episodes)
+        return Path(LeRobotDataset(repo_id, episodes=wanted, revision=revision, video_backend=video_backend()).root)
     except Exception as error:  # the hub's client, its transport and LeRobot have exceptions of their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OSError(
