@@ -20,13 +20,14 @@ def test_a_signal_is_remembered_and_handlers_return(number: signal.Signals) -> N
 
 
 @pytest.mark.parametrize("first", STOPPING)
-def test_the_second_ctrl_c_stops_at_once(first: signal.Signals) -> None:
+def test_the_second_ctrl_c_stops_at_once(first: signal.Signals, capfd) -> None:
     with Interruption() as interruption:
         os.kill(os.getpid(), first)
         with pytest.raises(TrainingInterrupted, match="at once"):
             os.kill(os.getpid(), signal.SIGINT)
         assert interruption.requested
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert "Stopped at once; the last checkpoint stands" in capfd.readouterr().err
 
 
 def test_what_schedulers_send_may_come_twice() -> None:

@@ -41,9 +41,13 @@ class Interruption:
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             if number == signal.SIGINT:
+                _say("Stopped at once; the last checkpoint stands: the same command goes on from there.")
                 raise TrainingInterrupted("stopped at once; the last checkpoint stands")
             return
         self.requested = True
-        with suppress(OSError):  # the terminal that hung up takes no more text
-            # a print here may meet another one half done
-            os.write(2, b"\nStopping after this step; Ctrl-C once more to stop at once.\n")
+        _say("Stopping after this step; Ctrl-C once more to stop at once.")
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # the terminal that hung up takes no more text
+        os.write(2, f"\n{line}\n".encode())  # a print here may meet another one half done
