@@ -1,10 +1,13 @@
 import errno
 import shlex
 import socket
+import sys
+from pathlib import Path
 
+import hydra
 import pytest
 from hydra import compose, initialize
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from vla_tune.export import ParityError
 from vla_tune.run.errors import one_line_errors
@@ -12,6 +15,7 @@ from vla_tune.run.objects import build
 from vla_tune.training.interruption import TrainingInterrupted
 from vla_tune.training.non_finite import NonFiniteLossError
 
+CONF = Path(__file__).parents[2] / "conf"
 MISTAKES = [
     ValueError("rank=0\n  must be positive:   write 1"),
     FileNotFoundError("runs/x is missing"),
@@ -81,6 +85,38 @@ def test_what_lies_in_a_list_is_not_removed(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         one_line_errors(composed)("~data.embodiment.state.0.gripper")
     assert "set it to null, or write the whole list" in capsys.readouterr().err
+
+
+def job_with(*words: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words that a script's own function is started with, as Hydra starts it."""
+    monkeypatch.setattr(sys, "argv", ["scripts/doctor.py", *words])
+    reached = []
+
+    @one_line_errors
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="doctor")
+    @one_line_errors
+    def main(cfg: DictConfig) -> None:
+        reached.append(cfg)
+
+    main()
+    return reached
+
+
+def test_a_new_word_that_nobody_reads_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        job_with("+nonsense=1", monkeypatch=monkeypatch)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: +nonsense: nobody reads a key of that name")
+    for words in (["++nonsense=1"], ["+rest=openvla"], []):
+        assert job_with(*words, monkeypatch=monkeypatch)
+
+
+def test_what_an_error_brings_along_is_on_the_line(capsys: pytest.CaptureFixture[str]):
+    error = ValueError("no such task")
+    error.add_note("(The training is done.)")
+    with pytest.raises(SystemExit):
+        raising(error)()
+    assert capsys.readouterr().err == "error: no such task (The training is done.)\n"
 
 
 def test_a_word_that_is_no_override_is_named(capsys: pytest.CaptureFixture[str]):

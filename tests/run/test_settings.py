@@ -22,6 +22,7 @@ CONF = str(Path(__file__).parents[2] / "conf")
         ("schedule.warmup_steps=-1", r"schedule\.warmup_steps=-1"),
         ("validation.frames=-1", r"validation\.frames=-1"),
         ("horizon=0", "horizon=0"),
+        ("+logger.mine._target_=builtins.print", r"logger\.mine is none that a run writes to: choose jsonl or wandb"),
         ("model.attention=flash_attention_2", r"decoding=parallel needs more: choose model\.attention=sdpa"),
     ],
 )

@@ -29,3 +29,16 @@ def test_whatever_learned_goes_on(run_of, base: Path, configuration, name: str):
         start(adapter, model, str(run), base_hash="0" * 64)
     with pytest.raises(FileNotFoundError, match="is not finished"):
         start(adapter, model, str(base), base_hash=checkpoint.content_hash())
+
+
+def test_an_adapter_of_ours_goes_on_as_a_published_one(run_of, base: Path, configuration):
+    run = run_of("one", adapter="lora_r2", seed=1)
+    adapter = instantiate(configuration("train", "adapter=published", f"adapter.folder={run}/adapter").adapter)
+    checkpoint = OpenVLACheckpoint(str(base), base=adapter.base)
+    model, expected = checkpoint.load(device="cpu"), checkpoint.load(device="cpu")
+    adapter.attach(model)
+    start(adapter, model, None, base_hash=checkpoint.content_hash())
+    first = instantiate(configuration("train", "adapter=lora_r2").adapter)
+    first.attach(expected)
+    first.load(run / "adapter", expected, base_hash=checkpoint.content_hash())
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), expected.parameters(), strict=True))

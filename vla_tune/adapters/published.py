@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vla_tune.adapters.base import AdapterReport
 from vla_tune.adapters.changes import Changes
-from vla_tune.adapters.files import copy_tensors, open_tensors
+from vla_tune.adapters.files import copy_tensors, open_tensors, read_tensors
 from vla_tune.adapters.lora import Lora
 from vla_tune.adapters.lora_file import CONFIG_FILE, PREFIX, WEIGHTS_FILE, read_config
 from vla_tune.adapters.targets import full_names
@@ -61,7 +61,8 @@ class PublishedLora:
             ValueError: they belong to another base.
         """
         if self._names_its_base:
-            self.lora.load(Path(self.folder), model, base_hash=base_hash)
+            path = Path(self.folder) / WEIGHTS_FILE
+            read_tensors(path, self.lora.stored(model), base=self.base, base_hash=base_hash)
 
     def save(self, folder: Path, model: nn.Module, *, base_hash: str) -> None:
         """Write the adapter as `Lora` does."""

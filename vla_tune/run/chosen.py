@@ -97,6 +97,7 @@ def at_step(run: Path, step: int) -> Path:
         adapter.save(temporary / ADAPTER_FOLDER, model, base_hash=base.content_hash)
         replace(contract, base=base).save(temporary / ADAPTER_FOLDER)
         seal(temporary / ADAPTER_FOLDER)
+        seal(temporary / ADAPTER_FOLDER)
         if (run / KEPT_FILE).is_file():
             policy = policy_of(model, contract, checkpoint.processor, rows=1, device="cpu")
             Kept.of(policy.act, Kept.load(run).seen, contract).save(temporary)

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
@@ -52,16 +53,31 @@ def one_line_errors[**P, T](main: Callable[P, T]) -> Callable[P, T]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print over several lines
         try:
+            _refuse_unread_words()
             return main(*args, **kwargs)
         except TrainingInterrupted:
             sys.exit(130)
         except Exception as error:
             if not (isinstance(error, _MISTAKES) or _no_opengl(error)):
                 raise
-            print(f"error: {_line(error)}", file=sys.stderr)
+            print(f"error: {' '.join([_line(error), *getattr(error, '__notes__', [])])}", file=sys.stderr)
             sys.exit(2)
 
     return wrapped
+
+
+def _refuse_unread_words() -> None:
+    """Inside a job: a new key at the top of the configuration is one that nobody reads, most often a misspelt one.
+
+    Raises:
+        ValueError: there is one on the command line.
+    """
+    if not HydraConfig.initialized():
+        return
+    job = HydraConfig.get()
+    added = [word.removeprefix("+").partition("=")[0] for word in job.overrides.task if re.match(r"\+(?!\+)", word)]
+    if unread := [key for key in added if "." not in key and key.partition("@")[0] not in job.runtime.choices]:
+        raise ValueError(f"+{unread[0]}: nobody reads a key of that name (--cfg job shows the keys there are).")
 
 
 def _line(error: Exception) -> str:

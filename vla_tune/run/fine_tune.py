@@ -1,5 +1,7 @@
 """The main job: demonstrations -> adapter -> evaluation."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from vla_tune.run.changes import resumption
 from vla_tune.run.check import CHECK_FILE, probed_run
 from vla_tune.run.costs import costs
 from vla_tune.run.evaluate import CELLS, evaluate, misleads, print_rows
-from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE, steps_of
+from vla_tune.run.folder import ADAPTER_FOLDER, METRICS_FILE, RESULTS_FILE, quoted, steps_of
 from vla_tune.run.objects import build, device_of, finished_adapter, forward_context, load_policy
 from vla_tune.run.opening import opened_run
 from vla_tune.run.origin import begin, origin_of
@@ -46,7 +48,8 @@ def fine_tune(cfg: DictConfig, folder: Path, *, resume_command: str) -> float:
     with opened_run(cfg, folder):
         if not (folder / RESULTS_FILE).is_file():
             result = _trained(cfg, folder, resume_command=resume_command)
-            rows, spent = _evaluated(cfg, folder), costs(cfg, folder)
+            with _after_training(folder):
+                rows, spent = _evaluated(cfg, folder), costs(cfg, folder)
             unit = Contract.load(folder).embodiment.action_units[0]
             plot_log(folder / METRICS_FILE, folder / "loss.png", error_unit=unit, title=folder.name)
             plot_success(rows, folder / "success.png", title=folder.name)
@@ -54,6 +57,16 @@ def fine_tune(cfg: DictConfig, folder: Path, *, resume_command: str) -> float:
         if not (folder / CHECK_FILE).is_file():  # after the results, which a probe that fails must not cost
             probed_run(cfg, folder)
         return report(folder)
+
+
+@contextmanager
+def _after_training(folder: Path) -> Iterator[None]:
+    """What fails here has lost nothing: the message says how to go on."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"(The training is done and kept: correct this, and go on with hydra.run.dir={quoted(str(folder))}.)")
+        raise
 
 
 def report(folder: Path) -> float:

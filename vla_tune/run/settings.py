@@ -10,12 +10,13 @@ from vla_tune.run.objects import build
 from vla_tune.training.settings import check_alone, check_number, check_settings, check_whole
 
 _PRECISIONS = ("bf16", "fp32")
+_LOGGERS = ("jsonl", "wandb")
 _LARGEST_RATE = 1.0
 """Adam moves every number by about the learning rate in each step: more than 1 destroys any model at once."""
 
 
 def check_training(cfg: DictConfig) -> None:
-    """Types and ranges of what trains: `training`, `validation`, `seed`, `horizon`, `precision`, `optimizer` and `schedule`.
+    """Types and ranges of what trains: `training`, `validation`, `seed`, `horizon`, `precision`, `optimizer`, `schedule`, `logger`.
 
     Raises:
         ValueError: a key has a value that it cannot have; the message names both.
@@ -31,6 +32,8 @@ def check_training(cfg: DictConfig) -> None:
     for name in ("learning_rate", "lr"):
         if name in cfg.optimizer:
             check_number(f"optimizer.{name}", cfg.optimizer[name], most=_LARGEST_RATE)
+    if other := sorted(set(cfg.logger) - set(_LOGGERS)):
+        raise ValueError(f"logger.{other[0]} is none that a run writes to: choose {' or '.join(_LOGGERS)}.")
     decoding = decoding_of(build(cfg.head))
     if cfg.model.get("attention") == "flash_attention_2" and decoding != "autoregressive":
         raise ValueError(
