@@ -23,6 +23,7 @@ from vla_tune.heads.decoding import Constrained, Decoder
 from vla_tune.run.chosen import chosen_run, step_in
 from vla_tune.run.folder import RESULTS_FILE
 from vla_tune.run.objects import Trained, build, device_of, load_policy
+from vla_tune.run.proof import check_contract_of
 
 CELLS = "evaluation"
 FILMS = "films"
@@ -57,6 +58,7 @@ def evaluate_run(cfg: DictConfig, output: Path) -> float:
     """
     folder = chosen_run(cfg, Path(cfg.run))
     loaded = load_policy(folder, rows=cfg.evaluation.rows, device=device_of(cfg))
+    check_contract_of(folder, loaded.policy.contract)
     trained = decoding_with(build(cfg.decoding), replace(loaded, policy=replace(loaded.policy, launch=build(cfg.launch))))
     policy = "fine_tuned" if len(trained.folders) > 1 else folder.name
     row = evaluate(cfg, trained, policy=policy, task=cfg.task, folder=folder / CELLS, films=True)

@@ -26,6 +26,7 @@ from vla_tune.run.chosen import chosen_run, step_in
 from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, RESULTS_FILE, load_config
 from vla_tune.run.merge import base_of, dtype_of
 from vla_tune.run.objects import HF_FOLDER, build, load_policy
+from vla_tune.run.proof import check_contract_of
 from vla_tune.run.recorded import observation_in, recorded_frames
 from vla_tune.run.serve import alone
 from vla_tune.run.stored import BASE_FOLDER, adapter_of, checkpoint_of, data_of
@@ -51,6 +52,7 @@ def export_run(cfg: DictConfig) -> PathReport:
     """
     run, destination = chosen_run(cfg, Path(cfg.run)), Path(cfg.to)
     trained, contract = load_config(run), Contract.load(run)
+    check_contract_of(run, contract)
     with new_folder(destination) as temporary:
         form, weights = _write_policy(cfg, run, temporary, contract)
         contract.save(temporary)

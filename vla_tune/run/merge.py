@@ -16,6 +16,7 @@ from vla_tune.models.four_bits import FOUR_BITS
 from vla_tune.run.chosen import chosen_run, step_in
 from vla_tune.run.folder import ADAPTER_FOLDER
 from vla_tune.run.objects import build
+from vla_tune.run.proof import check_contract_of
 from vla_tune.run.stored import adapter_of, checkpoint_of
 from vla_tune.schema import Contract
 
@@ -27,12 +28,14 @@ def merge_run(cfg: DictConfig) -> Report:
         ParityError: the merged policy acts differently; nothing is written.
     """
     run, destination = chosen_run(cfg, Path(cfg.run)), Path(cfg.to)
+    contract = Contract.load(run)
+    check_contract_of(run, contract)
     report = merge(
         destination,
         base=base_of(checkpoint_of(run), cfg.base),
         adapter=adapter_of(run),
         adapter_folder=run / ADAPTER_FOLDER,
-        contract=Contract.load(run),
+        contract=contract,
         check=build(cfg.gate).prepare(run),
         dtype=dtype_of(cfg.dtype),
         rank=cfg.rank,

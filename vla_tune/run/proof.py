@@ -10,6 +10,20 @@ from vla_tune.schema import Contract
 _log = logging.getLogger(__name__)
 
 
+def check_contract_of(folder: Path, contract: Contract) -> None:
+    """Refuse a contract that is not the one by which the frames that lie in the folder were acted on, where there are any.
+
+    Raises:
+        ValueError: the contract was edited since; the fields are named.
+    """
+    trained = Kept.load(folder).contract if (folder / KEPT_FILE).is_file() else None
+    if trained is not None and (other := contract.differences(trained)):
+        raise ValueError(
+            f"{folder}: its contract is not that of training: {'; '.join(other[:3])}. It was edited: take the contract.json of the "
+            "training run again."
+        )
+
+
 def proof(act: Act, contract: Contract, folder: Path, *, unproved: bool) -> list[Finding]:
     """What a policy does on the frames that lie in its folder, held against what it did on them in training.
 
