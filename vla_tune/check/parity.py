@@ -37,6 +37,19 @@ class Tolerance:
     """Smallest share of what training gained in the loss on held-out frames; quantising a merged policy again kept 39 %."""
     loss_noise: float = 0.002
     """A difference in that loss which rounding makes whatever was gained: after a few steps 1 % of the gain is less."""
+    tie_drift: float = 0.004
+    """Drift (`Losses.drift`), as a share of what training did to the same labels, up to which values that differ are near-ties. Of
+    right merges of four robots and heads it was 0.001 to 0.0025, of merges with another scale (10 %), without one layer's adapter,
+    in 4 bits again or onto the original base 0.006 to 0.8."""
+    tie_agreement: float = 0.9
+    """Smallest share of the same or neighbouring values where those that differ are near-ties: which of them tip is a matter of
+    rounding. A right merge had 0.97."""
+    tie_error: float = 0.05
+    """Largest mean action error of a dimension there, as a share of its range."""
+    drift: float = 0.006
+    """Largest drift, as a share of what training did."""
+    drift_noise: float = 0.03
+    """Drift that rounding to bfloat16 may make whatever training did; of right merges it was up to 0.014."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +59,16 @@ class Losses:
     base: float
     live: float
     merged: float
+    drift: float | None = None
+    """Median over the labels of |merged - live|: the mean loss is flat where training ended, this shows every change."""
+    effect: float | None = None
+    """Median over the labels of |base - live|: what training did."""
+
+    @classmethod
+    def of(cls, base: Float[np.ndarray, " N"], live: Float[np.ndarray, " N"], merged: Float[np.ndarray, " N"]) -> "Losses":
+        """From the loss of each label."""
+        means = {"base": float(base.mean()), "live": float(live.mean()), "merged": float(merged.mean())}
+        return cls(**means, drift=float(np.median(np.abs(merged - live))), effect=float(np.median(np.abs(base - live))))
 
     @property
     def gain_kept(self) -> float | None:
@@ -55,13 +78,26 @@ class Losses:
 
     def kept(self, tolerance: Tolerance) -> bool:
         """Whether enough of the gain is kept, or no more is lost than rounding may."""
+        if not np.isfinite([self.base, self.live, self.merged]).all():
+            return False
         gained, lost = self.base - self.live, self.merged - self.live
-        return gained <= 0 or lost <= max((1 - tolerance.gain_kept) * gained, tolerance.loss_noise)
+        enough = gained <= 0 or lost <= max((1 - tolerance.gain_kept) * gained, tolerance.loss_noise)
+        return enough and (self.drift is None or self.drift <= self._allowed(tolerance))
+
+    def ties(self, tolerance: Tolerance) -> bool:
+        """Whether values that differ can only be near-ties, for the labels' losses are those of the live policy."""
+        return self.drift is not None and self.effect is not None and self.drift <= tolerance.tie_drift * self.effect
+
+    def _allowed(self, tolerance: Tolerance) -> float:
+        return max(tolerance.drift * (self.effect or 0.0), tolerance.drift_noise)
 
     def __str__(self) -> str:
         """In one line."""
         kept = "nothing was gained" if self.gain_kept is None else f"{self.gain_kept:.2%} of the gain is kept"
-        return f"held-out loss: base {self.base:.4f}, live {self.live:.4f}, merged {self.merged:.4f}; {kept}"
+        drift = (
+            "" if self.drift is None else f"; a label moved by {self.drift:.2g} (median; training moved it by {self.effect:.2g})"
+        )
+        return f"held-out loss: base {self.base:.4f}, live {self.live:.4f}, merged {self.merged:.4f}; {kept}{drift}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +127,23 @@ class ParityReport:
         """Whether all numbers are within the tolerance."""
         errors = zip(self.mean_error, self.allowed_mean_error, strict=True)
         return (
-            self.token_agreement >= self.tolerance.token_agreement
+            self.token_agreement >= self.allowed_agreement
             and all(error <= allowed for error, allowed in errors)
             and (self.losses is None or self.losses.kept(self.tolerance))
         )
+
+    @property
+    def allowed_agreement(self) -> float:
+        """Smallest share of the same or neighbouring values."""
+        ties = self.losses is not None and self.losses.ties(self.tolerance)
+        return min(self.tolerance.token_agreement, self.tolerance.tie_agreement) if ties else self.tolerance.token_agreement
 
     def __str__(self) -> str:
         """The verdict and its numbers."""
         verdict = "merged policy acts as the live one" if self.passed else "merged policy does NOT act as the live one"
         head = (
             f"{verdict}, {self.observations} observations: values the same or neighbours {self.token_agreement:.4f} (at least "
-            f"{self.tolerance.token_agreement}), the same {self.exact_agreement:.4f}"
+            f"{self.allowed_agreement}), the same {self.exact_agreement:.4f}"
         )
         rows = zip(self.dimensions, self.mean_error, self.allowed_mean_error, self.max_error, strict=True)
         lines = [f"  {name}: mean error {mean:.3g} (at most {limit:.3g}), largest {most:.3g}" for name, mean, limit, most in rows]
@@ -165,15 +207,15 @@ def compared(
     return ParityReport(observations=len(codes), **shares, **nothing, tolerance=tolerance, losses=losses)
 
 
-def held_out_loss(policy: LocalPolicy, frames: Sequence[dict], *, rows: int = 16) -> float:
-    """Mean loss per label of recorded `frames`, as they come from a dataset."""
+def held_out_losses(policy: LocalPolicy, frames: Sequence[dict], *, rows: int = 16) -> Float[np.ndarray, " N"]:
+    """The loss of each label of recorded `frames`, as they come from a dataset."""
     losses: list[torch.Tensor] = []
     samples = [policy.pipeline(frame) for frame in frames]
     with evaluating(policy.model), torch.inference_mode(), policy.precision():
         for start in range(0, len(samples), rows):
             batch = collate(samples[start : start + rows], pad_id=policy.pad_id).to(device_of(policy.model))
             losses.append(policy.head.loss(policy.model, batch).per_label.float().cpu())
-    return torch.cat(losses).mean().item()
+    return torch.cat([each.flatten() for each in losses]).numpy()
 
 
 def _report(
@@ -187,10 +229,15 @@ def _report(
         dimensions=_dimensions(contract.embodiment.action),
         mean_error=tuple(error.mean(axis=(0, 1)).tolist()),
         max_error=tuple(error.max(axis=(0, 1)).tolist()),
-        allowed_mean_error=tuple(_limits(contract, tolerance.mean_error, codes=1.0).tolist()),
+        allowed_mean_error=tuple(_limits(contract, _allowed_error(tolerance, losses), codes=1.0).tolist()),
         tolerance=tolerance,
         losses=losses,
     )
+
+
+def _allowed_error(tolerance: Tolerance, losses: Losses | None) -> float:
+    ties = losses is not None and losses.ties(tolerance)
+    return max(tolerance.mean_error, tolerance.tie_error) if ties else tolerance.mean_error
 
 
 def _finite(chunks: Float[np.ndarray, "N T A"], name: str) -> Float[np.ndarray, "N T A"]:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from vla_tune.check.layer_parity import LayerReport, layer_parity
-from vla_tune.check.parity import Losses, ParityReport, Tolerance, Witness, compared, held_out_loss, witness
+from vla_tune.check.parity import Losses, ParityReport, Tolerance, Witness, compared, held_out_losses, witness
 from vla_tune.run.folder import ADAPTER_FOLDER
 from vla_tune.run.objects import checkpoint_in, load_base, load_policy, unprobed_policy
 from vla_tune.run.recorded import observation_in, recorded_frames, recorded_observations
@@ -28,14 +30,14 @@ class PolicyGate:
         """What checks a folder that was merged from `run`."""
         frames = recorded_frames(data_of(run), count=self.observations)
         body = Contract.load(run).embodiment
-        base = held_out_loss(load_base(run, rows=_ROWS, device="cpu"), frames)
+        base = held_out_losses(load_base(run, rows=_ROWS, device="cpu"), frames)
         live = load_policy(run, rows=_ROWS, device="cpu").policy
         said = witness(live, [observation_in(frame, body) for frame in frames])
-        return partial(self._check, said, frames, base, held_out_loss(live, frames))
+        return partial(self._check, said, frames, base, held_out_losses(live, frames))
 
-    def _check(self, said: Witness, frames: list[dict], base: float, live: float, folder: Path) -> ParityReport:
+    def _check(self, said: Witness, frames: list[dict], base: np.ndarray, live: np.ndarray, folder: Path) -> ParityReport:
         merged = load_policy(folder, rows=_ROWS, device="cpu").policy
-        losses = Losses(base=base, live=live, merged=held_out_loss(merged, frames))
+        losses = Losses.of(base, live, held_out_losses(merged, frames))
         return compared(said, merged, contract=merged.contract, tolerance=self.tolerance, losses=losses)
 
 
