@@ -13,7 +13,8 @@ from vla_tune.run.check import CHECK_FILE, _environment, check, probed_run
 from vla_tune.run.serve import _policies, serve
 
 LEARNED = ["adapter", "live policy", "gripper", "scale", "training frames"]
-PROBES = ["replay", "statistics", "chunk settings", *LEARNED, "image", "instruction", "proprioception", "range", "control rate"]
+FIRST, LAST = ["replay", "statistics", "chunk settings", "contract", "numbers"], ["range", "control rate"]
+PROBES = [*FIRST, *LEARNED, "image", "instruction", "proprioception", *LAST]
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +45,9 @@ def test_after_training_a_run_is_examined_and_frames_are_kept(run):
 
 
 def test_it_says_which_probes_failed_and_writes_all_of_them(run, configuration):
-    with pytest.raises(CheckFailedError, match=r"of 13 probes failed: statistics"):
+    with pytest.raises(CheckFailedError, match=r"of 15 probes failed: statistics"):
         check(configuration("check", f"run={run}", "frames=3", "device=cpu"))
-    assert len(json.loads((run / CHECK_FILE).read_text())) == 13
+    assert len(json.loads((run / CHECK_FILE).read_text())) == 15
     with pytest.raises(ValueError, match="neither a run nor a policy is named"):
         check(configuration("check"))
 
