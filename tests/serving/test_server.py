@@ -322,7 +322,6 @@ FRAMES = {
     "pongs": b"\x8a\x80\0\0\0\0" * 200,
     "pieces of a message": b"\x02\x81\0\0\0\0a" + b"\x00\x81\0\0\0\0a" * 200,
     "empty pieces": b"\x02\x80\0\0\0\0" + b"\x00\x80\0\0\0\0" * 200,
-    "messages": b"\x82\x81\0\0\0\0\x80" * 200,
 }
 
 
