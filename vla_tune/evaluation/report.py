@@ -49,7 +49,11 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
     Raises:
         ValueError: a number is NaN or infinite, which JSON cannot say.
     """
-    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    write_whole(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text; the file appears under its name only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(text)

@@ -17,6 +17,7 @@ from vla_tune.check.kept import KEPT_FRAMES, Kept, keeps_its_actions
 from vla_tune.check.probes import Case, examine
 from vla_tune.check.replay import replay
 from vla_tune.data.sources import Data
+from vla_tune.evaluation.report import write_whole
 from vla_tune.policy import LocalPolicy, Policy
 from vla_tune.run.acting import acting, is_address
 from vla_tune.run.chosen import chosen_run
@@ -90,8 +91,7 @@ def require(findings: Sequence[Finding]) -> None:
 
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:
     """As JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([asdict(finding) for finding in findings], indent=1) + "\n")
+    write_whole(path, json.dumps([asdict(finding) for finding in findings], indent=1) + "\n")
 
 
 def _alone(cfg: DictConfig) -> list[Finding]:

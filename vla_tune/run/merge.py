@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from vla_tune.check.kept import KEPT_FILE
+from vla_tune.evaluation.report import write_whole
 from vla_tune.export import Report, merge
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.four_bits import FOUR_BITS
@@ -44,7 +45,7 @@ def merge_run(cfg: DictConfig) -> Report:
     Console().print(f"{report}\nWritten to {destination}", highlight=False, soft_wrap=True)
     if cfg.json:
         record = asdict(report) | {"passed": report.passed, "step": step_in(run)}  # pyright: ignore[reportArgumentType]
-        Path(cfg.json).write_text(json.dumps(record, indent=1) + "\n")
+        write_whole(Path(cfg.json), json.dumps(record, indent=1) + "\n")
     return report
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from vla_tune.evaluation.comparison import base_rows, compared, comparison_markdown, plot_comparison
 from vla_tune.evaluation.plots import plot_sweep
-from vla_tune.evaluation.report import read_results, write_json, write_results
+from vla_tune.evaluation.report import read_results, write_json, write_results, write_whole
 from vla_tune.run.evaluate import print_rows
 from vla_tune.run.folder import RESULTS_FILE, folder_name
 
@@ -37,7 +37,7 @@ class SweepTable(Callback):
         folder = Path(os.environ[_VARIABLE])
         folder.mkdir(parents=True, exist_ok=True)
         lines = [config.hydra.runtime.output_dir, *config.hydra.overrides.task]
-        (folder / f"{config.hydra.job.num:04d}.job").write_text("\n".join(lines) + "\n")
+        write_whole(folder / f"{config.hydra.job.num:04d}.job", "\n".join(lines) + "\n")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Write and print the table."""
@@ -72,7 +72,7 @@ def _compare(jobs: Sequence[Sequence[str]], folder: Path) -> None:
     rows = compared(runs)
     rows = [*base_rows(next(iter(runs.values()))[0]), *rows]
     text = comparison_markdown(rows, choice=choice)
-    (folder / "table.md").write_text(text)
+    write_whole(folder / "table.md", text)
     write_json(folder / RESULTS_FILE, {"choice": choice, "rows": rows})
     plot_comparison(rows, folder / "plot.png", choice=choice, title=folder.name)
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
