@@ -24,7 +24,7 @@ from vla_tune.training.loop import CHECKPOINTS
 # The logits of random weights are nearly flat: rounding tips more of their near-ties, between bins further apart.
 LENIENT = ["tolerance.token_agreement=0.7", "tolerance.mean_error=0.2"]
 
-ANYTHING = ["tolerance.token_agreement=0.0", "tolerance.mean_error=10.0"]
+ANYTHING = ["tolerance.token_agreement=0.0", "tolerance.mean_error=10.0", "tolerance.drift_noise=10.0"]
 
 
 pytestmark = pytest.mark.usefixtures("ordinary_signals")

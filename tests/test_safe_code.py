@@ -22,7 +22,7 @@ def problems(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (f"import {alias.name}" for alias in node.names if alias.name.partition(".")[0] in MODULES)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in MODULES:
-            yield f"from {node.module} import"
+            yield from (f"from {node.module} import {alias.name}" for alias in node.names if not alias.name.endswith("Error"))
         elif isinstance(node, ast.ImportFrom) and node.module in ("torch", "numpy", "yaml"):
             yield from (f"from {node.module} import {alias.name}" for alias in node.names if (node.module, alias.name) in LOADERS)
         elif isinstance(node, ast.Call):

@@ -41,7 +41,7 @@ def test_a_folder_is_a_source(body: Embodiment, image_folder: Path):
 def test_a_repository_is_pinned_and_downloaded_by_lerobot(body: Embodiment, image_folder: Path, monkeypatch: pytest.MonkeyPatch):
     asked = []
 
-    def download(repo_id: str, *, episodes: list[int] | None, revision: str | None) -> SimpleNamespace:
+    def download(repo_id: str, *, episodes: list[int] | None, revision: str | None, video_backend: str) -> SimpleNamespace:
         asked.append((repo_id, episodes, revision))
         return SimpleNamespace(root=image_folder)
 

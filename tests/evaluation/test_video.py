@@ -24,7 +24,7 @@ def see(width: int = 64, instruction: str = "lift the red block") -> Observation
 
 
 def test_chosen_episodes_are_filmed_with_their_outcome(line, walker, body, tmp_path):
-    film = Film(tmp_path, {0, 3}, frames_per_second=10)
+    film = Film(tmp_path, {0, 3}, frames_per_second=10.0)
     records = rollout(
         walker, line, suite="s", task="walk", episodes=5, seed=0, embodiment=body, execution=OpenLoop(), num_envs=2, watcher=film
     )
@@ -38,7 +38,7 @@ def test_chosen_episodes_are_filmed_with_their_outcome(line, walker, body, tmp_p
 
 
 def test_a_film_plays_everywhere(tmp_path):
-    write_video(tmp_path / "film.mp4", [np.zeros((48, 64, 3), np.uint8)] * 20, frames_per_second=5)
+    write_video(tmp_path / "film.mp4", [np.zeros((48, 64, 3), np.uint8)] * 20, frames_per_second=5.0)
     with av.open(str(tmp_path / "film.mp4")) as container:
         stream = container.streams.video[0]
         assert stream.codec_context.name in ("h264", "mpeg4")
@@ -49,7 +49,7 @@ def test_a_film_plays_everywhere(tmp_path):
 
 def test_nothing_cannot_be_filmed(tmp_path):
     with pytest.raises(ValueError, match="no frames"):
-        write_video(tmp_path / "film.mp4", [], frames_per_second=5)
+        write_video(tmp_path / "film.mp4", [], frames_per_second=5.0)
 
 
 @pytest.mark.parametrize("width", [63, 64])

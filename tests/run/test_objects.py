@@ -1,6 +1,6 @@
 """A run is loaded with its adapter, or not at all."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import pytest
 from vla_tune.run.objects import load_base, load_policy
 from vla_tune.run.recorded import observation_in
 from vla_tune.run.shared import load_shared
+from vla_tune.schema import Contract
 
 
 def test_a_run_acts_otherwise_than_its_base(run_of, frames, tiny_contract):
@@ -34,10 +35,9 @@ def test_an_adapter_of_another_run_is_refused(run_of):
 
 def test_an_adapter_of_another_base_is_refused(run_of):
     run = run_of("one", adapter="lora_r2", seed=1)
-    path = run / "adapter" / "contract.json"
-    record = json.loads(path.read_text())
-    record["base"]["content_hash"] = "0" * 64
-    path.write_text(json.dumps(record))
+    path, own = run / "adapter" / "contract.json", Contract.load(run / "adapter")
+    assert own.base is not None
+    replace(own, base=replace(own.base, content_hash="0" * 64)).save(path.parent)
     with pytest.raises(ValueError, match="use the base folder of its training run"):
         load_policy(run, rows=1, device="cpu")
     path.unlink()

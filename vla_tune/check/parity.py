@@ -30,9 +30,9 @@ class Tolerance:
     token_agreement: float = 0.98
     """Smallest share of action values that are the same or neighbours."""
     neighbour: float = 0.016
-    """How far neighbours are, of the range of an action: four of 255 bins; at least two codes, where it never moved."""
+    """How far neighbours are, of the range of an action: four of 255 bins; at least two codes, where it is not scaled."""
     mean_error: float = 0.01
-    """Largest mean action error of a dimension, as a share of its range; at least one code, where it never moved."""
+    """Largest mean action error of a dimension, as a share of its range; at least one code, where it is not scaled."""
     gain_kept: float = 0.99
     """Smallest share of what training gained in the loss on held-out frames; quantising a merged policy again kept 39 %."""
     loss_noise: float = 0.002
@@ -251,7 +251,7 @@ def _dimensions(groups: Sequence[Group]) -> tuple[str, ...]:
 
 
 def _limits(contract: Contract, share: float, *, codes: float) -> Float[np.ndarray, " A"]:
-    """A share of what [-1, 1] stands for in robot units, or of the reach of an unscaled dimension; at least some codes."""
+    """A share of what [-1, 1] stands for in robot units; of an unscaled dimension, of its reach, and at least some codes."""
     column, extents = contract.statistics.action, Extents.of(contract)
     low, high = Scale(column).bounds
-    return np.maximum(share * np.where(column.mask, high - low, extents.reach), codes * extents.code)
+    return np.where(column.mask, share * (high - low), extents.slack(share, codes=codes))

@@ -1,12 +1,12 @@
 """Processes that prepare batches: they start clean, are deaf to what stops a run, and are missed where nothing is half done."""
 
 import multiprocessing
-import pickle
 import signal
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import connection, resource_tracker
+from pickle import PicklingError
 from types import FrameType
 from typing import Any
 
@@ -47,7 +47,7 @@ def _begun(loader: DataLoader[Any]) -> Iterator[Any]:
     try:
         with _deaf_children():
             return iter(loader)
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
+    except (PicklingError, TypeError, AttributeError) as error:
         raise ValueError(f"these samples cannot be sent to worker processes ({error}): use training.workers=0.") from error
 
 
