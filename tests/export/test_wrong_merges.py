@@ -1,4 +1,4 @@
-"""Of a robot that is not the tabletop: the gate lets the right merge pass, and none that is wrong."""
+"""Of robots that are not the tabletop: the gate lets the right merge pass, and none that is wrong."""
 
 from dataclasses import replace
 from functools import partial
@@ -37,6 +37,10 @@ def group(name: str, dimension: int, normalization: str, gripper: Gripper | None
 
 ROBOTS = {
     "an arm whose gripper never moves": (group("joints", 6, "quantile"), group("gripper", 1, "none", SUCTION)),
+    "two arms": (
+        *(group("left", 6, "min_max"), group("left_gripper", 1, "none", SUCTION)),
+        *(group("right", 6, "quantile"), group("right_gripper", 1, "none", SUCTION)),
+    ),
 }
 
 
