@@ -229,3 +229,11 @@ def test_another_word_is_refused(tmp_path: Path):
     begun(tmp_path)
     with pytest.raises(ValueError, match="resume='chnaged': choose same, or changed"):
         open_run(config(seed=1, resume="chnaged"), tmp_path)
+
+
+@pytest.mark.parametrize("notes", ["{", "[1]", '{"changes": [1]}', '{"changes": [{"step": "2"}]}', "[" * 100_000])
+def test_damaged_notes_are_one_line(tmp_path: Path, notes: str):
+    begun(tmp_path)
+    (tmp_path / CHANGES_FILE).write_text(notes)
+    with pytest.raises(ValueError, match=r"changes\.json (is|holds)"):
+        resumption(tmp_path)

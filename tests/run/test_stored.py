@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from vla_tune.models.openvla import OpenVLACheckpoint
+from vla_tune.run.chosen import chosen_run
 from vla_tune.run.folder import asset, load_config, task_of
 from vla_tune.run.objects import load_base, load_policy
+from vla_tune.run.opening import opened_run
 from vla_tune.run.shared import load_shared
 from vla_tune.run.stored import OPTIONS, adapter_of, checkpoint_of, data_of, environment_of, loading
 
@@ -195,3 +198,37 @@ def test_every_option_can_be_read_back_and_exists():
     for name in listed:
         module, _, attribute = name.rpartition(".")
         assert callable(getattr(import_module(module), attribute))
+
+
+NAMES = (
+    ".lock",
+    "contract.json",
+    "metrics.jsonl",
+    "origin.json",
+    "results.json",
+    "probe.safetensors",
+    "steps",
+    "checkpoints",
+    "films",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_link_in_a_run_leads_nowhere_to_be_read_or_written(stranger: Stranger, tmp_path: Path, name: str):
+    """Whether it is resumed, loaded, evaluated, merged or exported."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "key").write_text("a secret")
+    run = stranger.write()
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(mine / "key" if "." in name else mine)
+    choice = OmegaConf.create({"use": None, "step": None, "model": {"folder": None}})
+
+    def resumed(run: Path) -> None:
+        with opened_run(OmegaConf.create({"model": MODEL}), run):
+            pytest.fail("it was opened")
+
+    for way in (resumed, load_config, WAYS["load_policy"], lambda run: chosen_run(choice, run)):
+        with pytest.raises(ValueError, match=f"{name} is a link that leads out"):
+            way(run)
+    assert [(path.name, path.read_text()) for path in mine.iterdir()] == [("key", "a secret")]

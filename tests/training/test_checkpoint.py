@@ -275,3 +275,16 @@ def test_a_save_makes_no_second_copy_of_the_model(tmp_path: Path) -> None:
     folder.save(Checkpoint(step=2, trained=tensors, optimizer_tensors=tensors, optimizer_record={}, state={}))
     assert peak_bytes(cpu) - before < 3 * one
     assert torch.equal(folder.load(2).optimizer_tensors["layer.15"], tensors["layer.15"])
+
+
+@pytest.mark.parametrize(
+    "state", ['{"best_step": "../../x"}', '{"best_step": [1]}', '{"best_step": 1e400}', "[1]", "[" * 100_000, "{"]
+)
+def test_a_state_that_makes_no_sense_is_one_line(tmp_path: Path, state: str) -> None:
+    folder = CheckpointFolder(tmp_path, keep_last=1)
+    (tmp_path / "step_000002").mkdir()
+    (tmp_path / "step_later").mkdir()
+    (tmp_path / "step_000002" / "state.json").write_text(state)
+    assert folder.steps() == [2]
+    with pytest.raises(ValueError, match=r"state\.json (has best_step=|is missing or damaged)"):
+        folder.best()

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from vla_tune.models.files import read_record
+from vla_tune.models.plain_folder import plain
 
 SEAL_FILE = "sha256.json"
 _DECIDE = (
@@ -34,8 +35,9 @@ def unbroken(folder: Path) -> Path:
     """`folder`, whose files are those that were written; one that others published has no seal, and is taken as it is.
 
     Raises:
-        ValueError: a file was changed, added or taken away since.
+        ValueError: a file was changed, added or taken away since, or a link leads out of the folder.
     """
+    plain(folder)
     if not (folder / SEAL_FILE).is_file():
         return folder
     noted = read_record(folder / SEAL_FILE, "which files were written")

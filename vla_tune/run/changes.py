@@ -1,6 +1,5 @@
 """What of a run's configuration may change when it goes on, and the note that is kept of it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from vla_tune.evaluation.report import write_json
 from vla_tune.run.folder import asset_named, steps_of
+from vla_tune.schema import read_object
 from vla_tune.training.resumption import Changed, Exact, Resumption
 
 CHANGES_FILE = "changes.json"
@@ -111,7 +111,7 @@ def note(folder: Path, changes: Sequence[Change], *, step: int, schedule: str = 
         "as_if_begun_with_it": exact,
     }
     path = folder / CHANGES_FILE
-    notes = json.loads(path.read_text())["changes"] if path.is_file() else []
+    notes = _notes(path) if path.is_file() else []
     if record not in notes:
         write_json(path, {"changes": [*notes, record]})
 
@@ -119,8 +119,15 @@ def note(folder: Path, changes: Sequence[Change], *, step: int, schedule: str = 
 def resumption(folder: Path) -> Resumption:
     """How the training in `folder` goes on: with what was noted since its last checkpoint, or with the same bits."""
     done, path = steps_of(folder), folder / CHANGES_FILE
-    notes = json.loads(path.read_text())["changes"] if done and path.is_file() else []
+    notes = _notes(path) if done and path.is_file() else []
     return Changed() if any(note["step"] == done[-1] for note in notes) else Exact()
+
+
+def _notes(path: Path) -> list[dict[str, Any]]:
+    notes = read_object(path).get("changes")
+    if not isinstance(notes, list) or not all(isinstance(note, dict) and type(note.get("step")) is int for note in notes):
+        raise ValueError(f"{path} holds no notes of changes: copy the run again.")
+    return notes
 
 
 def _way_out(refused: Sequence[Change], resume: Any) -> str:

@@ -1,7 +1,6 @@
 """Which state of a run a command is about: its last, its best, or that of a step; also of a run that is not finished."""
 
 import hashlib
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,8 @@ from rich.console import Console
 from vla_tune.check.kept import KEPT_FILE, Kept
 from vla_tune.evaluation.report import write_json
 from vla_tune.models.files import new_folder
+from vla_tune.models.notes import read_note
+from vla_tune.models.plain_folder import plain
 from vla_tune.models.sealed import seal
 from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, EARLIER, earlier_steps, step_folder, steps_of
 from vla_tune.run.objects import policy_of
@@ -34,7 +35,7 @@ def chosen_run(cfg: DictConfig, run: Path) -> Path:
     """
     if cfg.model.folder is not None:
         say_base(run, Path(cfg.model.folder), checkpoint_of(run, folder=Path(cfg.model.folder)))
-    step = wanted_step(run, use=cfg.use, step=cfg.step)
+    step = wanted_step(plain(run), use=cfg.use, step=cfg.step)
     if step is None:
         return run
     Console().print(f"{run}: what it had learned at step {step} is used.", highlight=False, soft_wrap=True)
@@ -97,7 +98,6 @@ def at_step(run: Path, step: int) -> Path:
         adapter.save(temporary / ADAPTER_FOLDER, model, base_hash=base.content_hash)
         replace(contract, base=base).save(temporary / ADAPTER_FOLDER)
         seal(temporary / ADAPTER_FOLDER)
-        seal(temporary / ADAPTER_FOLDER)
         if (run / KEPT_FILE).is_file():
             policy = policy_of(model, contract, checkpoint.processor, rows=1, device="cpu")
             Kept.of(policy.act, Kept.load(run).seen, contract).save(temporary)
@@ -117,7 +117,7 @@ def _is_of(target: Path, source: Path) -> bool:
     if not (target / ADAPTER_FOLDER).is_dir():
         return False
     note = target / TAKEN_FILE
-    return not note.is_file() or json.loads(note.read_text()) == _taken(source, int(target.name.removeprefix("step_")))
+    return not note.is_file() or read_note(note) == _taken(source, int(target.name.removeprefix("step_")))
 
 
 def _taken(source: Path, step: int) -> dict[str, Any]:

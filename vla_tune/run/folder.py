@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from vla_tune.models.plain_folder import plain
 from vla_tune.run.plain_yaml import read_plain_yaml
 from vla_tune.training.loop import CHECKPOINTS
 
@@ -127,9 +128,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is damaged, or would have to be resolved.
+        ValueError: it is damaged, or would have to be resolved, or a link leads out of the folder.
     """
-    path = folder / CONFIG_FILE
+    path = plain(folder) / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {folder} is no training run; name a folder that scripts/train.py made.")
     return read_plain_yaml(path)

@@ -23,6 +23,7 @@ from vla_tune.models.foreign import plain_config
 from vla_tune.models.hf import HFCheckpoint
 from vla_tune.models.liveness import check_liveness, probes
 from vla_tune.models.openvla import OpenVLACheckpoint, OpenVLAConfig
+from vla_tune.models.plain_folder import plain
 from vla_tune.models.precision import stored_format
 from vla_tune.policy import LocalPolicy
 from vla_tune.policy.local import device_of as device_of_model
@@ -103,7 +104,7 @@ def unprobed_policy(model: nn.Module, contract: Contract, processor: Processor, 
 
 def load_policy(folder: Path, *, rows: int, device: str) -> Trained:
     """The policy in a run's folder (base and adapter), a checkpoint folder (merged, or the base itself) or an exported folder."""
-    with loading(folder):
+    with loading(plain(folder)):
         if (folder / HF_FOLDER).is_dir() and not (folder / BASE_FOLDER).is_dir():
             return _load_checkpoint(folder / HF_FOLDER, rows=rows, device=device)
         if (folder / CONFIG_FILE).is_file():

@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from vla_tune.check.kept import KEPT_FILE
+from vla_tune.models.plain_folder import plain
 from vla_tune.run.changes import CHANGES_FILE, check_changes, differences, note
 from vla_tune.run.check import CHECK_FILE
 from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, METRICS_FILE, RESULTS_FILE, read_config, step_folder, steps_of
@@ -47,9 +48,10 @@ def opened_run(cfg: DictConfig, folder: Path) -> Iterator[None]:
 
     Raises:
         FolderInUseError: another process trains there.
+        ValueError: a link leads out of the folder, or `open_run` refuses it.
     """
     try:
-        with locked(folder), _undone_if_nothing_was_learned(folder):
+        with locked(plain(folder)), _undone_if_nothing_was_learned(folder):
             open_run(cfg, folder)
             yield
     except FolderInUseError:

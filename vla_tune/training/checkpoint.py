@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from vla_tune.models.tensor_file import Place, write_tensor_file
 
 TRAINED, OPTIMIZER, OPTIMIZER_RECORD, STATE = "trained.safetensors", "optimizer.safetensors", "optimizer.json", "state.json"
+_MOST_BYTES = 256 * 1024**2
+"""Of a JSON file: random generators take some kB, an optimizer's groups name each of thousands of parameters."""
 _PARTIAL, _DISCARDED = ".partial-", ".discarded-"
 
 
@@ -56,7 +58,8 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """The steps that were saved, in order."""
-        return sorted(int(folder.name.removeprefix("step_")) for folder in self.path.glob("step_*"))
+        names = [folder.name.removeprefix("step_") for folder in self.path.glob("step_*")]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def folder(self, step: int) -> Path:
         """Where the checkpoint of `step` lies."""
@@ -71,6 +74,8 @@ class CheckpointFolder:
         """The checkpoint with the lowest validation loss so far, as the newest one tells."""
         last = self.last()
         best = None if last is None else _read_json(last / STATE).get("best_step")
+        if best is not None and type(best) is not int:
+            raise ValueError(f"{last}/{STATE} has best_step={str(best)[:40]!r}, which is no step: copy the run again.")
         return None if best is None else self.folder(best)
 
     def save(self, checkpoint: Checkpoint) -> Path:
@@ -208,6 +213,11 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, FileNotFoundError) as error:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"it has more than {_MOST_BYTES} bytes")
+        record = json.loads(path.read_text())
+        if not isinstance(record, dict):
+            raise ValueError(f"it holds a {type(record).__name__}, no object")
+        return record
+    except (ValueError, RecursionError, FileNotFoundError) as error:
         raise ValueError(f"{path} is missing or damaged ({error})") from None
