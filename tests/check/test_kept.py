@@ -1,9 +1,14 @@
 """Frames beside a policy tell whether it still is the function that was trained."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from vla_tune.check.kept import KEPT_FILE, Kept, keeps_its_actions
 from vla_tune.schema import Gripper, Observation
@@ -90,3 +95,37 @@ def test_missing_and_damaged_files_are_named(kept, tmp_path):
         (tmp_path / KEPT_FILE).write_bytes(broken)
         with pytest.raises(ValueError, match=r"probe.safetensors is damaged .*: export the run again"):
             Kept.load(tmp_path)
+
+
+def _retold(folder: Path, change: Callable[[dict, dict], None]) -> None:
+    with safe_open(folder / KEPT_FILE, framework="np") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    change(tensors, metadata)
+    save_file(tensors, folder / KEPT_FILE, metadata=metadata)
+
+
+def _many(tensors: dict, metadata: dict) -> None:
+    tensors |= {name: np.repeat(tensor, 100, axis=0) for name, tensor in tensors.items()}
+    metadata["instructions"] = json.dumps(100 * ["lift"])
+
+
+TOLD = {
+    "a thousand frames": _many,
+    "no frames": lambda tensors, metadata: metadata.update(instructions="[]"),
+    "a mapping": lambda tensors, metadata: metadata.update(instructions='{"a": 1}'),
+    "numbers": lambda tensors, metadata: metadata.update(instructions="[1]"),
+    "a book": lambda tensors, metadata: metadata.update(instructions=json.dumps(["a " * 5000])),
+    "no pictures": lambda tensors, metadata: tensors.update({"image/front": np.zeros(1, np.uint8)}),
+    "no chunks": lambda tensors, metadata: tensors.update(chunks=np.zeros(1)),
+    "no numbers": lambda tensors, metadata: tensors.update(state=np.zeros((1, 4), bool)),
+}
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_a_probe_is_a_few_frames(tmp_path: Path, tiny_contract, told: str):
+    seen = [Observation({"front": np.zeros((64, 64, 3), np.uint8)}, np.zeros(4, np.float32), "lift")]
+    Kept(seen, np.zeros((1, 4, 4)), tiny_contract).save(tmp_path)
+    assert len(Kept.load(tmp_path).seen) == 1
+    _retold(tmp_path, TOLD[told])
+    with pytest.raises(ValueError, match=r"probe\.safetensors is damaged"):
+        Kept.load(tmp_path)

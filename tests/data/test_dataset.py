@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import pickle
 import shutil
 from dataclasses import replace
@@ -316,3 +317,38 @@ def test_the_video_decoder_is_chosen_once_and_named(monkeypatch: pytest.MonkeyPa
 def test_a_chunk_needs_an_action():
     with pytest.raises(ValueError, match="horizon=0"):
         ChunksByTimestamp(0)
+
+
+def test_a_picture_that_is_a_program_is_not_run(image_folder: Path, body: Embodiment, tmp_path: Path):
+    """PIL gives EPS to Ghostscript."""
+    height, width = body.cameras[0].height, body.cameras[0].width
+    program = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 {width} {height}\n%%EndComments\n(x) (w) file\n%%EOF\n".encode()
+    copy = changed(image_folder, tmp_path / "copy", KEY, lambda values: [{**value, "bytes": program} for value in values])
+    for read in (lambda dataset: dataset.check_headers(), lambda dataset: dataset[0]):
+        with pytest.raises(ValueError, match="cannot be decoded"):
+            read(opened(copy, body))
+
+
+@pytest.mark.parametrize("text", ["#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "ffconcat version 1.0\nfile /etc/passwd\n", ""])
+def test_a_film_that_is_a_list_of_files_is_not_opened(video_folder: Path, body: Embodiment, tmp_path: Path, text: str):
+    copy = Path(shutil.copytree(video_folder, tmp_path / "copy"))
+    next(copy.glob("videos/**/*.mp4")).write_text(text)
+    with pytest.raises(ValueError, match="is no MP4 or Matroska film"):
+        opened(copy, body)
+
+
+def test_a_few_bytes_are_no_million_frames(image_folder: Path, body: Embodiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("vla_tune.data.folder._MANY_VALUES", 10_000)
+    copy = Path(shutil.copytree(image_folder, tmp_path / "copy"))
+    path = copy / "meta/tasks.parquet"
+    pq.write_table(pa.table({"task_index": np.zeros(2**18, np.int64), "task": pa.nulls(2**18, pa.string())}), path)
+    with pytest.raises(ValueError, match="unpacks 524,288 values out of"):
+        opened(copy, body)
+
+
+@pytest.mark.parametrize("name", ["data/chunk-000/file-001.parquet", "meta/episodes/chunk-000/file-001.parquet"])
+def test_nothing_waits_for_a_pipe(image_folder: Path, body: Embodiment, tmp_path: Path, name: str):
+    copy = Path(shutil.copytree(image_folder, tmp_path / "copy"))
+    os.mkfifo(copy / name)
+    with pytest.raises(ValueError, match="is no file"):
+        opened(copy, body)

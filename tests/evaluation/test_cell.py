@@ -1,5 +1,7 @@
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vla_tune.environment import AtTheEnd
@@ -136,3 +138,14 @@ def test_the_identity_of_a_policy_is_its_content(tmp_path):
     (one / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"no \*\.safetensors"):
         policy_identity([one], run=run)
+
+
+def test_a_table_of_something_else_is_one_line(tmp_path):
+    tables = [pa.table({"a": [1]}), pa.table({"a": [1]}).replace_schema_metadata({"vla_tune.key": "[" * 100_000})]
+    for table in tables:
+        pq.write_table(table, tmp_path / "table.parquet")
+        with pytest.raises(ValueError, match="delete it to play the cell again"):
+            read_episodes(tmp_path / "table.parquet")
+    (tmp_path / "table.parquet").write_text("no table")
+    with pytest.raises(ValueError, match="delete it to play the cell again"):
+        read_episodes(tmp_path / "table.parquet")

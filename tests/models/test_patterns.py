@@ -46,3 +46,8 @@ def test_numbers_from_the_end_are_counted_among_the_names():
     assert counted(["q_proj", "layers.-2.*"], NAMES) == ["q_proj", "layers.9.*"]
     with pytest.raises(ValueError, match=r"there are 11 of 'layers', counted from -1"):
         matching_names(NAMES, ["layers.-12.*"])
+
+
+def test_a_pattern_that_would_be_tried_for_hours_is_refused():
+    with pytest.raises(ValueError, match="has 40 stars, at most 4 are read"):
+        matching_names(["a" * 200], ["a*" * 40 + "b"])

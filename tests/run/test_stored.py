@@ -232,3 +232,33 @@ def test_a_link_in_a_run_leads_nowhere_to_be_read_or_written(stranger: Stranger,
         with pytest.raises(ValueError, match=f"{name} is a link that leads out"):
             way(run)
     assert [(path.name, path.read_text()) for path in mine.iterdir()] == [("key", "a secret")]
+
+
+@pytest.mark.parametrize("task", ["../../../x", "a/b", "???", "", "x" * 200, "a\nb", {"a": 1}, None, ".."])
+def test_a_task_is_a_name_in_one_folder(stranger: Stranger, task: Any):
+    with pytest.raises(ValueError, match="names no task"):
+        task_of(str(stranger.write(task=task)))
+
+
+@pytest.mark.parametrize("name", ["Recorded", "Played"])
+@pytest.mark.parametrize(("folder", "count"), [("/nowhere/rec", 2), ("../rec", 2), ("data/rec", 10**9)])
+def test_nothing_is_recorded_anywhere_or_without_end(stranger: Stranger, name: str, folder: str, count: int):
+    source = {"_target_": f"vla_tune.record.source.{name}", "folder": folder, "tasks": ["lift"], "episodes": count, "seed": 0}
+    with pytest.raises(ValueError, match="would be recorded now"):
+        data_of(stranger.write(data=DATA | {"sources": [source]}))
+
+
+@pytest.mark.parametrize(
+    ("cache", "kept"),
+    [
+        ("~/.cache/vla_tune", True),
+        ("~/.cache/vla_tune/../x", False),
+        ("~/.cache/huggingface/x", False),
+        ("/tmp/x", False),
+        (["x"], False),
+    ],
+)
+def test_weights_are_read_from_no_cache_but_the_users_own(stranger: Stranger, cache: Any, kept: bool, caplog):
+    checkpoint: Any = checkpoint_of(stranger.write(model=MODEL | {"cache": cache}))
+    assert checkpoint.cache == (cache if kept else None)
+    assert ("is not used" in caplog.text) is not kept

@@ -39,6 +39,7 @@ _MEANING = (
 """What of peft's configuration changes the function."""
 _INITIALISATIONS: Mapping[str, Literal["gaussian"] | bool] = {"kaiming": True, "gaussian": "gaussian"}
 """Our names -> peft's."""
+_LARGEST_RANK = 8192
 SCALINGS = ("standard", "rank_stabilised")
 
 
@@ -80,6 +81,8 @@ class Lora:
             )
         if self.scaling not in SCALINGS:
             raise ValueError(f"scaling={self.scaling!r}: choose one of {', '.join(SCALINGS)}.")
+        if (largest := max([self.rank, *self.ranks.values()])) > _LARGEST_RANK:
+            raise ValueError(f"rank={largest}: at most {_LARGEST_RANK}; a change of a higher rank is no smaller than the layers.")
         wrong = {pattern: value for pattern, value in [*self.ranks.items(), *self.alphas.items()] if value < 1}
         if wrong:
             raise ValueError(f"{wrong}: a rank or an alpha of its own must be at least 1.")

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +20,8 @@ KEPT_FILE = "probe.safetensors"
 PROBE = "kept actions"
 KEPT_FRAMES = 8
 """Frames that go along with a policy, at most."""
+_MOST_READ, _LONGEST_INSTRUCTION = 64, 2000
+"""Frames of a file, and characters: the policy is asked for each before it may act."""
 _CHUNKS, _STATE, _INSTRUCTIONS, _IMAGE = "chunks", "state", "instructions", "image/"
 _CONTRACT = "contract"
 
@@ -66,6 +69,8 @@ class Kept:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
                 metadata = file.metadata() or {}
             instructions = json_value(metadata[_INSTRUCTIONS], source=_INSTRUCTIONS)
+            _check_instructions(instructions)
+            _check_tensors(tensors)
             contract = _contract_in(metadata, path)
             images = {name.removeprefix(_IMAGE): tensors[name] for name in tensors if name.startswith(_IMAGE)}
             rows = zip(tensors[_STATE], instructions, strict=True)
@@ -74,8 +79,26 @@ class Kept:
                 for row, (state, instruction) in enumerate(rows)
             ]
             return cls(seen, tensors[_CHUNKS], contract)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}): export the run again.") from None
+
+
+def _check_instructions(instructions: Any) -> None:
+    if not isinstance(instructions, list) or not 1 <= len(instructions) <= _MOST_READ:
+        raise ValueError(f"it does not hold the instructions of 1 to {_MOST_READ} frames")
+    if not all(isinstance(text, str) and len(text) <= _LONGEST_INSTRUCTION for text in instructions):
+        raise ValueError(f"an instruction is no text of at most {_LONGEST_INSTRUCTION} characters")
+
+
+def _check_tensors(tensors: Mapping[str, np.ndarray]) -> None:
+    pictures = {name: tensor for name, tensor in tensors.items() if name.startswith(_IMAGE)}
+    if wrong := [
+        name for name, tensor in pictures.items() if tensor.dtype != np.uint8 or tensor.ndim != 4 or tensor.shape[-1] != 3
+    ]:
+        raise ValueError(f"{wrong[0]} holds no pictures of colours")
+    for name, axes in ((_STATE, 2), (_CHUNKS, 3)):
+        if tensors[name].dtype.kind != "f" or tensors[name].ndim != axes:
+            raise ValueError(f"{name} holds {tensors[name].dtype} with {tensors[name].ndim} axes, not numbers with {axes}")
 
 
 def _contract_in(metadata: Mapping[str, str], path: Path) -> Contract | None:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 VERSION = "v3."
 _VIDEO_FIELD = re.compile(r"\{(video_key|chunk_index|file_index)(:0\dd)?\}")
+_MANY_VALUES, _MOST_VALUES_PER_BYTE = 2**25, 128
 _TASK_COLUMNS = ("task", "__index_level_0__")
 """LeRobot's names for the sentences, new and old."""
 
@@ -163,6 +164,8 @@ def parquet(path: Path) -> Iterator[pq.ParquetFile]:
     Raises:
         ValueError: it is damaged.
     """
+    if not path.is_file():
+        raise ValueError(f"{path} is no file: copy or record it again.")
     try:
         with pq.ParquetFile(path) as file:
             yield file
@@ -179,7 +182,17 @@ def columns_of(file: pq.ParquetFile, path: Path, wanted: Sequence[str]) -> pa.Ta
     """
     if lacking := [name for name in wanted if name not in file.schema_arrow.names]:
         raise ValueError(f"{path} has no column {lacking}: the copy is incomplete, or another program wrote it.")
+    _check_size(file, path, wanted)
     return file.read(columns=list(wanted))
+
+
+def _check_size(file: pq.ParquetFile, path: Path, wanted: Sequence[str]) -> None:
+    """One value can be written as often as one likes in a few bytes."""
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    chunks = [group.column(place) for group in groups for place in range(group.num_columns)]
+    values = sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.split(".")[0] in wanted)
+    if values > _MANY_VALUES and values > _MOST_VALUES_PER_BYTE * (size := path.stat().st_size):
+        raise ValueError(f"{path} unpacks {values:,} values out of {size:,} bytes: no recording does; copy or record it again.")
 
 
 def _read(path: Path, wanted: Sequence[str]) -> pa.Table:

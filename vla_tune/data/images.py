@@ -17,6 +17,8 @@ from vla_tune.data.frames import Frames
 from vla_tune.schema import Camera
 
 _log = logging.getLogger(__name__)
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+"""PIL reads others too, one of them by running a program on it (EPS)."""
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -83,7 +85,7 @@ class ParquetImages:
         if encoded is None:
             raise ValueError(f"{self._said(row)} is only named in the data file and lies elsewhere: write its bytes into the file.")
         try:
-            picture = Image.open(io.BytesIO(encoded))
+            picture = Image.open(io.BytesIO(encoded), formats=_FORMATS)
         except Exception as error:
             raise ValueError(undecodable(self._said(row), error, self.frames.episode[row])) from None
         if (

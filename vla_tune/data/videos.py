@@ -22,6 +22,7 @@ from vla_tune.schema import Camera
 if TYPE_CHECKING:
     from lerobot.datasets.video_utils import VideoDecoderCache
 
+_MP4, _MATROSKA = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp"), b"\x1a\x45\xdf\xa3"
 _log = logging.getLogger(__name__)
 
 
@@ -37,6 +38,8 @@ class Videos:
         for episode, span in self.spans.items():
             if not span.file.is_file():
                 raise FileNotFoundError(f"video {span.file} of episode {episode} is missing: copy or download it again.")
+        for path in dict.fromkeys(span.file for span in self.spans.values()):
+            _check_container(path)
         check_spans(self.spans, fps, camera, frames)
 
     def decode(self, rows: Sequence[int]) -> list[UInt8[np.ndarray, "H W 3"]]:
@@ -103,6 +106,14 @@ def check_spans(spans: Mapping[int, Span], fps: float, camera: Camera, frames: F
             moved[0],
             len(moved) - 1,
         )
+
+
+def _check_container(path: Path) -> None:
+    """Refuse what is no MP4 and no Matroska: FFmpeg opens whatever other files and addresses a list of films names."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head[4:] not in _MP4 and head[:4] != _MATROSKA:
+        raise ValueError(f"{path} is no MP4 or Matroska film, it begins with {head!r}: copy or record it again.")
 
 
 @cache

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _KEY = b"vla_tune.key"
+_MOST_ROWS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +61,19 @@ def write_episodes(path: Path, records: Sequence[EpisodeRecord], *, key: Any = N
 
 
 def read_episodes(path: Path) -> tuple[list[EpisodeRecord], Any]:
-    """The records of a table, and its key."""
-    table = pq.read_table(path)
-    return [EpisodeRecord(**row) for row in table.to_pylist()], json.loads((table.schema.metadata or {}).get(_KEY, b"null"))
+    """The records of a table, and its key.
+
+    Raises:
+        ValueError: it is no such table.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            key = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"null"))
+            if not file.schema_arrow.equals(_SCHEMA) or file.metadata.num_rows > _MOST_ROWS:
+                raise ValueError(f"its columns or its {file.metadata.num_rows} rows are not those of episodes")
+            return [EpisodeRecord(**row) for row in file.read().to_pylist()], key
+    except (pa.ArrowException, RecursionError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}): delete it to play the cell again.") from None
 
 
 _TYPES = {str: pa.string(), int: pa.int64(), bool: pa.bool_(), float: pa.float64(), float | None: pa.float64()}

@@ -5,6 +5,8 @@ from typing import Any
 
 from vla_tune.schema import Contract, ProcessorRule
 
+_LONGEST_CELL = 1000
+
 
 def model_card(
     name: str,
@@ -80,5 +82,10 @@ def _evaluation(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [list(head), ["---"] * len(head), *rows]
+    lines = [list(head), ["---"] * len(head), *[[_plain(cell) for cell in row] for row in rows]]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _plain(cell: str) -> str:
+    """A text that stays in its cell: no line, no column and no markup of its own."""
+    return " ".join(cell.split()).replace("|", "\\|").replace("<", "&lt;").replace("](", "\\](")[:_LONGEST_CELL]

@@ -4,6 +4,8 @@ import difflib
 import re
 from collections.abc import Sequence
 
+_MOST_STARS = 4
+
 
 def name_regex(patterns: Sequence[str], *, within: Sequence[str] = ()) -> str:
     """A regular expression for names that end in one of `patterns`.
@@ -29,10 +31,14 @@ def matching_names(names: Sequence[str], patterns: Sequence[str], *, within: Seq
     """Those of `names` that match, in their order.
 
     Raises:
-        ValueError: a pattern matches nothing; the nearest names are listed.
+        ValueError: a pattern matches nothing; the nearest names are listed. Or it has more stars than can be tried in a moment.
     """
     if not patterns:
         raise ValueError("no pattern was given, so nothing would match: name at least one, e.g. q_proj.")
+    if wild := [pattern for pattern in patterns if pattern.count("*") > _MOST_STARS]:
+        raise ValueError(
+            f"pattern {wild[0][:80]!r} has {wild[0].count('*')} stars, at most {_MOST_STARS} are read: name it shorter."
+        )
     patterns = counted(patterns, names)
     for pattern in patterns:
         expression = name_regex([pattern], within=within)

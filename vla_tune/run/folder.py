@@ -26,6 +26,8 @@ ADAPTER_FOLDER = "adapter"
 EARLIER = "steps"
 """In a run's folder: what it was at steps before its last."""
 _LONGEST_NAME, _DIGEST = 80, 10
+_TASK = re.compile(r"\w[\w .:-]{0,127}")
+"""It becomes a part of file names."""
 
 
 def folder_name(*parts: str | int | None) -> str:
@@ -82,7 +84,10 @@ def task_of(run: str) -> str:
     """The task that a training run was about; for a merged policy, that of the run around it."""
     for folder in (Path(run), Path(run).parent):
         if (folder / CONFIG_FILE).is_file():
-            return str(load_config(folder).task)
+            task = read_config(folder).get("task")
+            if not isinstance(task, str) or not _TASK.fullmatch(task):
+                raise ValueError(f"{folder / CONFIG_FILE} has task={str(task)[:80]!r}, which names no task: write task=<name>.")
+            return task
     raise ValueError(f"{run} has no {CONFIG_FILE} that names a task: write task=<name>.")
 
 

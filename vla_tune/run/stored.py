@@ -4,6 +4,7 @@ Its configuration is read without resolving anything, and only options of ours a
 with plain values. What a user writes on the command line or in a folder of options is theirs, and goes through `objects.build`.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,12 @@ BASE_FOLDER = "base"
 """In an exported folder: the weights of the base, where an adapter cannot be merged."""
 ENVIRONMENTS = ("envs:vla_tune/Tabletop-v0",)
 """That a run's folder may ask for."""
+_RECORDING = ("vla_tune.record.source.Recorded", "vla_tune.record.source.Played")
+_MOST_RECORDED = 100_000
+"""Episodes or frames."""
+CACHE = "~/.cache/vla_tune"
+"""What a run's folder may name as its cache: 4-bit weights are read from there, and files written."""
+_log = logging.getLogger(__name__)
 _DAMAGED = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, RuntimeError, TypeError)
 
 
@@ -87,7 +94,17 @@ def checkpoint_of(run: Path, *, folder: Path | None = None) -> Checkpoint:
     """
     own = run / BASE_FOLDER
     place = folder or (own if own.is_dir() else None) or _elsewhere(run)
-    return _built(run, "model", {} if place is None else {"folder": str(place)})
+    return _built(run, "model", _without_cache(run) | ({} if place is None else {"folder": str(place)}))
+
+
+def _without_cache(run: Path) -> dict[str, None]:
+    """A cache elsewhere than the user's own is not used: who can write there could exchange the weights."""
+    cache = _part(run / CONFIG_FILE, read_config(run), "model").get("cache")
+    own = isinstance(cache, str) and ".." not in cache and Path(cache).expanduser().is_relative_to(Path(CACHE).expanduser())
+    if cache is None or own:
+        return {}
+    _log.warning("%s: model.cache=%.80r is not used; only %s is, which may be a link.", run / CONFIG_FILE, cache, CACHE)
+    return {"cache": None}
 
 
 def adapter_of(run: Path) -> Adapter:
@@ -96,8 +113,27 @@ def adapter_of(run: Path) -> Adapter:
 
 
 def data_of(run: Path) -> Data:
-    """What a run learned from; raises as `checkpoint_of`."""
+    """What a run learned from; raises as `checkpoint_of`, or if it would be recorded anywhere but below the working folder."""
+    _check_recording(run)
     return _built(run, "data", {})
+
+
+def _check_recording(run: Path) -> None:
+    """Demonstrations that are not there yet are written where the configuration says: not anywhere, and not without end."""
+    sources = _part(run / CONFIG_FILE, read_config(run), "data").get("sources")
+    for source in sources if isinstance(sources, list) else ():
+        if not isinstance(source, dict) or source.get("_target_") not in _RECORDING or Path(str(source.get("folder"))).is_dir():
+            continue
+        folder, many = Path(str(source.get("folder"))), max(_number(source.get(name)) for name in ("episodes", "frames"))
+        if not folder.resolve().is_relative_to(Path.cwd()) or many > _MOST_RECORDED:
+            raise ValueError(
+                f"{run / CONFIG_FILE}: its data are not there and would be recorded now, {many} into {folder}. A run's folder may "
+                f"ask for at most {_MOST_RECORDED} below the working folder: record them (scripts/record.py), or copy them there."
+            )
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def environment_of(run: Path) -> Callable[..., gymnasium.Env]:

@@ -1,0 +1,23 @@
+from dataclasses import replace
+
+from vla_tune.export.card import model_card
+
+
+def test_texts_of_a_run_stay_in_their_cells(tiny_contract):
+    """A card is shown as a page: what a run says of itself is no page."""
+    evil = "x |\n\n# Heading\n<script>alert(1)</script> [free](http://elsewhere)"
+    body = replace(tiny_contract.embodiment, name=evil)
+    row = {
+        "policy": evil,
+        "task": "lift",
+        "successes": 1,
+        "episodes": 1,
+        "success_rate": 1.0,
+        "wilson_low": 0.2,
+        "wilson_high": 1.0,
+    }
+    contract = replace(tiny_contract, embodiment=body)
+    card = model_card("mine", contract, training={"task": evil}, evaluation=[row], checks=["passed"], form="Merged.")
+    assert "<script>" not in card
+    assert "\n# Heading" not in card
+    assert card.count("[free\\](http://elsewhere)") == card.count("free") == 3
