@@ -197,6 +197,14 @@ def test_an_attempt_that_came_to_nothing_leaves_the_run_as_it_was(tmp_path: Path
     assert contents(tmp_path) == before
 
 
+def test_what_was_measured_stays_whatever_fails_after_it(tmp_path: Path):
+    (begun(tmp_path) / RESULTS_FILE).unlink()  # an evaluation that failed
+    with pytest.raises(ValueError, match="no data"), opened_run(config(evaluation={"episodes": 3}), tmp_path):
+        attempt(tmp_path / RESULTS_FILE)
+    assert (tmp_path / RESULTS_FILE).is_file()
+    assert load_config(tmp_path).evaluation.episodes == 3
+
+
 def test_a_run_is_one_process_at_a_time(tmp_path: Path):
     run = tmp_path / "run"
     with opened_run(config(), run):

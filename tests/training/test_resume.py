@@ -243,3 +243,10 @@ def test_a_checkpoint_of_an_older_version_is_resumed(fresh_model, run_training, 
     del state["settings"]["device"], state["progress"]["skipped"], state["progress"]["unmeasured"]
     path.write_text(json.dumps(state | {"schedule": {"last_epoch": 2}}))
     assert run_training(fresh_model(), steps=3, schedule=constant).steps == 3
+
+
+def test_a_stop_in_the_last_step_is_a_stop_too(run_training, fresh_model, stop_at, tmp_path: Path) -> None:
+    with pytest.raises(TrainingInterrupted, match="step 3 of 3 is saved"):
+        run_training(fresh_model(), steps=3, loggers=[stop_at(3)])
+    result = run_training(fresh_model(), steps=3)  # evaluation follows now
+    assert result.steps == 3

@@ -1,6 +1,5 @@
 """Opening a run's folder: a new one, or one that goes on, and what may have changed in between."""
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -9,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from vla_tune.check.kept import KEPT_FILE
+from vla_tune.evaluation.report import write_whole
 from vla_tune.models.plain_folder import plain
 from vla_tune.run.changes import CHANGES_FILE, check_changes, differences, note
 from vla_tune.run.check import CHECK_FILE
@@ -36,15 +36,12 @@ def open_run(cfg: DictConfig, folder: Path) -> None:
     assert isinstance(new, DictConfig)
     if path.is_file() and not _changed(folder, new):
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{CONFIG_FILE}.{os.getpid()}")
-    partial.write_text(OmegaConf.to_yaml(new))
-    partial.replace(path)
+    write_whole(path, OmegaConf.to_yaml(new))
 
 
 @contextmanager
 def opened_run(cfg: DictConfig, folder: Path) -> Iterator[None]:
-    """As `open_run`, alone in the folder; if an error ends the run before anything more was learned, it is as it was before.
+    """As `open_run`, alone in the folder; if an error ends the run before more was learned or measured, it is as it was before.
 
     Raises:
         FolderInUseError: another process trains there.
@@ -71,7 +68,9 @@ def _undone_if_nothing_was_learned(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception:
-        if _learned(folder) in (known, (known[0], False)):  # or it was finished, and set aside
+        results = folder / RESULTS_FILE
+        measured = results.is_file() and results.read_bytes() != before.get(RESULTS_FILE)
+        if not measured and _learned(folder) in (known, (known[0], False)):  # or it was finished, and set aside
             _put_back(folder, before)
         raise
 

@@ -50,7 +50,7 @@ class Session:
             progress = self._measured(progress, clock, interruption)  # what a stop cut short
             if progress.unmeasured is None:
                 progress = self._stepping(progress, feeding, clock, interruption)
-            if progress.step < self.steps or progress.unmeasured is not None:
+            if interruption.requested or progress.step < self.steps or progress.unmeasured is not None:
                 raise self._interrupted(progress)
         return progress
 
