@@ -87,13 +87,13 @@ def test_what_lies_in_a_list_is_not_removed(capsys: pytest.CaptureFixture[str]):
     assert "set it to null, or write the whole list" in capsys.readouterr().err
 
 
-def job_with(*words: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def job_with(*words: str, config: str = "doctor", monkeypatch: pytest.MonkeyPatch) -> list[DictConfig]:
     """The words that a script's own function is started with, as Hydra starts it."""
     monkeypatch.setattr(sys, "argv", ["scripts/doctor.py", *words])
-    reached = []
+    reached: list[DictConfig] = []
 
     @one_line_errors
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="doctor")
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)
     @one_line_errors
     def main(cfg: DictConfig) -> None:
         reached.append(cfg)
@@ -109,6 +109,24 @@ def test_a_new_word_that_nobody_reads_is_refused(monkeypatch: pytest.MonkeyPatch
     assert line.startswith("error: +nonsense: nobody reads a key of that name")
     for words in (["++nonsense=1"], ["+rest=openvla"], []):
         assert job_with(*words, monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [("train", "+evaluation.nonsense"), ("train", "+env.maker.id"), ("merge", "+model.base"), ("control", "+robot.x")],
+)
+def test_a_new_word_below_another_is_refused_too(config: str, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        job_with(f"{word}=1", config=config, monkeypatch=monkeypatch)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {word}: nobody reads a key of that name")
+
+
+@pytest.mark.parametrize(("config", "word"), [("train", "+optimizer.betas=[0.9,0.95]"), ("control", "+robot.state_of.wrist=wrist")])
+def test_what_an_object_takes_may_be_new(config: str, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert job_with(word, config=config, monkeypatch=monkeypatch)
 
 
 def test_what_an_error_brings_along_is_on_the_line(capsys: pytest.CaptureFixture[str]):

@@ -86,6 +86,6 @@ def test_the_shipped_base_is_known_by_its_name():
 @pytest.mark.parametrize("text", ["{", "[]", '{"base_hash": 3}', '{"base_hash": "1", "other": "2"}'])
 def test_a_damaged_file_is_named(tmp_path: Path, text: str):
     (tmp_path / ORIGIN_FILE).write_text(text)
-    with pytest.raises(ValueError, match=rf"{ORIGIN_FILE} is damaged"):
+    with pytest.raises(ValueError, match=rf"{ORIGIN_FILE} (is damaged|holds a list)"):
         load_origin(tmp_path)
     assert load_origin(tmp_path / "elsewhere") is None

@@ -68,7 +68,7 @@ ACTION = ("action", 0)
         ((*ACTION, "names"), ["x", "y", "z"], "groups suction have no names, others have"),
         ((*ACTION, "dimension"), 10**6, "1000001 dimensions: 1 to 4096"),
         ((*ACTION, "dimension"), 0, "0 dimensions"),
-        (("action",), [], "0 groups: 1 to"),
+        (("action",), [], "has no action group"),
         (("name",), " ", "the name ' ' has 1 characters"),
     ],
 )
@@ -208,3 +208,8 @@ def test_an_edit_is_noticed_by_the_hash_of_everything(tiny_contract: Contract):
 
 def test_an_instruction_is_put_in_as_it_stands():
     assert filled("a {instruction} b {state}", instruction="{state} {0.x}", state="1 2") == "a {state} {0.x} b 1 2"
+
+
+def test_a_robot_may_have_no_state(record: dict[str, Any]):
+    body = embodiment_from_record(record | {"state": []})
+    assert (body.state, body.state_dimension) == ((), 0)

@@ -116,6 +116,7 @@ JSON = {
     "a long number": "1" * 21,
     "not a number": "[NaN]",
     "infinity": b"[-Infinity]",
+    "a number beyond all": b"[1e999]",
     "a key twice": '{"a": 1, "a": 2}',
     "half a text": b'"\xff"',
     "nothing": "",

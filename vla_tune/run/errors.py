@@ -7,11 +7,13 @@ import re
 import shlex
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from vla_tune.check.finding import CheckFailedError
@@ -40,6 +42,8 @@ _REMEDIES = {
     (errno.ENAMETOOLONG,): "choose a shorter name: hydra.run.dir=... for a run, to=... for what is made of it.",
 }
 """What helps where a file cannot be written, by the system's number for why."""
+_FREE = ("robot.state_of.",)
+"""Mappings without a fixed set of names; of `logger`, `training` and an embodiment, who reads them names what is wrong."""
 
 
 def one_line_errors[**P, T](main: Callable[P, T]) -> Callable[P, T]:
@@ -53,7 +57,7 @@ def one_line_errors[**P, T](main: Callable[P, T]) -> Callable[P, T]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print over several lines
         try:
-            _refuse_unread_words()
+            _refuse_unread_words(*args)
             return main(*args, **kwargs)
         except TrainingInterrupted:
             sys.exit(130)
@@ -66,8 +70,11 @@ def one_line_errors[**P, T](main: Callable[P, T]) -> Callable[P, T]:
     return wrapped
 
 
-def _refuse_unread_words() -> None:
-    """Inside a job: a new key at the top of the configuration is one that nobody reads, most often a misspelt one.
+def _refuse_unread_words(*given: Any) -> None:
+    """Inside a job: a new key that belongs to no object is one that nobody reads, most often a misspelt one.
+
+    Args:
+        given: The job's configuration. What lies below a `_target_` is looked at by what is built there.
 
     Raises:
         ValueError: there is one on the command line.
@@ -76,8 +83,20 @@ def _refuse_unread_words() -> None:
         return
     job = HydraConfig.get()
     added = [word.removeprefix("+").partition("=")[0] for word in job.overrides.task if re.match(r"\+(?!\+)", word)]
-    if unread := [key for key in added if "." not in key and key.partition("@")[0] not in job.runtime.choices]:
+    plain = {key for cfg in given if isinstance(cfg, DictConfig) for key in _plain_keys(cfg)}
+    if unread := [key for key in added if key.partition("@")[0] not in job.runtime.choices and ("." not in key or key in plain)]:
         raise ValueError(f"+{unread[0]}: nobody reads a key of that name (--cfg job shows the keys there are).")
+
+
+def _plain_keys(cfg: DictConfig, above: str = "") -> Iterator[str]:
+    """Dotted names of all that lies in no object's part of a configuration and in no mapping whose names are the user's."""
+    if "_target_" in cfg or above in _FREE:
+        return
+    for key in map(str, cfg):
+        yield f"{above}{key}"
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing() or node._is_interpolation()):
+            yield from _plain_keys(node, f"{above}{key}.")
 
 
 def _line(error: Exception) -> str:

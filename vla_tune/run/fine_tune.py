@@ -18,6 +18,7 @@ from vla_tune.data.transformed import Transformed
 from vla_tune.evaluation.plots import plot_log, plot_success
 from vla_tune.evaluation.report import read_results, write_results
 from vla_tune.heads import decoding_of, head_of
+from vla_tune.heads.base import Head
 from vla_tune.models.base import Checkpoint, ModelInterface
 from vla_tune.models.liveness import check_liveness
 from vla_tune.models.precision import report_text, weight_report
@@ -36,7 +37,7 @@ from vla_tune.schema import CONTRACT_FILE, BaseWeights, Contract
 from vla_tune.tokens import check_collisions, pad_id, stop_id
 from vla_tune.training import train
 from vla_tune.training.loggers import ConsoleLogger
-from vla_tune.training.metrics import EvenlySpaced, Validation, held_out
+from vla_tune.training.metrics import EvenlySpaced, Samples, Validation, held_out
 
 
 def fine_tune(cfg: DictConfig, folder: Path, *, resume_command: str) -> float:
@@ -146,11 +147,15 @@ def _trained(cfg: DictConfig, folder: Path, *, resume_command: str) -> dict[str,
     adapter.save(folder / ADAPTER_FOLDER, model, base_hash=base.content_hash)
     replace(contract, base=base).save(folder / ADAPTER_FOLDER)
     seal(folder / ADAPTER_FOLDER)
-    seen = Validation(EvenlySpaced(Transformed(data.training, pipeline), count=min(len(data.validation), cfg.validation.seen)))
+    seen = EvenlySpaced(Transformed(data.training, pipeline), count=min(len(data.validation), cfg.validation.seen))
+    return asdict(result) | {"training_loss": _loss(cfg, seen, model, head, pad=pad_id(processor))}
+
+
+def _loss(cfg: DictConfig, samples: Samples, model: Any, head: Head, *, pad: int) -> float | None:
+    """Mean over some samples; None where there are none."""
     device, autocast = torch.device(device_of(cfg)), forward_context(cfg.precision, device_of(cfg))
-    options = {"batch_size": cfg.training.batch_size, "pad_id": pad_id(processor), "device": device, "autocast": autocast}
-    measured = seen.measure(model, head, **options)
-    return asdict(result) | {"training_loss": measured.get("validation/loss")}
+    options = {"batch_size": cfg.training.batch_size, "pad_id": pad, "device": device, "autocast": autocast}
+    return Validation(samples).measure(model, head, **options).get("validation/loss")
 
 
 def start(adapter: Adapter, model: Any, run: str | None, *, base_hash: str) -> None:

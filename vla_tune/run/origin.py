@@ -1,6 +1,5 @@
 """What a run began with that its configuration only names: the bytes of its base, its data's numbers, its kind of device."""
 
-import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from vla_tune.evaluation.report import write_json
 from vla_tune.models.base import Checkpoint
 from vla_tune.run.changes import Change, check_changes, note
 from vla_tune.run.folder import ADAPTER_FOLDER, asset_named, shipped, steps_of
-from vla_tune.schema import Contract, content_hash, without_names
+from vla_tune.schema import Contract, content_hash, read_object, without_names
 
 ORIGIN_FILE = "origin.json"
 _SHORT, _MOST_BYTES = 12, 64 * 1024
@@ -48,14 +47,12 @@ def load_origin(folder: Path) -> Origin | None:
     path = folder / ORIGIN_FILE
     if not path.is_file():
         return None
+    record = read_object(path, largest=_MOST_BYTES)
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError("it is larger than what a run writes")
-        record = json.loads(path.read_text())
         if not all(value is None or isinstance(value, str) for value in record.values()):
             raise ValueError("it holds something else than text")
         return Origin(**record)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}): copy the run again.") from None
 
 

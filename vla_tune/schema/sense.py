@@ -42,8 +42,9 @@ def check_embodiment(body: Embodiment, source: str) -> None:
     if not 0 < body.control_hz <= _MOST["control_hz"]:
         raise ValueError(f"{source}: control_hz is {body.control_hz}: it lies above 0 and up to {_MOST['control_hz']} Hz.")
     for name, groups in {"state": body.state, "action": body.action}.items():
-        _bounded(source, "groups", len(groups))
-        _bounded(source, "dimensions", sum(group.dimension for group in groups))
+        least = min(1, len(groups))  # a robot may have no state
+        _bounded(source, "groups", len(groups), least=least)
+        _bounded(source, "dimensions", sum(group.dimension for group in groups), least=least)
         _different(source, f"{name} groups", [group.name for group in groups])
         for group in groups:
             _check_group(group, f"{source}: {name} group {group.name!r}")

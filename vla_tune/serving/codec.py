@@ -11,7 +11,7 @@ after the first few thousands.
 
 import json
 from collections.abc import Callable, Mapping
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 import msgpack
@@ -89,7 +89,11 @@ def from_json(text: str | bytes, *, hook: Callable[[dict[str, Any]], Any] = lamb
         raise MessageError(f"a JSON text holds at most {MAX_OBJECTS:,} values; arrays are sent as bytes, not number by number.")
     try:
         return json.loads(
-            text, object_pairs_hook=lambda pairs: hook(_without_repeats(pairs)), parse_int=_whole, parse_constant=_constant
+            text,
+            object_pairs_hook=lambda pairs: hook(_without_repeats(pairs)),
+            parse_int=_whole,
+            parse_float=_finite,
+            parse_constant=_constant,
         )
     except MessageError:
         raise
@@ -101,6 +105,10 @@ def _whole(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
         raise MessageError(f"a whole number of {len(digits):,} digits: at most {MAX_DIGITS} are read.")
     return int(digits)
+
+
+def _finite(digits: str) -> float:
+    return number if isfinite(number := float(digits)) else _constant(digits[:MAX_DIGITS])
 
 
 def _constant(name: str) -> Any:

@@ -81,7 +81,7 @@ def _of_dimension(each: DimensionFindings, found: Findings) -> Iterator[str]:
     if each.clipped > CLIPPED:
         yield (
             f"{each.name}: {each.clipped:.1%} of the values lie outside [-1, 1] and are clipped. Are the statistics those of these "
-            "data? A group that is not scaled (normalized: false) must lie in [-1, 1] by itself."
+            "data? A group that is not scaled (normalization: none) must lie in [-1, 1] by itself."
         )
     if each.saturated is not None and each.saturated > SATURATED and not each.gripper:
         yield (
@@ -101,7 +101,7 @@ def _of_dimension(each: DimensionFindings, found: Findings) -> Iterator[str]:
     if each.collides:
         yield (
             f"{each.name}: the engaged and the released gripper have the same codes, so the policy cannot tell them apart. Do the "
-            "data hold both? Correct the gripper's range in the embodiment, or set normalized: false if it lies in [-1, 1]."
+            "data hold both? Correct the gripper's range in the embodiment, or set normalization: none if it lies in [-1, 1]."
         )
     if each.lost:
         yield (

@@ -15,11 +15,6 @@ STATISTICS_FILE = "dataset_statistics.json"
 _NUMBERS = ("mean", "std", "min", "max", "q01", "q99")
 
 
-def statistics_keys(folder: Path) -> list[str]:
-    """The datasets whose statistics a checkpoint holds: what the original calls `unnorm_key`."""
-    return sorted(_records(folder))
-
-
 def published_statistics(folder: Path, key: str, *, normalization: Normalization = "quantile") -> Statistics:
     """The statistics of one dataset of a published checkpoint; `dataset_statistics.json` wins over `config.json`.
 
