@@ -69,6 +69,7 @@ HOSTILE = {
     "a long buffer": array(data=bytes(9)),
     "text as data": array(data="12345678"),
     "a scalar of text": msgpack.packb({b"__npgeneric__": True, b"data": "1", b"dtype": "<f4"}),
+    "a scalar above what its type holds": msgpack.packb({b"__npgeneric__": True, b"data": 1e300, b"dtype": "<f2"}),
     "a scalar out of range": msgpack.packb({b"__npgeneric__": True, b"data": 300, b"dtype": "|u1"}),
     "a deep list": b"\x91" * 100 + b"\xc0",
     "a list of too many": msgpack.packb([None] * 257),

@@ -77,6 +77,21 @@ def test_what_is_no_small_colour_jpeg_is_refused(data):
         from_jpeg(data(), largest=64 * 64)
 
 
+@pytest.mark.parametrize(
+    ("marker", "content"),
+    [
+        (0xE1, b"Exif\0\0II*\0\x08\0\0\0\x01\0\x1a\x01\x05\0\x01"),
+        (0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff"),
+    ],
+    ids=["Exif", "several pictures"],
+)
+def test_broken_metadata_is_not_read(marker, content):
+    """Its readers warn, a line of the log for each."""
+    data = to_jpeg(picture(), 90)
+    spoilt = data[:2] + bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2) + content + data[2:]
+    assert np.array_equal(from_jpeg(spoilt, largest=64 * 64), from_jpeg(data, largest=64 * 64))
+
+
 @pytest.mark.parametrize("quality", [0, 49, 101])
 def test_a_quality_that_no_policy_should_see_is_refused(quality):
     with pytest.raises(ValueError, match=f"jpeg_quality={quality}: choose 50 to 100"):

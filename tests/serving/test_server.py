@@ -7,6 +7,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -19,8 +20,10 @@ from vla_tune.policy import Policy
 from vla_tune.run.recorded import dark_observation
 from vla_tune.schema import Observation
 from vla_tune.serving import codec
+from vla_tune.serving import connection as connection_module
+from vla_tune.serving.answers import without_frames
 from vla_tune.serving.client import RemotePolicy, ServerError, UnreachableError
-from vla_tune.serving.protocol import contract_in, request_of
+from vla_tune.serving.protocol import contract_in, observation_in, request_of
 from vla_tune.serving.security import Insecure, Loopback, Tls
 
 
@@ -349,3 +352,64 @@ def test_many_questions_after_a_plain_error_leave_nothing_behind(served, echo):
                 connection.recv(timeout=60)
         pages = (http(address.url, "/metrics")[1] for _ in range(2000))
         assert any("vla_clients 0.0" in page for page in pages), "the connection is still there"
+
+
+@pytest.mark.parametrize("name", ["Host", "Origin", "Authorization"])
+def test_a_header_that_decides_and_comes_twice_is_refused_without_a_traceback(served, echo, caplog, name):
+    with served(echo) as address:
+        with pytest.raises(InvalidStatus) as caught:
+            connect(address.url, proxy=None, additional_headers=[(name, "a"), (name, "b")]).__enter__()
+        assert caught.value.response.status_code == 400
+        assert b"came twice" in caught.value.response.body
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "frames"),
+    [
+        ("_PIECES", 20, b"\x02\x80\0\0\0\0" + b"\x00\x80\0\0\0\0" * 21),
+        ("_UNREAD", -1, b"\x89\x80\0\0\0\0"),
+    ],
+    ids=["pieces without an end", "pings of who reads no pongs"],
+)
+def test_what_would_grow_for_ever_ends_its_connection_only(served, echo, monkeypatch, limit, value, frames):
+    monkeypatch.setattr(connection_module, limit, value)
+    with served(echo) as address:
+        with connect(address.url, compression=None, proxy=None) as attacker:
+            attacker.recv()
+            attacker.socket.sendall(frames)
+            with pytest.raises(ConnectionClosed):
+                drained(attacker)
+        policy = RemotePolicy(address.url)
+        assert policy.act([seen(0.4)])[0, 0, 0] == np.float32(0.4)
+        policy.close()
+
+
+def test_an_error_that_waits_to_be_sent_holds_no_message():
+    class Message:
+        """What is read."""
+
+    def read(message: Message) -> None:
+        try:
+            raise KeyError(message)
+        except KeyError:
+            raise codec.MessageError("no") from None
+
+    message, kept = Message(), None
+    held = weakref.ref(message)
+    try:
+        read(message)
+    except codec.MessageError as error:
+        kept = without_frames(error)
+    del message
+    assert held() is None
+    assert str(kept) == "no"
+
+
+@pytest.mark.parametrize("kind", ["<f2", "<f4", ">f8"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_a_state_that_no_float32_holds_is_refused_in_one_sentence(tiny_contract, kind, value):
+    with np.errstate(over="ignore"):
+        state = np.full(4, value).astype(kind)
+    with pytest.raises(codec.MessageError, match="holds NaN or infinity"):
+        observation_in(request_of(seen()) | {"observation/state": state}, tiny_contract)

@@ -190,8 +190,9 @@ def _scalar(record: Mapping[Any, Any]) -> np.generic:
     if not isinstance(data, bool | int | float):
         raise MessageError(f"a scalar is a number, not {type(data).__name__}.")
     try:
-        return kind.type(data)
-    except (OverflowError, ValueError):
+        with np.errstate(over="raise"):
+            return kind.type(data)
+    except (ArithmeticError, ValueError):
         raise MessageError(f"{data} does not fit into {kind}.") from None
 
 

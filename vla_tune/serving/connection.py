@@ -5,12 +5,16 @@ from typing import Any
 
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ProtocolError
-from websockets.frames import Frame
+from websockets.frames import Frame, Opcode
 
 from vla_tune.serving.doors import Doors
 
 _FRAMES = 128
 """In one piece of what came; a piece has at most 256 KiB, and tens of thousands of pings fit into it."""
+_PIECES = 2048
+"""Of one message; each takes memory, an empty one too, and nothing else ends a message that goes on for ever."""
+_UNREAD = 2**20
+"""Bytes that wait to be sent: pongs do not wait for who reads none."""
 
 
 class Counted(ServerConnection):
@@ -18,7 +22,7 @@ class Counted(ServerConnection):
 
     def __init__(self, doors: Doors, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._doors, self._frames = doors, 0
+        self._doors, self._frames, self._pieces = doors, 0, 0
         self._take, self.protocol.recv_frame = self.protocol.recv_frame, self._taken
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -40,4 +44,12 @@ class Counted(ServerConnection):
         self._frames += 1
         if self._frames > _FRAMES:
             raise ProtocolError(f"more than {_FRAMES} frames at once")  # ends the connection, and nothing behind it is read
+        if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
+            self._pieces = 0
+        self._pieces += frame.opcode is Opcode.CONT
+        if self._pieces > _PIECES:
+            raise ProtocolError(f"a message of more than {_PIECES} pieces")
+        if frame.opcode is Opcode.PING and self.transport.get_write_buffer_size() > _UNREAD:
+            self.transport.abort()
+            return
         self._take(frame)

@@ -13,6 +13,8 @@ _SEGMENTS = 64
 _SCAN = 0xDA
 _OTHER_FRAMES = frozenset({0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)})
 """Start-of-frame markers of everything but baseline and extended sequential Huffman (ITU-T T.81, table B.1)."""
+_METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
+"""Segments of applications but JFIF's and Adobe's, which say what the colours are; and comments."""
 
 
 def check_quality(quality: int | None) -> int | None:
@@ -50,8 +52,7 @@ def from_jpeg(data: bytes, *, largest: int) -> UInt8[np.ndarray, "H W 3"]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        _check_markers(data)
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:  # reads the header only
+        with Image.open(io.BytesIO(_bare(data)), formats=["JPEG"]) as picture:  # reads the header only
             if picture.mode != "RGB" or picture.width * picture.height > largest:
                 found = f"{picture.width} x {picture.height} {picture.mode}"
                 raise MessageError(f"a JPEG of {found}: RGB, at most {largest:,} pixels.")
@@ -62,18 +63,24 @@ def from_jpeg(data: bytes, *, largest: int) -> UInt8[np.ndarray, "H W 3"]:
         raise MessageError(f"{len(data):,} bytes are no JPEG that can be read: {error}"[:200]) from None
 
 
-def _check_markers(data: bytes) -> None:
-    """One scan, not progressive, few segments before it."""
-    place = 2  # behind the first marker
+def _bare(data: bytes) -> bytes:
+    """The same file without metadata, which nobody needs and whose readers write a line to the log for each mistake in it.
+
+    Raises:
+        MessageError: it has several scans, is progressive, or has many segments before its picture.
+    """
+    place, kept = 2, [data[:2]]  # behind the first marker
     for _ in range(_SEGMENTS):
         marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4])
         if data[place] != 0xFF or length < 2:
             raise MessageError(f"{len(data):,} bytes are no JPEG that can be read: a segment is broken.")
         if marker in _OTHER_FRAMES:
             raise MessageError("a JPEG that is not baseline: write it without progressive=True.")
+        if marker not in _METADATA:
+            kept.append(data[place : place + 2 + length])
         place += 2 + length
         if marker == _SCAN:
             if data.find(bytes([0xFF, _SCAN]), place) >= 0:
                 raise MessageError("a JPEG of several scans: write it as baseline, with its colours interleaved.")
-            return
+            return b"".join([*kept, data[place:]])
     raise MessageError(f"a JPEG with more than {_SEGMENTS} segments before its picture: leave the metadata away.")

@@ -17,7 +17,7 @@ from websockets.http11 import Request, Response
 
 from vla_tune.schema import Contract, Observation
 from vla_tune.serving import codec
-from vla_tune.serving.answers import FAILED, check_chunk, error_record
+from vla_tune.serving.answers import FAILED, check_chunk, error_record, without_frames
 from vla_tune.serving.connection import Counted
 from vla_tune.serving.doors import Doors, affordable, seldom_complaining
 from vla_tune.serving.memory import keep_freed
@@ -44,6 +44,10 @@ _BACKLOG = 32
 """Connections that are taken at once; each may cost a file before another gives way."""
 _PARTS = 1000
 """Of a message; an observation has a dozen for each camera."""
+_UNREAD = 1
+"""Frames of a connection that have come and wait; each may have the size of a message."""
+_ONCE = ("Host", "Origin", "Authorization")
+"""Headers that decide; of two of them each reader takes another."""
 _PENDING = 8
 """Requests of one connection that may be on their way; more would only be dropped as old."""
 
@@ -120,6 +124,7 @@ class PolicyServer:
         keep_freed()
         options: dict[str, Any] = {"ssl": self.security.context(), "process_request": self._http, "compression": None}
         options |= {"create_connection": partial(Counted, self._doors), "backlog": _BACKLOG, "origins": [None]}
+        options |= {"max_queue": _UNREAD}
         try:
             async with serve(self._connection, host, port, max_size=codec.MAX_BYTES, **options) as server:
                 with seldom_complaining():
@@ -145,6 +150,9 @@ class PolicyServer:
         if path == "/readyz":
             status = http.HTTPStatus.OK if self.ready else http.HTTPStatus.SERVICE_UNAVAILABLE
             return connection.respond(status, "ready\n" if self.ready else "warming up\n")
+        if twice := [name for name in _ONCE if len(request.headers.get_all(name)) > 1]:
+            self.metrics.rejected.labels("stranger").inc()
+            return connection.respond(http.HTTPStatus.BAD_REQUEST, f"the header {twice[0]} came twice.\n")
         refused = stranger(self.security, host=request.headers.get("Host"), origin=request.headers.get("Origin"))
         if refused is not None:
             self.metrics.rejected.labels("stranger").inc()
@@ -172,7 +180,7 @@ class PolicyServer:
                 try:
                     await self._begin(connection, message, question, turns)
                 except Exception as error:
-                    turns.answer(question, partial(_failed, error))
+                    turns.answer(question, partial(_failed, without_frames(error)))
                     await asyncio.sleep(0)  # the others' turn, before the next one fails
         except ConnectionClosed:
             pass
@@ -192,7 +200,8 @@ class PolicyServer:
             contract = self.contracts[name]
 
             def done(outcome: Reply | Exception) -> None:
-                turns.answer(question, partial(self._actions, question, name, contract, outcome))
+                came = without_frames(outcome) if isinstance(outcome, Exception) else outcome
+                turns.answer(question, partial(self._actions, question, name, contract, came))
 
             files = any(isinstance(value, bytes) for value in content.values())  # a JPEG takes time, an array none
             seen = await asyncio.to_thread(observation_in, content, contract) if files else observation_in(content, contract)
