@@ -23,6 +23,7 @@ from vla_tune.models.hashes import cache_folder, quantized_copy, remembered_hash
 from vla_tune.models.hf.model import HFVLA
 from vla_tune.models.hf.outline import outline
 from vla_tune.models.hf.rows import ReservedRows, Rows, vocabulary_modules
+from vla_tune.models.hf.template import check_template
 from vla_tune.models.hub import checkpoint_folder
 from vla_tune.models.nf4 import NF4, quantizable, quantize, rounded
 from vla_tune.models.precision import cast, check_format, choose_attention, weight_dtype
@@ -127,6 +128,7 @@ class HFCheckpoint:
         processor = AutoProcessor.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
         if not isinstance(processor, ProcessorMixin):
             raise ValueError(f"{self.folder} has a {type(processor).__name__}, which reads no images: name an image-text model.")
+        check_template(processor.chat_template, self.folder)
         return processor
 
     @property
