@@ -2,9 +2,10 @@
 
 import io
 import logging
+import shutil
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -208,3 +209,15 @@ def test_an_error_of_the_pipeline_names_episode_and_frame(
     samples = Demonstrations(image_folder, embodiment=body, chunks=ChunksByTimestamp(3))
     with pytest.raises(ValueError, match=r"episode 1, frame 1: the dataset gives chunks of 3 actions, the contract says 4"):
         Transformed(samples, build_pipeline(tiny_contract, tiny_tokenizer))[4]
+
+
+@pytest.mark.parametrize("whole", [1, 11])  # LeRobot keeps the list of the first ten in memory
+def test_a_recording_that_was_killed_is_refused(whole: int, body: Embodiment, recorded: list[list[dict]], tmp_path: Path):
+    def until_killed() -> Iterator[list[dict]]:
+        yield from [recorded[2]] * whole
+        shutil.copytree(tmp_path / "data", tmp_path / "left")
+        yield recorded[2]
+
+    write_episodes(tmp_path / "data", until_killed(), embodiment=body, storage=Storage("image"))
+    with pytest.raises((ValueError, FileNotFoundError), match=r"left.* (the recording was interrupted|it is damaged)"):
+        Demonstrations(tmp_path / "left", embodiment=body, chunks=ChunksByTimestamp(4))

@@ -205,6 +205,13 @@ def test_what_was_measured_stays_whatever_fails_after_it(tmp_path: Path):
     assert load_config(tmp_path).evaluation.episodes == 3
 
 
+def test_a_finished_run_without_checkpoints_takes_no_more_steps(tmp_path: Path):
+    before, more = contents(begun(tmp_path, steps=())), {"steps": 8, "workers": 0, "batch_size": 8}
+    with pytest.raises(ValueError, match="no checkpoint any more"), opened_run(config(training=more), tmp_path):
+        raise AssertionError("opened")
+    assert contents(tmp_path) == before
+
+
 def test_a_run_is_one_process_at_a_time(tmp_path: Path):
     run = tmp_path / "run"
     with opened_run(config(), run):

@@ -79,10 +79,15 @@ def _changed(folder: Path, new: DictConfig) -> bool:
     """Whether the run in the folder goes on with another configuration; the folder is prepared for it."""
     changes = differences(read_config(folder), OmegaConf.to_container(new))  # pyright: ignore[reportArgumentType]
     noted = check_changes(changes, resume=new.get("resume"), what=f"{folder / CONFIG_FILE} was written by another configuration")
-    done = steps_of(folder)
+    done, longer = steps_of(folder), any(change.longer for change in changes) and (folder / ADAPTER_FOLDER).is_dir()
+    if longer and not done:
+        raise ValueError(
+            f"{folder} has no checkpoint any more, from which it could take more steps: choose another folder, where start={folder} "
+            "begins with what it learned."
+        )
     if noted and done:
         note(folder, noted, step=done[-1], schedule=str(OmegaConf.select(new, "schedule._target_")))
-    if any(change.longer for change in changes) and (folder / ADAPTER_FOLDER).is_dir():
+    if longer:
         _set_aside(folder, step_folder(folder, done[-1]))
     elif any(change.measures for change in changes):
         for name in _MEASURED:

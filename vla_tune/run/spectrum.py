@@ -10,6 +10,7 @@ from rich.console import Console
 from vla_tune.adapters.spectrum import Spectrum, kept, overlap, rank_that_keeps, spectra
 from vla_tune.evaluation.report import write_json
 from vla_tune.evaluation.spectrum_plot import plot_spectra
+from vla_tune.run.chosen import chosen_run
 from vla_tune.run.folder import ADAPTER_FOLDER
 from vla_tune.run.stored import adapter_of, checkpoint_of
 
@@ -24,7 +25,7 @@ def spectrum_of_run(cfg: DictConfig) -> None:
         ValueError: the adapter is no change of weights, or the two runs have different bases or no layer in common.
     """
     folder = Path(cfg.to)
-    found = _spectra(Path(cfg.run))
+    found = _spectra(chosen_run(cfg, Path(cfg.run)))
     other = _spectra(Path(cfg.against)) if cfg.against else None
     shared = None if other is None else _shared(found, other, runs=(cfg.run, cfg.against))
     folder.mkdir(parents=True, exist_ok=True)
