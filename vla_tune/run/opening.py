@@ -82,8 +82,8 @@ def _changed(folder: Path, new: DictConfig) -> bool:
     done, longer = steps_of(folder), any(change.longer for change in changes) and (folder / ADAPTER_FOLDER).is_dir()
     if longer and not done:
         raise ValueError(
-            f"{folder} has no checkpoint any more, from which it could take more steps: choose another folder, where start={folder} "
-            "begins with what it learned."
+            f"{folder} has no checkpoint any more, from which it could take more steps: choose another folder, where "
+            f"start={folder} begins with what it learned."
         )
     if noted and done:
         note(folder, noted, step=done[-1], schedule=str(OmegaConf.select(new, "schedule._target_")))
