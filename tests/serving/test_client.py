@@ -1,14 +1,19 @@
 """A client believes its server nothing: what is no answer to its question, or no chunk of its contract, is refused."""
 
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from websockets.sync.server import ServerConnection, serve
 
+from vla_tune.run.acting import acting
 from vla_tune.run.recorded import dark_observation
 from vla_tune.serving import codec
 from vla_tune.serving.client import RemotePolicy, ServerError, UnreachableError
@@ -128,6 +133,50 @@ def test_a_chunk_that_is_none_of_the_contract_is_refused(answering, tiny_contrac
 def test_what_is_no_answer_is_an_error_in_one_sentence(answering, tiny_contract, sent, message):
     with answering(lambda question: [sent]) as policy, pytest.raises(ServerError, match=message):
         asked(policy, tiny_contract, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("announced", "message"),
+    [
+        ({"adapters": 5}, "has no adapter 'default': there are a int"),
+        ({"adapters": ["default"]}, "has no adapter 'default': there are a list"),
+        ({"adapters": None}, "has no adapter"),
+        ({"default_adapter": [1]}, "has no adapter"),
+        ({"default_adapter": {}}, "has no adapter"),
+        ({"adapters": {f"{number:099}": "" for number in range(200)}}, "^.{,2000}$"),
+        ({"adapters": {"default": 5}}, "acts by another contract"),
+        ({"chunks": {"default": [400, 4]}}, r"announces chunks of \[400, 4\], the contract \[4, 4\]"),
+        ({"chunks": 5, "action_horizon": "4"}, "does not announce the shape"),
+    ],
+    ids=str,
+)
+def test_a_server_that_lies_about_itself_is_refused_in_one_sentence(answering, tiny_contract, announced, message):
+    with answering(lambda question: [reply(question)], **announced) as policy:
+        policy.contract = tiny_contract
+        with pytest.raises(ValueError, match=message):
+            asked(policy, tiny_contract, 0.5)
+        assert policy._connection is None
+
+
+def test_a_server_that_reads_nothing_keeps_no_one_who_sends(answering, tiny_contract):
+    with answering(lambda question: [reply(question)]) as policy:
+        assert asked(policy, tiny_contract, 0.5) == 0.5
+        waits = policy._connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)
+        assert struct.unpack("@ll", waits) == (60, 0)
+        assert policy._connection.close_timeout == 1.0
+
+
+def test_an_adapter_with_another_contract_than_the_one_announced_drives_nothing(served, echo, tiny_contract):
+    contracts = {"default": tiny_contract, "other": replace(tiny_contract, execute_steps=2)}
+    remote = dict.fromkeys(("contract", "api_key_file", "certificate", "jpeg_quality"))
+    with served(echo, contracts=contracts) as address:
+        for name, refused in (("default", False), (None, False), ("other", True)):
+            cfg = OmegaConf.create({"policy": address.url, "remote": remote | {"adapter": name, "timeout": 60.0, "patience": 60.0}})
+            with (
+                pytest.raises(ValueError, match="acts by another contract") if refused else nullcontext(),
+                acting(cfg) as (policy, _),
+            ):
+                assert policy.act([dark_observation(tiny_contract)]).shape == (1, 4, 4)
 
 
 def test_the_shape_of_a_chunk_is_that_of_the_adapter(tiny_contract):

@@ -31,8 +31,11 @@ def acting(cfg: DictConfig) -> Iterator[tuple[Policy, Contract]]:
     remote = remote_policy(cfg.policy, **given)
     try:
         contract = remote.contract or contract_in(remote.metadata)
-        # a server that comes back with another policy is refused
-        remote.contract = contract if given.adapter is None else remote.contract
+        remote.contract = contract  # a server that comes back with another policy is refused
+        remote.close()
+        _ = (
+            remote.metadata
+        )  # connects again: what it says of itself must agree, and the adapter have the contract that is announced
         yield remote, contract
     finally:
         remote.close()

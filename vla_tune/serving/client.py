@@ -3,7 +3,9 @@
 import itertools
 import logging
 import random
+import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +37,8 @@ from vla_tune.serving.replies import SAID, ServerError, chunk_of, content_of, ti
 from vla_tune.serving.security import is_loopback
 
 _log = logging.getLogger(__name__)
+_CLOSING = 1.0
+"""Seconds for a server to say goodbye; an answer that did not come in time must not take much longer to be given up."""
 
 
 class UnreachableError(ConnectionError):
@@ -176,6 +180,8 @@ class RemotePolicy:
                 self._metadata = content_of(connection.recv(timeout=self.timeout))
                 self._check_contract()
                 self._shape = chunk_shape(self._metadata, self.adapter)
+                if self.contract is not None and self._shape != (known := _shape_of(self.contract)):
+                    raise ValueError(f"{self.url} announces chunks of {list(self._shape)}, the contract {list(known)}.")
             except BaseException:
                 self.close()
                 raise
@@ -187,12 +193,15 @@ class RemotePolicy:
         headers = {} if self.api_key is None else {"Authorization": f"Api-Key {self.api_key}"}
         context = ssl.create_default_context(cafile=self.certificate) if self.url.startswith("wss:") else None
         options: dict[str, Any] = {"compression": None, "proxy": None, "max_size": codec.MAX_BYTES, "ssl": context}
+        options |= {"close_timeout": _CLOSING, "max_queue": 1}
         while True:
             try:
                 opened = connect(self.url, additional_headers=headers, open_timeout=self.timeout, **options)
+                # a server that reads nothing would keep a large observation, and who sends it, for ever
+                opened.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", *_divided(self.timeout)))
                 return self._closing.enter_context(opened)
             except InvalidStatus as error:
-                raise ServerError(f"{self.url} refused: HTTP {error.response.status_code} {error.response.body!r}") from None
+                raise ServerError(f"{self.url} refused: HTTP {error.response.status_code} {error.response.body!r}"[:SAID]) from None
             except ssl.SSLCertVerificationError as error:
                 remedy = "name its authority as certificate="
                 raise ServerError(f"{self.url} has a certificate that is not trusted ({error.verify_message}): {remedy}.") from None
@@ -205,8 +214,9 @@ class RemotePolicy:
     def _check_contract(self) -> None:
         known = self._metadata.get("adapters", {})
         name = self.adapter or self._metadata.get("default_adapter")
-        if name not in known:
-            raise ValueError(f"{self.url} has no adapter {name!r}: there are {', '.join(map(str, known))}.")
+        if not isinstance(known, dict) or not isinstance(name, str) or name not in known:
+            there = ", ".join(map(str, known)) if isinstance(known, dict) else f"a {type(known).__name__}"
+            raise ValueError(f"{self.url} has no adapter {str(name)[:80]!r}: there are {there}."[:SAID])
         offered = self._metadata.get("jpeg_quality")
         if self.jpeg_quality not in (None, offered):
             raise ValueError(
@@ -216,6 +226,15 @@ class RemotePolicy:
         if given is not None and contract_hash(given) != known[name]:
             found = _difference(given, self._metadata)
             raise ValueError(f"{self.url} acts by another contract than the one given: {found}.")
+
+
+def _shape_of(contract: Contract) -> tuple[int, int]:
+    return contract.horizon, contract.embodiment.action_dimension
+
+
+def _divided(seconds: float) -> tuple[int, int]:
+    """Whole seconds and microseconds."""
+    return divmod(max(1, round(seconds * 1_000_000)), 1_000_000)
 
 
 def remote_policy(
