@@ -91,7 +91,7 @@ def test_a_damaged_file_is_nobodys(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(fcntl, "flock", without_locks)
     (tmp_path / LOCK_FILE).write_text("not json")
     with locked(tmp_path):
-        pass
+        assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
 
 
 def test_another_error_of_the_disk_is_told(tmp_path: Path, monkeypatch) -> None:

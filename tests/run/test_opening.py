@@ -159,9 +159,9 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path, changes: 
 
 def test_a_base_that_ships_with_the_package_is_the_same_wherever_it_lies(tmp_path: Path):
     begun(tmp_path, model={"folder": "/home/trainer/vla-tune/vla_tune/assets/tiny"})
-    open_run(config(model={"folder": "/work/vla-tune/vla_tune/assets/tiny"}), tmp_path)
+    open_run(config(model={"folder": "/elsewhere/vla-tune/vla_tune/assets/tiny"}), tmp_path)
     with pytest.raises(ValueError, match=r"model\.folder"):
-        open_run(config(model={"folder": "/work/vla-tune/vla_tune/assets/other"}), tmp_path)
+        open_run(config(model={"folder": "/elsewhere/vla-tune/vla_tune/assets/other"}), tmp_path)
 
 
 @pytest.mark.parametrize(("schedule", "exact"), [("warmup_cosine", False), ("constant", True)])

@@ -115,13 +115,17 @@ def test_wandb_without_a_login_is_one_line(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_a_closed_terminal_costs_the_lines_only() -> None:
+    refused = []
+
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
+            refused.append(text)
             raise OSError(5, "Input/output error")
 
     logger = ConsoleLogger(steps=1, console=Console(file=Gone(), width=200))
     logger.log(1, LINE)
     logger.close()
+    assert refused
 
 
 def test_a_step_that_was_left_out_has_no_loss() -> None:
