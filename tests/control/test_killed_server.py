@@ -20,7 +20,7 @@ from vla_tune.data.chunks import ChunksByTimestamp
 from vla_tune.data.dataset import Demonstrations
 from vla_tune.record import Storage
 from vla_tune.record.ticks import DatasetLog
-from vla_tune.schema import Statistics
+from vla_tune.schema import ColumnStatistics, Statistics
 from vla_tune.serving.client import RemotePolicy
 
 HZ, HORIZON, LATENCY = 50.0, 16, 0.06
@@ -85,8 +85,11 @@ class Killer(threading.Thread):
 
 
 @pytest.fixture
-def contract(tiny_contract, body, statistics, tmp_path) -> Path:
-    both = Statistics(dataset="arm", action=statistics, state=statistics, num_transitions=100, num_trajectories=1)
+def contract(tiny_contract, body, extents, tmp_path) -> Path:
+    low, high = tuple(extents.low.tolist()), tuple(extents.high.tolist())
+    given = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "min": low, "max": high, "q01": low, "q99": high}
+    column = ColumnStatistics(**given, normalization=("quantile", "quantile", "none"))
+    both = Statistics(dataset="arm", action=column, state=column, num_transitions=100, num_trajectories=1)
     made = replace(tiny_contract, embodiment=body, statistics=both, horizon=HORIZON, execute_steps=HORIZON, base=None)
     (tmp_path / "contract").mkdir()
     made.save(tmp_path / "contract")
