@@ -4,6 +4,7 @@ import gc
 import hashlib
 import json
 import math
+import os
 import shutil
 import signal
 import threading
@@ -70,8 +71,12 @@ SENTENCES = ["lift the red block", "push the green block left", "touch the blue 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Two workers on two cores: threads that wait for each other's would be slower than none."""
+    """Two workers on two cores: threads that wait for each other's would be ten times slower than none.
+
+    The environment says so too, as a command that trains sets the threads again; and processes that a test starts inherit it.
+    """
     if hasattr(config, "workerinput"):
+        os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)
 
 
