@@ -77,6 +77,20 @@ def choices() -> list[tuple[str, str]]:
 
 
 CHOICES = choices()
+ALONE = ("experiment", "sweep", "targets@adapter")
+"""Groups whose options choose those of other groups."""
+
+
+def side_by_side() -> list[tuple[str, list[str]]]:
+    """Compositions in which every choice occurs once: options of one group by turns, those of different groups together."""
+    options: dict[tuple[str, str], list[str]] = {}
+    for root, choice in CHOICES:
+        options.setdefault((root, choice.partition("=")[0]), []).append(choice)
+    rows = {(root, key, index): [choice] for (root, key), of in options.items() if key in ALONE for index, choice in enumerate(of)}
+    for (root, key), of in options.items():
+        for index, choice in enumerate(of if key not in ALONE else []):
+            rows.setdefault((root, "", index), []).append(choice)
+    return [(root, row) for (root, _, _), row in rows.items()]
 
 
 def targets(node: Any) -> Iterator[dict[str, Any]]:
@@ -125,10 +139,10 @@ def test_every_option_belongs_to_a_root():
     assert set(ROOTS) == {path.stem for path in (CONF.parent / "scripts").glob("*.py")}
 
 
-@pytest.mark.parametrize(("root", "choice"), CHOICES, ids=[" ".join(pair) for pair in CHOICES])
-def test_an_option_fits_its_target(root: str, choice: str):
-    more = [ROBOT] if choice.startswith("experiment=") else []
-    tree = without_hydra(composed(root, choice, *more), resolve=False)
+@pytest.mark.parametrize(("root", "row"), side_by_side(), ids=lambda value: value if isinstance(value, str) else " ".join(value))
+def test_an_option_fits_its_target(root: str, row: list[str]):
+    more = [ROBOT] if row[0].startswith("experiment=") else []
+    tree = without_hydra(composed(root, *row, *more), resolve=False)
     assert [problem for node in targets(tree) if (problem := misfit(node))] == []
 
 

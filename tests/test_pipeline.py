@@ -68,8 +68,8 @@ def training(folders: Path) -> list[str]:
     "choices",
     [
         ["adapter=qlora_r16"],
-        ["head=regression", "addition=[film,proprioception]"],
-        # the whole way again takes long: what differs is in the tests of the adapters and of resuming
+        # the whole way again takes long: what differs is in the tests of the heads, the adapters and of resuming
+        pytest.param(["head=regression", "addition=[film,proprioception]"], marks=pytest.mark.ci),
         pytest.param(["adapter=lora_r16"], marks=pytest.mark.ci),
         pytest.param(["adapter=full"], marks=pytest.mark.ci),
     ],

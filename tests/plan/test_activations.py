@@ -66,7 +66,12 @@ CASES: dict[str, tuple[dict[str, Any] | Full, str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("adapter", "precision", "middle"), list(CASES.values()), ids=list(CASES), indirect=["middle"])
+QUICK = {"lora", "qlora", "vision too", "full"}
+"""The others are variants of these."""
+PARAMS = [pytest.param(*case, id=name, marks=[] if name in QUICK else pytest.mark.ci) for name, case in CASES.items()]
+
+
+@pytest.mark.parametrize(("adapter", "precision", "middle"), PARAMS, indirect=["middle"])
 def test_autograd_keeps_what_is_planned(adapter: dict[str, Any] | Full, precision: str, middle, lora: Lora):
     chosen = adapter if isinstance(adapter, Full) else replace(lora, **adapter)
     load = Load(batch_size=2, length=36 + 30, labels=16, cameras=1)

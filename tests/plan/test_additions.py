@@ -20,7 +20,12 @@ CASES: dict[str, tuple[tuple[Addition, ...], str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("additions", "base", "precision"), list(CASES.values()), ids=list(CASES))
+QUICK = {"film", "all, float32"}
+"""The others say the same again, at two seconds each."""
+PARAMS = [pytest.param(*case, id=name, marks=[] if name in QUICK else pytest.mark.ci) for name, case in CASES.items()]
+
+
+@pytest.mark.parametrize(("additions", "base", "precision"), PARAMS)
 def test_autograd_keeps_what_is_planned(additions: tuple[Addition, ...], base: str, precision: str, middle, lora: Lora):
     adapter, model = replace(lora, base=base), replace(middle, additions=additions)
     length = LOAD.length + any(isinstance(addition, Proprioception) for addition in additions)

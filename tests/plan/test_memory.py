@@ -84,7 +84,7 @@ def test_checkpointing_trades_activations_for_one_block(middle, lora: Lora):
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])
-@pytest.mark.parametrize("adapter", ["lora", "qlora"])
+@pytest.mark.parametrize("adapter", [pytest.param("lora", marks=pytest.mark.ci), "qlora"])
 def test_acting_takes_no_more_than_planned(one_by_one: bool, adapter: str, middle, lora: Lora, live):
     """A pass over eight observations, with the keys and values of all layers where codes are said one after the other."""
     chosen, load = replace(lora, base="nf4" if adapter == "qlora" else "bf16"), replace(LOAD, batch_size=8, one_by_one=one_by_one)

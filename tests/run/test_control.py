@@ -221,7 +221,7 @@ def own_contract(contract: Contract, *, dimension: int, state: int, **kind) -> C
     ("dimension", "state", "kind"),
     [
         (3, 3, {"unit": "1", "representation": "delta"}),
-        (14, 14, {"unit": "rad", "representation": "absolute"}),
+        pytest.param(14, 14, {"unit": "rad", "representation": "absolute"}, marks=pytest.mark.ci),
         (14, 0, {"unit": "rad", "representation": "absolute"}),
     ],
 )

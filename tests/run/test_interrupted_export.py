@@ -39,6 +39,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.ci
 def test_whenever_it_is_cut_short(export, run: Path, disk, tmp_path: Path):
     """Killed: what lay there at a write is taken to another disk. Full or read-only: a write is refused."""
     robots, killed = tmp_path / "robots", tmp_path / "killed"
