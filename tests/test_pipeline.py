@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
@@ -21,6 +21,8 @@ from vla_tune.schema import Contract, FastTokens
 from vla_tune.training import TrainingInterrupted, loop
 from vla_tune.training.loop import CHECKPOINTS
 
+CONF = Path(__file__).parents[1] / "conf"
+
 # The logits of random weights are nearly flat: rounding tips more of their near-ties, between bins further apart.
 LENIENT = ["tolerance.token_agreement=0.7", "tolerance.mean_error=0.2"]
 
@@ -28,7 +30,7 @@ ANYTHING = ["tolerance.token_agreement=0.0", "tolerance.mean_error=10.0", "toler
 
 
 def configuration(root: str, *overrides: str) -> DictConfig:
-    with initialize(version_base="1.3", config_path="../conf"):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose(root, overrides=list(overrides))
 
 

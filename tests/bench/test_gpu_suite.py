@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize
+from hydra import compose, initialize_config_dir
 
 from vla_tune.bench import command, gpu_training
 from vla_tune.bench.budget import Budget
@@ -17,6 +17,8 @@ from vla_tune.bench.gpu_suite import GPUSuite
 from vla_tune.bench.gpu_table import summary
 from vla_tune.run.bench import bench
 from vla_tune.run.objects import build
+
+CONF = Path(__file__).parents[2] / "conf"
 
 PARTS = {"device": 1, "acting": 8, "training": 6}
 TRAINED = ("samples_per_second", "step_seconds", "flops_per_second", "share_of_matmul", "planned_bytes", "step_flops")
@@ -131,7 +133,7 @@ def test_a_failure_is_in_the_exit_code(words: list[str], monkeypatch: pytest.Mon
 
 
 def configured(*overrides: str) -> Any:
-    with initialize(version_base="1.3", config_path="../../conf"):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("bench", overrides=["suite=gpu_7b", "device=cpu", *overrides])
 
 

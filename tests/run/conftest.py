@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from vla_tune.models.openvla import OpenVLACheckpoint
 from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.schema import BaseWeights
+
+CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def configuration():
     """A root configuration with overrides."""
 
     def make(root: str, *overrides: str) -> DictConfig:
-        with initialize(version_base="1.3", config_path="../../conf"):
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             return compose(root, overrides=list(overrides))
 
     return make

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from vla_tune.bench.data_suite import DataSuite
@@ -17,11 +17,13 @@ from vla_tune.run.bench import bench
 from vla_tune.run.errors import one_line_errors
 from vla_tune.run.objects import build
 
+CONF = Path(__file__).parents[2] / "conf"
+
 KINDS = {"data": DataSuite, "train": TrainSuite, "rollout": RolloutSuite}
 
 
 def configuration(*overrides: str) -> DictConfig:
-    with initialize(version_base="1.3", config_path="../../conf"):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("bench", overrides=list(overrides))
 
 
@@ -44,7 +46,7 @@ def test_every_suite_is_built_with_the_root_s_choices():
 
 
 def test_the_adapters_are_those_of_training_compared_with_full_fine_tuning():
-    with initialize(version_base="1.3", config_path="../../conf"):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         trained = {name: compose("train", overrides=[f"adapter={name}"]) for name in ("full", "lora_r16", "qlora_r16")}
     adapters = build(configuration("suite=train", "device=cpu", "checkpoint=somewhere").suite).adapters
     assert list(adapters) == list(trained)

@@ -8,7 +8,7 @@ from pathlib import Path
 import gymnasium
 import hydra
 import pytest
-from hydra import compose, initialize
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from vla_tune.export import ParityError
@@ -68,7 +68,7 @@ def test_what_the_system_says_comes_with_what_helps(error: OSError, said: list[s
 
 
 def composed(word: str) -> str:
-    with initialize(version_base="1.3", config_path="../../conf"):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("tokenizer", overrides=[word]).to
 
 
@@ -173,7 +173,7 @@ def test_a_missing_value_is_one_line(capsys: pytest.CaptureFixture[str]):
 def test_hydras_own_errors_are_one_line_with_a_way_out(override: str, named: str, capsys: pytest.CaptureFixture[str]):
     @one_line_errors
     def main() -> None:
-        with initialize(version_base="1.3", config_path="../../conf"):
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             compose("train", overrides=[override])
 
     with pytest.raises(SystemExit) as caught:
@@ -187,7 +187,7 @@ def test_hydras_own_errors_are_one_line_with_a_way_out(override: str, named: str
 def test_an_option_that_moved_is_told_where(capsys: pytest.CaptureFixture[str]):
     @one_line_errors
     def main() -> None:
-        with initialize(version_base="1.3", config_path="../../conf"):
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             compose("train", overrides=["experiment=rank_tradeoff"])
 
     with pytest.raises(SystemExit):
@@ -251,7 +251,7 @@ def test_an_environment_that_is_not_found_is_one_line(name: str, capsys: pytest.
 
 def test_a_group_is_not_left_out_by_null(capsys: pytest.CaptureFixture[str]):
     def compose_it() -> None:
-        with initialize(version_base="1.3", config_path="../../conf"):
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             compose("train", overrides=["env=null"])
 
     with pytest.raises(SystemExit):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from vla_tune.check.kept import KEPT_FILE
@@ -18,6 +18,8 @@ from vla_tune.run.check import CHECK_FILE
 from vla_tune.run.evaluate import evaluate_run
 from vla_tune.run.fine_tune import fine_tune
 from vla_tune.run.folder import RESULTS_FILE
+
+CONF = Path(__file__).parents[2] / "conf"
 
 SMALL = [
     "adapter=lora_r2",
@@ -40,7 +42,7 @@ SMALL = [
 
 
 def configuration(root: str, *overrides: str) -> DictConfig:
-    with initialize(version_base="1.3", config_path="../../conf"):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose(root, overrides=list(overrides))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hydra import compose, initialize
+from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 
@@ -19,9 +19,11 @@ from vla_tune.run.errors import one_line_errors
 from vla_tune.run.record import record
 from vla_tune.schema import Contract
 
+CONF = Path(__file__).parents[2] / "conf"
+
 
 def configuration(*overrides: str) -> DictConfig:
-    with initialize(version_base="1.3", config_path="../../conf"):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("record", overrides=list(overrides))
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from matplotlib.image import imread
 from omegaconf import DictConfig, OmegaConf
@@ -12,9 +12,11 @@ from vla_tune.models.openvla import OpenVLACheckpoint
 from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.run.spectrum import spectrum_of_run
 
+CONF = Path(__file__).parents[2] / "conf"
+
 
 def configuration(root: str, *overrides: str) -> DictConfig:
-    with initialize(version_base="1.3", config_path="../../conf"):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose(root, overrides=list(overrides))
 
 

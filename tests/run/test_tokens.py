@@ -3,7 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from vla_tune.data.sources import Data
@@ -13,6 +13,8 @@ from vla_tune.run.tokens import dimensions_of, examine_tokens, fit_tokenizer
 from vla_tune.schema import Contract, FastTokens
 from vla_tune.tokens import TrainingActions
 
+CONF = Path(__file__).parents[2] / "conf"
+
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
@@ -21,7 +23,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def configuration(root: str, *overrides: str) -> DictConfig:
-    with initialize(version_base="1.3", config_path="../../conf"):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose(root, overrides=list(overrides))
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from vla_tune.run.evaluate import evaluate_run
@@ -12,9 +12,11 @@ from vla_tune.run.fine_tune import fine_tune
 from vla_tune.run.merge import merge_run
 from vla_tune.schema import Contract, ProcessorRule
 
+CONF = Path(__file__).parents[3] / "conf"
+
 
 def configuration(root: str, *overrides: str) -> DictConfig:
-    with initialize(version_base="1.3", config_path="../../../conf"):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose(root, overrides=list(overrides))
 
 
