@@ -26,7 +26,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
 ADAPTERS: dict[str, dict[str, Any] | Full] = {"lora": {}, "qlora": {"base": "nf4"}, "full": Full()}
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", pytest.param("adamw", marks=pytest.mark.ci)])
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_bytes_of_real_tensors(adapter: str, optimizer: str, middle, lora: Lora):
     """Weights, adapter, gradients and the optimizer's states after one step."""

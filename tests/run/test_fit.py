@@ -65,7 +65,7 @@ def test_the_base_has_the_size_of_the_published_one(base: Path):
     [
         ("gpu=rtx4090", "113.2 GB of the 23.8 GB that NVIDIA GeForce RTX 4090"),
         ("device=auto", "7.5 billion parameters and would be trained on the CPU. Torch sees no GPU"),
-        ("device=cpu", "of the .* that this computer's CPU has"),
+        pytest.param("device=cpu", "of the .* that this computer's CPU has", marks=pytest.mark.ci),
     ],
 )
 def test_seven_billion_are_refused_before_anything_is_read(where: str, said: str, words: list[str], tmp_path: Path, monkeypatch):

@@ -64,7 +64,12 @@ def test_it_is_the_model_of_transformers(model: HFVLA, batch: Batch):
 
 
 @pytest.mark.parametrize(
-    "adapter", [None, PrefixTuning(count=3, base="fp32"), PTuning(count=3, base="fp32")], ids=["none", "prefix", "p_tuning"]
+    "adapter",
+    [
+        pytest.param(None, id="none"),
+        pytest.param(PrefixTuning(count=3, base="fp32"), id="prefix", marks=pytest.mark.ci),
+        pytest.param(PTuning(count=3, base="fp32"), id="p_tuning", marks=pytest.mark.ci),
+    ],
 )
 @torch.no_grad()
 def test_cached_decoding_of_a_batch_is_the_whole_pass_of_each_row(
