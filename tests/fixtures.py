@@ -10,7 +10,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -56,6 +56,7 @@ from vla_tune.serving.security import Loopback, Security
 from vla_tune.serving.server import FixedAdapters, PolicyServer
 from vla_tune.serving.worker import Worker
 from vla_tune.tokens import ParallelPrompt, uniform_edges
+from vla_tune.training import loop as training_loop
 
 # how long an example takes says how busy the machine is
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -105,6 +106,26 @@ def ordinary_signals() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def interrupted_after() -> Callable[[int], AbstractContextManager[None]]:
+    """In this block, Ctrl-C comes at the end of a step of training."""
+
+    @contextmanager
+    def interrupting(steps: int) -> Iterator[None]:
+        advance = training_loop.update
+
+        def update(*args: Any, step: int, **kwargs: Any) -> Any:
+            if step == steps:
+                os.kill(os.getpid(), signal.SIGINT)
+            return advance(*args, step=step, **kwargs)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training_loop, "update", update)
+            yield
+
+    return interrupting
 
 
 @pytest.fixture(scope="session")

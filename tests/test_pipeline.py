@@ -1,8 +1,6 @@
 """The whole way on a few steps: record -> train -> resume -> evaluate -> merge -> evaluate, in one process."""
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from vla_tune.run.evaluate import evaluate_run
 from vla_tune.run.fine_tune import fine_tune
 from vla_tune.run.merge import merge_run
 from vla_tune.schema import Contract, FastTokens
-from vla_tune.training import TrainingInterrupted, loop
+from vla_tune.training import TrainingInterrupted
 from vla_tune.training.loop import CHECKPOINTS
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -76,15 +74,15 @@ def training(folders: Path) -> list[str]:
         pytest.param(["adapter=full"], marks=pytest.mark.ci),
     ],
 )
-def test_demonstrations_become_a_merged_policy(tmp_path: Path, training: list[str], choices: list[str], monkeypatch) -> None:
+def test_demonstrations_become_a_merged_policy(
+    tmp_path: Path, training: list[str], choices: list[str], interrupted_after, monkeypatch
+) -> None:
     run = tmp_path / "run"
     cfg = configuration("train", *training, *choices)
-    interrupted_after(2, monkeypatch)
-    with pytest.raises(TrainingInterrupted):
+    with interrupted_after(2), pytest.raises(TrainingInterrupted):
         fine_tune(cfg, run, resume_command="again")
     assert not (run / "results.json").exists()
     assert [folder.name for folder in (run / CHECKPOINTS).iterdir()] == ["step_000002"]
-    monkeypatch.undo()
     loads, load = [], OpenVLACheckpoint.load
     monkeypatch.setattr(OpenVLACheckpoint, "load", lambda *args, **kwargs: (loads.append(1), load(*args, **kwargs))[1])
     failure_rate = fine_tune(cfg, run, resume_command="again")
@@ -157,23 +155,10 @@ def test_what_a_head_cannot_learn_is_refused_before_anything_is_written(tmp_path
         assert not (tmp_path / "run").exists()
 
 
-def test_a_run_with_another_configuration_is_refused(tmp_path: Path, training: list[str], monkeypatch) -> None:
+def test_a_run_with_another_configuration_is_refused(tmp_path: Path, training: list[str], interrupted_after) -> None:
     run = tmp_path / "run"
-    interrupted_after(2, monkeypatch)
-    with pytest.raises(TrainingInterrupted):
+    with interrupted_after(2), pytest.raises(TrainingInterrupted):
         fine_tune(configuration("train", *training), run, resume_command="again")
     changed = configuration("train", *training, "adapter.rank=8")
     with pytest.raises(ValueError, match=r"adapter.rank: 16 there, 8 now"):
         fine_tune(changed, run, resume_command="again")
-
-
-def interrupted_after(steps: int, monkeypatch) -> None:
-    """Ctrl-C at the end of a step."""
-    advance = loop.update
-
-    def interrupting(*args, step: int, **kwargs):
-        if step == steps:
-            os.kill(os.getpid(), signal.SIGINT)
-        return advance(*args, step=step, **kwargs)
-
-    monkeypatch.setattr(loop, "update", interrupting)

@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from vla_tune.run.check import check
 from vla_tune.run.control import control
 from vla_tune.run.export import export_run
 from vla_tune.run.fine_tune import fine_tune
 from vla_tune.schema import Contract
+from vla_tune.training import TrainingInterrupted
 
 HERE = Path(__file__).parent / "own_robots"
 ROOT = Path(__file__).parents[2]
@@ -86,6 +88,23 @@ def test_from_its_data_to_its_driver(robot: str, own_arms: Any, configuration, t
     assert sent.shape[1] == action
     if robot == "lab_arm":
         assert np.abs(sent[:, :6]).max() <= 2.0, "radians, within the limits of the driver"
+
+
+@pytest.mark.ci
+def test_projections_made_anew_end_with_the_same_bits_after_a_stop(own_arms: Any, configuration, interrupted_after, tmp_path: Path):
+    own_arms.record(tmp_path / "data", own_arms.embodiment("lab_arm"), episodes=4, frames=8)
+    given = [MINE, "data=folder", f"data.sources.0.folder={tmp_path / 'data'}", "embodiment@data.embodiment=lab_arm"]
+    cfg = configuration("train", *given, *SMALL, "training.steps=3", "training.save_every=1", "evaluation=none")
+    fine_tune(cfg, tmp_path / "whole", resume_command="")
+    with interrupted_after(2), pytest.raises(TrainingInterrupted):
+        fine_tune(cfg, tmp_path / "stopped", resume_command="")
+    fine_tune(cfg, tmp_path / "stopped", resume_command="")
+    whole, resumed = (
+        {path.name: path.read_bytes() for path in (tmp_path / run / "adapter").iterdir()} for run in ("whole", "stopped")
+    )
+    assert whole == resumed
+    learned = {name for path in (tmp_path / "whole/adapter").glob("*.safetensors") for name in load_file(path)}
+    assert [name for name in learned if "proprio_projector" in name], "they learned too"
 
 
 def script(name: str, *arguments: str, allowed: tuple[int, ...] = (0,)) -> None:
