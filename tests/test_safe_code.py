@@ -1,4 +1,4 @@
-"""Nothing that is read can run code: read off the syntax of every file, in all spellings."""
+"""Nothing that is read can run code: what ruff's rules (`pyproject.toml`) do not know, read off the syntax of every file."""
 
 import ast
 from collections.abc import Iterator
@@ -7,65 +7,37 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PYTHON = [
-    path.relative_to(ROOT)
-    for room in ("vla_tune", "envs", "scripts", "plugins", "bridges")
-    for path in sorted((ROOT / room).rglob("*.py"))
-]
-MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "msgpack_numpy", "jsonpickle"}
-CALLS = {"eval", "exec", "compile", "__import__"}
-LOADERS = {("torch", "load"), ("yaml", "load"), ("yaml", "unsafe_load"), ("np", "load"), ("numpy", "load")}
+PYTHON = [path for room in ("vla_tune", "envs", "scripts", "plugins", "bridges") for path in sorted((ROOT / room).rglob("*.py"))]
+CALLS = {"compile", "__import__"}
+FORBIDDEN = {"trust_remote_code", "allow_pickle"}
 
 
 def problems(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (f"import {alias.name}" for alias in node.names if alias.name.partition(".")[0] in MODULES)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in MODULES:
-            yield from (f"from {node.module} import {alias.name}" for alias in node.names if not alias.name.endswith("Error"))
-        elif isinstance(node, ast.ImportFrom) and node.module in ("torch", "numpy", "yaml"):
-            yield from (f"from {node.module} import {alias.name}" for alias in node.names if (node.module, alias.name) in LOADERS)
-        elif isinstance(node, ast.Call):
-            yield from called(node)
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Name) and node.func.id in CALLS:
+            yield f"{node.func.id}()"
+        for keyword in node.keywords:
+            refused = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
+            if keyword.arg in FORBIDDEN and not refused:
+                yield keyword.arg
 
 
-def called(node: ast.Call) -> Iterator[str]:
-    function = node.func
-    if isinstance(function, ast.Name) and function.id in CALLS:
-        yield f"{function.id}()"
-    if (
-        isinstance(function, ast.Attribute)
-        and isinstance(function.value, ast.Name)
-        and (function.value.id, function.attr) in LOADERS
-    ):
-        yield f"{function.value.id}.{function.attr}()"
-    for keyword in node.keywords:
-        allowed = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
-        if keyword.arg == "trust_remote_code" and not allowed:
-            yield "trust_remote_code"
-        if keyword.arg == "allow_pickle" and not allowed:
-            yield "allow_pickle"
-
-
-@pytest.mark.parametrize("path", PYTHON, ids=str)
-def test_no_file_runs_what_it_reads(path: Path):
-    assert list(problems(ast.parse((ROOT / path).read_text()))) == []
+def test_no_file_runs_what_it_reads():
+    found = {str(path.relative_to(ROOT)): list(problems(ast.parse(path.read_text()))) for path in PYTHON}
+    assert len(found) > 300
+    assert {path: wrong for path, wrong in found.items() if wrong} == {}
 
 
 @pytest.mark.parametrize(
     "code",
     [
-        "import pickle",
-        "from dill import loads",
-        "import joblib.externals",
-        "torch.load(path)",
-        "from torch import load",
-        "eval(text)",
-        "exec(text)",
+        "compile(text, name, 'exec')",
+        "__import__(name)",
         "model(path, trust_remote_code=True)",
         "model(path, trust_remote_code=given)",
         "np.load(path, allow_pickle=True)",
-        "yaml.load(text)",
     ],
 )
 def test_it_finds_what_it_looks_for(code: str):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import av
 import av.logging
 
 from vla_tune.data.chunks import ChunksByTimestamp

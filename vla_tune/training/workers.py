@@ -6,7 +6,7 @@ import threading
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import connection, resource_tracker
-from pickle import PicklingError
+from pickle import PicklingError  # noqa: TID251 (an error to catch)
 from types import FrameType
 from typing import Any
 
