@@ -24,6 +24,15 @@ def kept(tiny_contract) -> Kept:
     return Kept(seen, acts(seen, body.action_dimension))
 
 
+class Acting:
+    """A policy that is a function of what is seen."""
+
+    def __init__(self, function) -> None:
+        self.act = function
+
+    def reset(self) -> None: ...
+
+
 def acts(observations, dimension: int = 4) -> np.ndarray:
     """A function of all that is seen."""
     values = [[one.images["front"].mean() / 255, *one.state[:2], len(one.instruction) / 10] for one in observations]
@@ -41,25 +50,25 @@ def test_what_is_saved_is_loaded(kept, tmp_path):
 
 
 def test_the_same_function_passes(kept, tiny_contract):
-    finding = keeps_its_actions(acts, kept, tiny_contract)
+    finding = keeps_its_actions(Acting(acts), kept, tiny_contract)
     assert finding.passed
     assert finding.said.startswith("on 5 recorded frames 0 %")
 
 
 def test_another_function_does_not(kept, tiny_contract):
     for change in (lambda chunk: 2 * chunk, lambda chunk: -chunk, lambda chunk: chunk[..., ::-1]):
-        finding = keeps_its_actions(lambda seen, change=change: change(acts(seen)), kept, tiny_contract)
+        finding = keeps_its_actions(Acting(lambda seen, change=change: change(acts(seen))), kept, tiny_contract)
         assert not finding.passed
         assert "not the function that was trained" in finding.said
-    short = keeps_its_actions(lambda seen: acts(seen)[:, :2], kept, tiny_contract)
+    short = keeps_its_actions(Acting(lambda seen: acts(seen)[:, :2]), kept, tiny_contract)
     assert "the chunks are [2, 4], in training they were [4, 4]" in short.said
 
 
 def test_another_meaning_does_not(kept, tiny_contract, tmp_path):
     """The weights act as before, the robot would do another thing."""
-    Kept.of(acts, kept.seen, tiny_contract).save(tmp_path)
+    Kept.of(Acting(acts), kept.seen, tiny_contract).save(tmp_path)
     read, body = Kept.load(tmp_path), tiny_contract.embodiment
-    assert keeps_its_actions(acts, read, tiny_contract).passed
+    assert keeps_its_actions(Acting(acts), read, tiny_contract).passed
     first, *rest = body.action
     changes = {
         "unit": replace(body, action=(replace(first, unit="mm"), *rest)),
@@ -70,14 +79,14 @@ def test_another_meaning_does_not(kept, tiny_contract, tmp_path):
         "engaged": replace(body, action=(first, replace(rest[0], gripper=Gripper(engaged=0.0, released=1.0)))),
     }
     for name, other in changes.items():
-        finding = keeps_its_actions(acts, read, replace(tiny_contract, embodiment=other))
+        finding = keeps_its_actions(Acting(acts), read, replace(tiny_contract, embodiment=other))
         assert not finding.passed
         assert name in finding.said
-    assert keeps_its_actions(acts, read, replace(tiny_contract, jpeg_quality=90)).passed
+    assert keeps_its_actions(Acting(acts), read, replace(tiny_contract, jpeg_quality=90)).passed
 
 
 def test_the_contract_in_the_file_is_read_strictly(kept, tiny_contract, tmp_path):
-    Kept.of(acts, kept.seen, tiny_contract).save(tmp_path)
+    Kept.of(Acting(acts), kept.seen, tiny_contract).save(tmp_path)
     path = tmp_path / KEPT_FILE
     data = path.read_bytes()
     path.unlink()

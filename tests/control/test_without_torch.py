@@ -5,12 +5,14 @@ import sys
 
 CODE = """
 import sys
-import vla_tune.control.loop, vla_tune.control.lerobot_robot, vla_tune.control.instructed
-import vla_tune.serving.client
+import vla_tune.control.loop, vla_tune.control.lerobot_robot, vla_tune.control.instructed, vla_tune.control.units
+from vla_tune.schema import Policy
+from vla_tune.serving.client import RemotePolicy
+assert issubclass(RemotePolicy, Policy) and issubclass(vla_tune.control.instructed.Instructed, Policy)
 print(sorted({"torch", "transformers", "peft", "lerobot", "hydra"} & sys.modules.keys()))
 """
 
 
-def test_controller_and_client_import_no_torch():
+def test_the_policy_controller_and_client_import_no_torch():
     found = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=300, check=True)
     assert found.stdout.strip() == "[]"

@@ -16,9 +16,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from vla_tune.policy import Policy
 from vla_tune.run.recorded import dark_observation
-from vla_tune.schema import Observation
+from vla_tune.schema import Observation, Policy
 from vla_tune.serving import codec
 from vla_tune.serving import connection as connection_module
 from vla_tune.serving.answers import without_frames

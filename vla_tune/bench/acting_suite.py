@@ -10,8 +10,7 @@ import numpy as np
 
 from vla_tune.bench.measure import Row, Work, measure
 from vla_tune.evaluation.environments import observation_of
-from vla_tune.policy import Policy
-from vla_tune.schema import Embodiment, Observation
+from vla_tune.schema import Embodiment, Observation, Policy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,7 @@ from jaxtyping import Bool, Float
 
 from vla_tune.execution import two_ended
 from vla_tune.extents import Extents
-from vla_tune.policy import Policy
-from vla_tune.schema import Contract, Observation
+from vla_tune.schema import Contract, Observation, Policy
 
 _CODES = 2.0
 """How far a decoded value may be off where nothing ever moved."""

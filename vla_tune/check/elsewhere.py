@@ -6,8 +6,7 @@ from vla_tune.check.agreement import Agreement, Recorded, agreement
 from vla_tune.check.finding import Finding
 from vla_tune.check.probes import Case, acts_in_numbers, keeps_up, reactions, stays_in_range
 from vla_tune.extents import Extents
-from vla_tune.policy import Policy
-from vla_tune.schema import Contract
+from vla_tune.schema import Contract, Policy
 
 _AS_FAR = (0.5, 2.0)
 """How far the moving dimensions go, of the recorded; another unit is a factor of ten or more."""

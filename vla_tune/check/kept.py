@@ -1,7 +1,7 @@
 """A few recorded frames beside a policy, with what it did on them when it was trained: a policy that can be asked anywhere."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from vla_tune.check.agreement import apart
 from vla_tune.check.finding import Finding
 from vla_tune.check.probes import ANOTHER_FUNCTION
-from vla_tune.schema import Contract, Observation, contract_from_record, json_value
+from vla_tune.schema import Contract, Observation, Policy, contract_from_record, json_value
 
 KEPT_FILE = "probe.safetensors"
 PROBE = "kept actions"
@@ -24,8 +24,6 @@ _MOST_READ, _LONGEST_INSTRUCTION = 64, 2000
 """Frames of a file, and characters: the policy is asked for each before it may act."""
 _CHUNKS, _STATE, _INSTRUCTIONS, _IMAGE = "chunks", "state", "instructions", "image/"
 _CONTRACT = "contract"
-
-type Act = Callable[[Sequence[Observation]], Float[np.ndarray, "N T A"]]
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,9 @@ class Kept:
     """By which it acted; older files do not say."""
 
     @classmethod
-    def of(cls, act: Act, seen: Sequence[Observation], contract: Contract) -> "Kept":
+    def of(cls, policy: Policy, seen: Sequence[Observation], contract: Contract) -> "Kept":
         """What a policy that was just trained does."""
-        return cls(seen, np.concatenate([act([one]) for one in seen]), contract)
+        return cls(seen, np.concatenate([policy.act([one]) for one in seen]), contract)
 
     def save(self, folder: Path) -> None:
         """Into the policy's folder."""
@@ -107,11 +105,11 @@ def _contract_in(metadata: Mapping[str, str], path: Path) -> Contract | None:
     return contract_from_record(json_value(metadata[_CONTRACT], source=str(path)), source=str(path))
 
 
-def keeps_its_actions(act: Act, kept: Kept, contract: Contract) -> Finding:
+def keeps_its_actions(policy: Policy, kept: Kept, contract: Contract) -> Finding:
     """Whether a policy, read back from where it lies, does what it did when it was trained, and means the same by it."""
     if kept.contract is not None and (other := contract.differences(kept.contract)):
         return Finding(PROBE, False, f"not the contract of training: {'; '.join(other[:3])}. Take contract.json of the run again.")
-    chunks = np.concatenate([act([one]) for one in kept.seen])
+    chunks = np.concatenate([policy.act([one]) for one in kept.seen])
     if chunks.shape != kept.chunks.shape:
         return Finding(
             PROBE, False, f"the chunks are {list(chunks.shape[1:])}, in training they were {list(kept.chunks.shape[1:])}."

@@ -8,9 +8,8 @@ import numpy as np
 
 from vla_tune.data.transforms import Compose
 from vla_tune.extents import Extents
-from vla_tune.policy import Policy
 from vla_tune.policy.local import to_sample
-from vla_tune.schema import Contract, Embodiment, Observation
+from vla_tune.schema import Contract, Embodiment, Observation, Policy
 
 _LEARNED_FROM = {"labels", "actions", "action_mask", "index"}
 """What only training reads; it has further entries of its own."""

@@ -9,8 +9,7 @@ import numpy as np
 from vla_tune.check.agreement import Agreement, Recorded, agreement, apart
 from vla_tune.check.finding import Finding
 from vla_tune.check.suspects import SUSPECTS, Mended
-from vla_tune.policy import Policy
-from vla_tune.schema import ColumnStatistics, Contract, Observation, Statistics
+from vla_tune.schema import ColumnStatistics, Contract, Observation, Policy, Statistics
 
 _WORSE = 1.5
 """Times the reference's error, beyond which a policy does not do what was trained."""

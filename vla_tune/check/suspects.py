@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from vla_tune.policy import Policy
-from vla_tune.schema import Observation
+from vla_tune.schema import Observation, Policy
 
 Picture = UInt8[np.ndarray, "H W 3"]
 

@@ -1,28 +1,14 @@
 """The policy in a thread of its own, so that the loop never waits for it."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
 from vla_tune.control.robot import Seen
-from vla_tune.schema import Observation
-
-
-@runtime_checkable
-class Acts(Protocol):
-    """What the loop needs of a policy, local or remote; a robot computer that has a remote one needs no torch."""
-
-    def act(self, observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
-        """The next T actions for each observation, in robot units."""
-        ...
-
-    def reset(self) -> None:
-        """A new episode begins."""
-        ...
+from vla_tune.schema import Policy
 
 
 @dataclass(frozen=True)
@@ -47,7 +33,7 @@ class Inference:
         clock: Seconds.
     """
 
-    def __init__(self, policy: Acts, *, clock: Callable[[], float]) -> None:
+    def __init__(self, policy: Policy, *, clock: Callable[[], float]) -> None:
         self._policy, self._clock = policy, clock
         self._lock, self._wake = threading.Lock(), threading.Event()
         self._asked: tuple[Seen, int] | None = None

@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from vla_tune.control.inference import Acts
-from vla_tune.schema import Observation
+from vla_tune.schema import Observation, Policy
 
 
 @dataclass(frozen=True)
 class Instructed:
     """Acts as `policy` does, with this instruction in every observation."""
 
-    policy: Acts
+    policy: Policy
     instruction: str
 
     def act(self, observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vla_tune.control.emergency import AnyOf, EmergencyStop
-from vla_tune.control.inference import Acts, Computed, Inference
+from vla_tune.control.inference import Computed, Inference
 from vla_tune.control.log import Tick, TickLog
 from vla_tune.control.rejection import ActionRange, Freshness
 from vla_tune.control.robot import Robot, Seen
@@ -17,7 +17,7 @@ from vla_tune.control.state import Clock, Counts, Rules, State, WallClock
 from vla_tune.control.strategy import Strategy
 from vla_tune.control.watchdog import Watchdog
 from vla_tune.execution import two_ended
-from vla_tune.schema import same_rate
+from vla_tune.schema import Policy, same_rate
 
 _log = logging.getLogger(__name__)
 _RECENT = 5
@@ -42,7 +42,7 @@ class Parts:
     """
 
     robot: Robot
-    policy: Acts
+    policy: Policy
     actions: ActionRange
     set_points: SetPoints
     safety: Safety

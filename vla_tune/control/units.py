@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from vla_tune.control.inference import Acts
-from vla_tune.schema import Contract, Conversion, Observation, conversion, in_units
+from vla_tune.schema import Contract, Conversion, Observation, Policy, conversion, in_units
 
 
 @dataclass(frozen=True, eq=False)
 class InRobotUnits:
     """Acts as `policy` does; observations come, and actions go, in the units of the robot."""
 
-    policy: Acts
+    policy: Policy
     there: Conversion
     """From the robot's units to the policy's."""
 
@@ -27,7 +26,7 @@ class InRobotUnits:
         self.policy.reset()
 
 
-def in_robot_units(policy: Acts, contract: Contract, units: Mapping[str, str]) -> tuple[Acts, Contract, str]:
+def in_robot_units(policy: Policy, contract: Contract, units: Mapping[str, str]) -> tuple[Policy, Contract, str]:
     """The policy and its contract as a robot with `units` means them, and what is converted, in words.
 
     Set-points, limits and logs are then the robot's. Where nothing differs, both are as they were and there is nothing to say.

@@ -12,8 +12,7 @@ from vla_tune.evaluation.rollout import rollout, to_stderr
 from vla_tune.evaluation.stage import Rules
 from vla_tune.evaluation.watcher import NOBODY, Several, Watcher
 from vla_tune.execution import Execution
-from vla_tune.policy import Policy
-from vla_tune.schema import Embodiment, Observation, content_hash
+from vla_tune.schema import Embodiment, Observation, Policy, content_hash
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,7 @@ from jaxtyping import Bool, Float
 from vla_tune.data.mixture import Samples
 from vla_tune.data.recorded import observation_in
 from vla_tune.extents import Extents
-from vla_tune.policy import Policy
-from vla_tune.schema import Contract, Embodiment, placed
+from vla_tune.schema import Contract, Embodiment, Policy, placed
 
 type Say = Callable[[str], str]
 """The recorded instruction -> the one that the policy is given."""

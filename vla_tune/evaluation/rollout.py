@@ -8,8 +8,7 @@ from vla_tune.evaluation.episodes import EpisodeRecord, episode_seed
 from vla_tune.evaluation.stage import Episode, Rules, Stage
 from vla_tune.evaluation.watcher import NOBODY, Watcher
 from vla_tune.execution import Execution
-from vla_tune.policy import Policy
-from vla_tune.schema import Embodiment
+from vla_tune.schema import Embodiment, Policy
 
 
 def to_stderr(message: str) -> None:

@@ -13,8 +13,7 @@ from vla_tune.evaluation.environments import declared_limit, observation_of, par
 from vla_tune.evaluation.episodes import EpisodeRecord
 from vla_tune.evaluation.watcher import Watcher
 from vla_tune.execution import Player
-from vla_tune.policy import Policy, WatchedPolicy
-from vla_tune.schema import Embodiment, Observation
+from vla_tune.schema import Embodiment, Observation, Policy, WatchedPolicy
 
 _ENDLESS = 10_000
 """Steps after which an episode is taken for endless, where the environment declares no limit and no other is set."""

@@ -19,8 +19,7 @@ from lerobot.processor import (
 )
 from torch import Tensor
 
-from vla_tune.policy import Policy
-from vla_tune.schema import Contract, Embodiment, Observation
+from vla_tune.schema import Contract, Embodiment, Observation, Policy
 
 _TRAINED_ELSEWHERE = "is trained by scripts/train.py of vla-tune: LeRobot's tools only run it."
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from vla_tune.data.transforms import Compose
 from vla_tune.heads import FixedHead, Head, TokenHead
 from vla_tune.models.base import VLA
 from vla_tune.models.graphs import Pass, eager
-from vla_tune.schema import Contract, Embodiment, Observation
+from vla_tune.schema import Contract, Embodiment, Observation, Policy
 
 TEXT_BUCKET = 16
 """Text lengths are rounded up to a multiple of this many tokens."""
@@ -25,28 +25,6 @@ TEXT_BUCKET = 16
 
 class NonFiniteActionsError(RuntimeError):
     """A policy's actions are no finite numbers."""
-
-
-@runtime_checkable
-class Policy(Protocol):
-    """Acts on what a robot sees; local, recorded and remote policies are alike."""
-
-    def act(self, observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
-        """The next T actions for each observation, in robot units."""
-        ...
-
-    def reset(self) -> None:
-        """Forget the past: a new episode begins."""
-        ...
-
-
-@runtime_checkable
-class WatchedPolicy(Policy, Protocol):
-    """A policy that can say how sure it is to act at all."""
-
-    def outside_mass(self, observations: Sequence[Observation]) -> Float[np.ndarray, " N"] | None:
-        """Probability of ids that are no action code; None where there are no codes."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from vla_tune.policy import Policy
 from vla_tune.run.objects import device_of, load_policy
 from vla_tune.run.recorded import dark_observation
-from vla_tune.schema import Contract
+from vla_tune.schema import Contract, Policy
 from vla_tune.serving.client import remote_policy
 from vla_tune.serving.protocol import contract_in
 

@@ -75,7 +75,7 @@ def probed_run(run: Path, policy: LocalPolicy, data: Data, recorded: Recorded, b
     findings = [played, *_examined(data, recorded, base, policy, policy.contract, reference=policy)]
     places = np.unique(np.linspace(0, len(recorded.seen) - 1, KEPT_FRAMES).astype(int))
     seen = [recorded.seen[place] for place in places]
-    Kept.of(policy.act, seen, policy.contract).save(run)
+    Kept.of(policy, seen, policy.contract).save(run)
     tell(findings)
     write_findings(run / CHECK_FILE, findings)
     return findings
@@ -106,7 +106,7 @@ def _alone(cfg: DictConfig) -> list[Finding]:
         raise ValueError(f"policy={cfg.policy} has no frames of its own: name the run that it was trained in, run=runs/...")
     kept = Kept.load(Path(cfg.policy))  # before a policy is loaded
     with acting(cfg) as (policy, contract):
-        return [keeps_its_actions(policy.act, kept, contract)]
+        return [keeps_its_actions(policy, kept, contract)]
 
 
 def _published(cfg: DictConfig, folder: Path, contract: Contract) -> list[Finding]:

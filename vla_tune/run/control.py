@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from vla_tune.control.emergency import AnyOf, StopFile, StopKey, StopSignal
-from vla_tune.control.inference import Acts
 from vla_tune.control.instructed import Instructed
 from vla_tune.control.log import All, InMemory, JsonLines
 from vla_tune.control.loop import Controller, Parts
@@ -34,7 +33,7 @@ from vla_tune.run.films import FILMS, Films
 from vla_tune.run.folder import RESULTS_FILE
 from vla_tune.run.objects import build
 from vla_tune.run.proof import proof
-from vla_tune.schema import Contract, write_json
+from vla_tune.schema import Contract, Policy, write_json
 
 TICKS_FILE, PLOT_FILE, FAILURE_FILE, DATASET = "ticks.jsonl", "actions.png", "failure.txt", "dataset"
 _PLOTTED = 1
@@ -67,7 +66,7 @@ def control(cfg: DictConfig) -> list[Outcome]:
     with ExitStack() as leaving:
         policy, contract = leaving.enter_context(acting(cfg))
         if not is_address(str(cfg.policy)):
-            findings = proof(policy.act, contract, Path(cfg.policy), unproved=cfg.unproved)
+            findings = proof(policy, contract, Path(cfg.policy), unproved=cfg.unproved)
             tell(findings)
             require(findings)
         policy, contract, said = in_robot_units(policy, contract, dict(cfg.robot.get("units") or {}))
@@ -101,7 +100,7 @@ def _chosen(cfg: DictConfig) -> str:
     return str(cfg.policy)
 
 
-def _parts(cfg: DictConfig, robot: Robot, policy: Acts, contract: Contract) -> Parts:
+def _parts(cfg: DictConfig, robot: Robot, policy: Policy, contract: Contract) -> Parts:
     body, extents = contract.embodiment, Extents.executed(contract)
     return Parts(
         robot=spoilt(robot, build(cfg.robot.faults)),

@@ -207,7 +207,7 @@ def _keep(policy: LocalPolicy, frames: FramesInMemory, folder: Path, *, held_out
     """What the checkpoint does on some of its held-out frames, the last ones, beside it."""
     rows = np.unique(np.linspace(len(frames) - held_out, len(frames) - 1, KEPT_FRAMES).astype(int))
     seen = [observation_in(frames[int(row)], frames.embodiment) for row in rows]
-    Kept.of(policy.act, seen, policy.contract).save(folder)
+    Kept.of(policy, seen, policy.contract).save(folder)
 
 
 def _write_manifest(

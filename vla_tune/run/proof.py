@@ -4,8 +4,8 @@ import logging
 from pathlib import Path
 
 from vla_tune.check.finding import Finding
-from vla_tune.check.kept import KEPT_FILE, Act, Kept, keeps_its_actions
-from vla_tune.schema import Contract
+from vla_tune.check.kept import KEPT_FILE, Kept, keeps_its_actions
+from vla_tune.schema import Contract, Policy
 
 _log = logging.getLogger(__name__)
 
@@ -24,11 +24,11 @@ def check_contract_of(folder: Path, contract: Contract) -> None:
         )
 
 
-def proof(act: Act, contract: Contract, folder: Path, *, unproved: bool) -> list[Finding]:
+def proof(policy: Policy, contract: Contract, folder: Path, *, unproved: bool) -> list[Finding]:
     """What a policy does on the frames that lie in its folder, held against what it did on them in training.
 
     Args:
-        act: The policy, read back from where it lies.
+        policy: Read back from where it lies.
         contract: By which it acts.
         folder: That of the run, of the merged weights or of the export.
         unproved: The user's word that a folder without such frames may act all the same.
@@ -37,7 +37,7 @@ def proof(act: Act, contract: Contract, folder: Path, *, unproved: bool) -> list
         ValueError: there are no frames, and the user did not say it.
     """
     if (folder / KEPT_FILE).is_file():
-        return [keeps_its_actions(act, Kept.load(folder), contract)]
+        return [keeps_its_actions(policy, Kept.load(folder), contract)]
     if not unproved:
         raise ValueError(
             f"{folder} holds no {KEPT_FILE}, so nothing says that it does what was trained: train, merge or export it again, which "

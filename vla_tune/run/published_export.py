@@ -51,7 +51,7 @@ def export_published(cfg: DictConfig, folder: Path, contract: Contract) -> PathR
             if not paths.passed:
                 raise ParityError(f"{paths}\nNothing was written to {destination}.")
             policy = load_policy(temporary, rows=1, device="cpu").policy
-            Kept.of(policy.act, seen[:KEPT_FRAMES], contract).save(temporary)
+            Kept.of(policy, seen[:KEPT_FRAMES], contract).save(temporary)
         checks = ["no recorded frames were named, so nothing was compared"] if paths is None else [str(paths)]
         form = f"Weights as published, in the Hugging Face layout under `{HF_FOLDER}/`."
         card = model_card(destination.name, contract, training={"published as": cfg.run}, evaluation=[], checks=checks, form=form)

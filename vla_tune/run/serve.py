@@ -7,7 +7,6 @@ import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from vla_tune.check.finding import Finding
-from vla_tune.policy import LocalPolicy
 from vla_tune.run.check import require, tell
 from vla_tune.run.chosen import chosen_run
 from vla_tune.run.folder import CONFIG_FILE
@@ -25,12 +23,12 @@ from vla_tune.run.proof import proof
 from vla_tune.run.published import named_folder, stated_contract
 from vla_tune.run.recorded import dark_observation
 from vla_tune.run.shared import SharedRuns, load_shared
-from vla_tune.schema import Contract, Observation
+from vla_tune.schema import Contract, Observation, Policy
 from vla_tune.serving.jpeg import check_quality
 from vla_tune.serving.metrics import Metrics
 from vla_tune.serving.rest import Rest
 from vla_tune.serving.server import Adapters, FixedAdapters, PolicyServer
-from vla_tune.serving.worker import Act, Worker
+from vla_tune.serving.worker import ActByName, Worker
 
 DEFAULT = "default"
 """The name of a policy that is served alone."""
@@ -118,7 +116,7 @@ class Announced(Mapping[str, Contract]):
 class Served:
     """What acts, by which contracts, and what may join it."""
 
-    act: Act
+    act: ActByName
     contracts: Mapping[str, Contract]
     adapters: Adapters
     folders: Mapping[str, Path]
@@ -131,11 +129,21 @@ class Served:
             ValueError: there are none, and the user did not say `unproved`.
         """
         every = self.folders.items()
-        found = [proof(partial(self._act, name), self.contracts[name], folder, unproved=unproved) for name, folder in every]
+        found = [proof(_OneOf(self.act, name), self.contracts[name], folder, unproved=unproved) for name, folder in every]
         return [finding for findings in found for finding in findings]
 
-    def _act(self, name: str, observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
-        return np.stack(self.act(observations, [name] * len(observations)))
+
+@dataclass(frozen=True, eq=False)
+class _OneOf:
+    """A policy of those that are served."""
+
+    act_by_name: ActByName
+    name: str
+
+    def act(self, observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
+        return np.stack(self.act_by_name(observations, [self.name] * len(observations)))
+
+    def reset(self) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,8 +177,8 @@ class RunsUnder:
         self.shared.remove(name)
 
     def _prove(self, name: str) -> None:
-        act, contract = self.shared.policies.policy(name).act, self.shared.contracts[name]
-        for finding in proof(act, contract, self.root / name, unproved=self.unproved):
+        policy, contract = self.shared.policies.policy(name), self.shared.contracts[name]
+        for finding in proof(policy, contract, self.root / name, unproved=self.unproved):
             if not finding.passed:
                 raise ValueError(f"adapter {name!r}: {finding.said}")
 
@@ -192,7 +200,7 @@ def _policies(cfg: DictConfig) -> Served:
     return Served(shared.policies.act, shared.contracts, adapters, named)
 
 
-def alone(policy: LocalPolicy) -> Act:
+def alone(policy: Policy) -> ActByName:
     """A policy that is served alone, whatever its name."""
 
     def act(observations: Sequence[Observation], _: Sequence[str]) -> Sequence[Float[np.ndarray, "T A"]]:

@@ -4,8 +4,7 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from vla_tune.policy import Policy
-from vla_tune.schema import Observation
+from vla_tune.schema import Observation, Policy
 
 LARGEST_TIMED = 1_000_000_000
 """Parameters from which on a run measures no times: what it would add to the run's end is better measured by itself."""

@@ -1,4 +1,4 @@
-"""The contract between training and the robot: typed, frozen records, and the axis legend.
+"""The contract between training and the robot: typed, frozen records, what acts by it, and the axis legend.
 
 Axis names in every public signature: B batch, V camera views, C channels, H W pixels, L text tokens, T horizon, A action dims,
 S state dimensions, K action codes per chunk, D model width, N observations.
@@ -24,6 +24,7 @@ from vla_tune.schema.column import ColumnStatistics, Statistics
 from vla_tune.schema.contract import CONTRACT_FILE, CONTRACT_VERSION, BaseWeights, Contract, contract_from_record
 from vla_tune.schema.inputs import ActionTokens, BinTokens, FastTokens, ImageRule, InputRule, ProcessorRule, filled
 from vla_tune.schema.json_text import json_value, read_json, read_object
+from vla_tune.schema.policy import Policy, WatchedPolicy
 from vla_tune.schema.reading import embodiment_from_record, fast_tokens_from_record, statistics_from_record
 from vla_tune.schema.sense import check_contract
 from vla_tune.schema.strict import content_hash, to_record
@@ -51,8 +52,10 @@ __all__ = [
     "InputRule",
     "Normalization",
     "Observation",
+    "Policy",
     "ProcessorRule",
     "Statistics",
+    "WatchedPolicy",
     "appearing",
     "check_augmentation",
     "check_contract",

@@ -44,8 +44,11 @@ class _Request:
     done: "Done"
 
 
-type Act = Callable[[Sequence[Observation], Sequence[str]], Sequence[Float[np.ndarray, "T A"]]]
-"""Actions for observations, each by the adapter named beside it; runs in the worker's thread."""
+type ActByName = Callable[[Sequence[Observation], Sequence[str]], Sequence[Float[np.ndarray, "T A"]]]
+"""Actions for observations, each by the adapter named beside it; runs in the worker's thread.
+
+No `vla_tune.schema.Policy`, which is one adapter: here those of several share a forward pass, and their chunks may differ in shape.
+"""
 
 
 type Done = Callable[[Reply | Exception], None]
@@ -62,7 +65,7 @@ class Worker:
         seconds: How long a request may wait before its forward pass begins.
     """
 
-    act: Act
+    act: ActByName
     rows: int
     seconds: float
     clock: Callable[[], float] = time.monotonic
