@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vla_tune.check.finding import CheckFailedError
 from vla_tune.export import ParityError
 from vla_tune.policy import NonFiniteActionsError
+from vla_tune.run.stored import trusting
 from vla_tune.training.interruption import TrainingInterrupted
 from vla_tune.training.non_finite import NonFiniteLossError
 
@@ -63,7 +64,8 @@ def one_line_errors[**P, T](main: Callable[P, T]) -> Callable[P, T]:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print over several lines
         try:
             _refuse_unread_words(*args)
-            return main(*args, **kwargs)
+            with trusting(_named_by_the_user(*args)):
+                return main(*args, **kwargs)
         except TrainingInterrupted:
             sys.exit(130)
         except Exception as error:
@@ -91,6 +93,13 @@ def _refuse_unread_words(*given: Any) -> None:
     plain = {key for cfg in given if isinstance(cfg, DictConfig) for key in _plain_keys(cfg)}
     if unread := [key for key in added if key.partition("@")[0] not in job.runtime.choices and ("." not in key or key in plain)]:
         raise ValueError(f"+{unread[0]}: nobody reads a key of that name (--cfg job shows the keys there are).")
+
+
+def _named_by_the_user(*given: Any) -> Iterator[str]:
+    """What `trusted=[...]` says, in the commands that open folders."""
+    for cfg in given:
+        if isinstance(cfg, DictConfig):
+            yield from cfg.get("trusted") or []
 
 
 def _plain_keys(cfg: DictConfig, above: str = "") -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from vla_tune.adapters import Adapter, Begun
@@ -37,6 +37,7 @@ from vla_tune.run.objects import build, device_of, finished_adapter, forward_con
 from vla_tune.run.opening import opened_run
 from vla_tune.run.origin import begin, origin_of
 from vla_tune.run.settings import check_training
+from vla_tune.run.stored import own_classes, trusting
 from vla_tune.schema import BaseWeights, Contract
 from vla_tune.tokens import check_collisions, pad_id, stop_id
 from vla_tune.training import train
@@ -54,7 +55,9 @@ def fine_tune(cfg: DictConfig, folder: Path, *, resume_command: str) -> float:
     following, run = following_of(cfg), Run(cfg, folder, lambda: build(cfg.data))
     if not (folder / RESULTS_FILE).is_file():
         check_fit(cfg)
-    with opened_run(cfg, folder):
+    plain = OmegaConf.to_container(cfg)
+    assert isinstance(plain, dict)
+    with opened_run(cfg, folder), trusting(own_classes(plain)):
         if not finished(folder):
             new = not (folder / RESULTS_FILE).is_file()
             training, base = _trained(run, following, resume_command=resume_command) if new else (None, None)

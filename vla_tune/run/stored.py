@@ -1,11 +1,12 @@
 """What a run's folder describes, as objects: the folder may be a stranger's, so it is data.
 
 Its configuration is read without resolving anything, and only options of ours are built from it, each named here by its exact name,
-with plain values. What a user writes on the command line or in a folder of options is theirs, and goes through `objects.build`.
+with plain values. What a user writes on the command line or in a folder of options is theirs, and goes through `objects.build`;
+a run with classes of the user's own is opened where the user names them (`trusting`).
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -81,6 +82,37 @@ OPTIONS: Mapping[str, Options] = {
     ),
 }
 
+_trusted: frozenset[str] = frozenset()
+
+
+@contextmanager
+def trusting(names: Iterable[str]) -> Iterator[None]:
+    """In this block, in every thread, a run's folder may also name these classes, and environments by their id.
+
+    Args:
+        names: What the user says aloud, each by its exact name: `my_lab.adapters.Mine`, `my_lab:Bench-v0`.
+    """
+    global _trusted  # not of one thread: a server adds adapters in others
+    before, _trusted = _trusted, _trusted | {str(name) for name in names}
+    try:
+        yield
+    finally:
+        _trusted = before
+
+
+def own_classes(cfg: Mapping[str, Any]) -> list[str]:
+    """What the user's own configuration of a run names beside the options of ours: it is read again when the run ends."""
+    ours = {name for options in OPTIONS.values() for name in (*options.whole, *options.parts)}
+    return sorted({name for part in OPTIONS for name in _targets(cfg.get(part))} - ours)
+
+
+def _targets(node: Any) -> Iterator[str]:
+    children = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
+    if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
+        yield node["_target_"]
+    for child in children:
+        yield from _targets(child)
+
 
 def checkpoint_of(run: Path, *, folder: Path | None = None) -> Checkpoint:
     """The base that a run was trained on: in `folder`, else in the run's own folder if it was exported with it, else where it was.
@@ -141,11 +173,11 @@ def environment_of(run: Path) -> Callable[..., gymnasium.Env]:
     path = run / CONFIG_FILE
     node = _part(path, _part(path, read_config(run), "env"), "make")
     options = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
-    if node.get("_target_") != "gymnasium.make" or options.get("id") not in ENVIRONMENTS:
+    if node.get("_target_") != "gymnasium.make" or options.get("id") not in {*ENVIRONMENTS, *_trusted}:
         named = f"{node.get('_target_')!r} with id={options.get('id')!r}"
         raise ValueError(
             f"{path}: env.make is {named[:200]}; a run's folder may ask for gymnasium.make and {', '.join(ENVIRONMENTS)}. "
-            "If it is an environment of your own, say so: env=<yours>; or leave the replay out: replayed=0."
+            "If it is an environment of your own, say so: env=<yours>, or trusted=[<its id>]; or leave the replay out: replayed=0."
         )
     _refuse_words(path, "env.make", options)
     return partial(gymnasium.make, **options)
@@ -197,9 +229,10 @@ def _part(path: Path, record: Mapping[str, Any], name: str) -> Mapping[str, Any]
 def _object(node: Mapping[str, Any], options: tuple[str, ...], parts: tuple[str, ...], path: Path, place: str) -> Any:
     """What `node` names, with its parts made first."""
     target = node.get("_target_")
-    if target not in options:
+    if target not in {*options, *_trusted}:
         raise ValueError(
-            f"{path}: {place} is {str(target)[:120]!r}, which is not built from a run's folder; it may be {', '.join(options)}."
+            f"{path}: {place} is {str(target)[:120]!r}, which is not built from a run's folder; it may be {', '.join(options)}. "
+            "If it is a class of your own, name it: trusted=[<module>.<class>]."
         )
     arguments = {key: _value(value, parts, path, f"{place}.{key}") for key, value in node.items() if key != "_target_"}
     _refuse_words(path, place, arguments)

@@ -1,0 +1,88 @@
+"""What lies outside of the package is trained with, checked, merged, exported, evaluated and served by the same commands."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from vla_tune.adapters import Adapter
+from vla_tune.run.check import check
+from vla_tune.run.errors import one_line_errors
+from vla_tune.run.evaluate import evaluate_run
+from vla_tune.run.export import export_run
+from vla_tune.run.fine_tune import fine_tune
+from vla_tune.run.merge import merge_run
+from vla_tune.run.serve import _policies
+from vla_tune.run.stored import adapter_of, own_classes, trusting
+
+HERE = Path(__file__).parent / "outside"
+MINE = f"hydra.searchpath=[file://{HERE / 'conf'}]"
+OWN = ["my_lab.Drawn", "my_lab.Norms", "my_lab:Slide-v0"]
+LOOSE = ["tolerance.token_agreement=0.0", "tolerance.mean_error=10.0", "tolerance.drift_noise=10.0", "tolerance.loss_noise=10.0"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable() -> Iterator[None]:
+    sys.path.insert(0, str(HERE))
+    yield
+    sys.path.remove(str(HERE))
+
+
+@pytest.fixture
+def words(base: Path, tmp_path: Path) -> list[str]:
+    small = ["training.steps=2", "training.batch_size=4", "horizon=4", "validation.frames=8", "validation.predicted=4"]
+    tried = [
+        "evaluation.episodes=2",
+        "evaluation.num_envs=2",
+        "evaluation.rows=2",
+        "evaluation.films=[]",
+        "evaluation.remembered=[]",
+    ]
+    probed = ["validation.seen=4", "evaluation.probed=4", "evaluation.replayed=0", "optimizer.learning_rate=1e-3", "device=cpu"]
+    own = [MINE, "adapter=norms", "data=slide", f"data.sources.0.folder={tmp_path / 'data'}", "env=slide", "task=slide"]
+    return [*own, f"model.folder={base}", "evaluation=simulation", *small, *tried, *probed]
+
+
+def test_what_the_user_composes_is_named(words: list[str], configuration):
+    plain = OmegaConf.to_container(configuration("train", *words))
+    assert isinstance(plain, dict)
+    assert own_classes(plain) == ["my_lab.Drawn", "my_lab.Norms"]
+    assert own_classes(OmegaConf.to_container(configuration("train"))) == []
+
+
+def test_a_class_of_ones_own_is_built_where_it_is_named(tmp_path: Path):
+    (tmp_path / "config.yaml").write_text("adapter: {_target_: my_lab.Norms}\n")
+
+    @one_line_errors
+    def command(cfg: DictConfig) -> Adapter:
+        return adapter_of(tmp_path)
+
+    assert isinstance(command(OmegaConf.create({"trusted": ["my_lab.Norms"]})), Adapter)
+    for others in ([], ["my_lab.Drawn"], ["my_lab"], ["my_lab.*"]):
+        with pytest.raises(SystemExit):
+            command(OmegaConf.create({"trusted": others}))
+    with pytest.raises(ValueError, match=r"my_lab\.Norms.*trusted="):
+        adapter_of(tmp_path)
+
+
+@pytest.mark.ci  # the whole way
+def test_a_laboratorys_own_adapter_source_and_environment(words: list[str], configuration, tmp_path: Path):
+    run = tmp_path / "run"
+    fine_tune(configuration("train", *words), run, resume_command="")
+    rows = json.loads((run / "results.json").read_text())["evaluation"]
+    assert [row["policy"] for row in rows] == ["fine_tuned"], "the base is for another robot"
+    with pytest.raises(ValueError, match=r"my_lab\.Norms.*trusted="):
+        adapter_of(run)
+    evaluation = [MINE, f"run={run}", "env=slide", "evaluation.episodes=2", "evaluation.num_envs=2", "evaluation.rows=2"]
+    with trusting(OWN):
+        evaluate_run(configuration("eval", *evaluation, "device=cpu"), tmp_path / "evaluation")
+        (row,) = json.loads((tmp_path / "evaluation" / "results.json").read_text())["evaluation"]
+        assert (row["task"], row["episodes"]) == ("slide", 2)
+        merge_run(configuration("merge", f"run={run}", "observations=6", *LOOSE))
+        export_run(configuration("export", f"run={run}", f"to={tmp_path / 'robot'}", "frames=2", "observations=6", *LOOSE))
+        served = _policies(configuration("serve", f"policy={run}", "device=cpu")).examined(unproved=False)
+    assert [finding.passed for finding in served] == [True]
+    check(configuration("check", f"policy={tmp_path / 'robot'}", "device=cpu"))  # merged, it needs nothing of the laboratory's
