@@ -47,9 +47,7 @@ def words(base: Path, tmp_path: Path) -> list[str]:
 
 
 def test_what_the_user_composes_is_named(words: list[str], configuration):
-    plain = OmegaConf.to_container(configuration("train", *words))
-    assert isinstance(plain, dict)
-    assert own_classes(plain) == ["my_lab.Drawn", "my_lab.Norms"]
+    assert own_classes(OmegaConf.to_container(configuration("train", *words))) == ["my_lab.Drawn", "my_lab.Norms"]
     assert own_classes(OmegaConf.to_container(configuration("train"))) == []
 
 

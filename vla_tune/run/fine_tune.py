@@ -55,9 +55,7 @@ def fine_tune(cfg: DictConfig, folder: Path, *, resume_command: str) -> float:
     following, run = following_of(cfg), Run(cfg, folder, lambda: build(cfg.data))
     if not (folder / RESULTS_FILE).is_file():
         check_fit(cfg)
-    plain = OmegaConf.to_container(cfg)
-    assert isinstance(plain, dict)
-    with opened_run(cfg, folder), trusting(own_classes(plain)):
+    with opened_run(cfg, folder), trusting(own_classes(OmegaConf.to_container(cfg))):
         if not finished(folder):
             new = not (folder / RESULTS_FILE).is_file()
             training, base = _trained(run, following, resume_command=resume_command) if new else (None, None)
