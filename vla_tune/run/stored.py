@@ -101,7 +101,7 @@ def trusting(names: Iterable[str]) -> Iterator[None]:
 
 
 def own_classes(cfg: Any) -> list[str]:
-    """What the user's own configuration of a run, as a plain mapping, names beside our options: it is read again when the run ends."""
+    """What the user's own configuration of a run, a plain mapping, names beside our options: it is read again when the run ends."""
     assert isinstance(cfg, dict)
     ours = {name for options in OPTIONS.values() for name in (*options.whole, *options.parts)}
     return sorted({name for part in OPTIONS for name in _targets(cfg.get(part))} - ours)
