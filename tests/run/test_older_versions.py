@@ -1,4 +1,8 @@
-"""A run of the time of version 2 of the contract, stored with what it did then (`golden/run_of_version_2`)."""
+"""Runs of the time of versions 2 and 3 of the contract, stored with what they did then.
+
+`golden/run_of_version_2` speaks bins in parallel; `golden/run_of_version_3` learned FAST's codes, one after the other, from
+augmented pictures, and acts through a centre crop.
+"""
 
 import json
 import shutil
@@ -11,24 +15,28 @@ from vla_tune.check.kept import Kept
 from vla_tune.run.objects import load_policy
 from vla_tune.schema import CONTRACT_FILE, CONTRACT_VERSION, Contract
 
-STORED = Path(__file__).parents[1] / "golden" / "run_of_version_2"
+GOLDEN = Path(__file__).parents[1] / "golden"
+STORED = GOLDEN / "run_of_version_2"
 
 
-def chunks(run: Path) -> np.ndarray:
+def chunks(run: Path, kept: Kept) -> np.ndarray:
     policy = load_policy(run, rows=1, device="cpu").policy
-    return np.concatenate([policy.act([one]) for one in Kept.load(STORED).seen])
+    return np.concatenate([policy.act([one]) for one in kept.seen])
 
 
-def test_it_acts_as_it_did_and_as_it_does_when_it_is_written_anew(tmp_path: Path):
-    assert json.loads((STORED / CONTRACT_FILE).read_text())["version"] == 2
-    then, now = Kept.load(STORED).chunks, chunks(STORED)
+@pytest.mark.parametrize("version", [2, 3])
+def test_it_acts_as_it_did_and_as_it_does_when_it_is_written_anew(version: int, tmp_path: Path):
+    stored = GOLDEN / f"run_of_version_{version}"
+    assert json.loads((stored / CONTRACT_FILE).read_text())["version"] == version
+    kept = Kept.load(stored)
+    then, now = kept.chunks, chunks(stored, kept)
     assert np.array_equal(now, then)
-    anew = shutil.copytree(STORED, tmp_path / "anew")
+    anew = shutil.copytree(stored, tmp_path / "anew")
     for folder in (anew, anew / "adapter"):
         Contract.load(folder).save(folder)
-        assert json.loads((folder / CONTRACT_FILE).read_text())["version"] == CONTRACT_VERSION == 3
-        assert Contract.load(folder) == Contract.load(STORED / folder.relative_to(anew))
-    assert np.array_equal(chunks(anew), then)
+        assert json.loads((folder / CONTRACT_FILE).read_text())["version"] == CONTRACT_VERSION
+        assert Contract.load(folder) == Contract.load(stored / folder.relative_to(anew))
+    assert np.array_equal(chunks(anew, kept), then)
 
 
 def test_what_it_says_is_read_in_the_words_of_today():
