@@ -47,8 +47,8 @@ from vla_tune.control.robot import Seen
 from vla_tune.control.safety import Safety
 from vla_tune.control.setpoints import FromCommanded, SetPoints
 from vla_tune.control.state import Rules
-from vla_tune.control.strategy import RecedingHorizon
 from vla_tune.control.units import in_robot_units
+from vla_tune.execution import RecedingHorizon
 from vla_tune.extents import Extents
 from vla_tune.schema import Contract, Embodiment, Observation
 from vla_tune.serving.client import RemotePolicy
@@ -146,7 +146,7 @@ def parts(robot: Ros2Robot, policy: Any, contract: Contract, settings: Mapping[s
         actions=ActionRange(Extents.executed(contract), margin=0.25),
         set_points=SetPoints(contract.embodiment, settings["state_of"], FromCommanded()),
         safety=Safety(Limits(settings["limits"]).axes(contract.embodiment), hz=robot.hz),
-        strategy=RecedingHorizon(steps=contract.execute_steps, blend=2),
+        execution=RecedingHorizon(steps=contract.execute_steps, blend=2),
         stop=AnyOf(stops),
         rules=Rules(stale=0.5, frozen=1.0, patience=5.0, rejections=3, watchdog=0.5),
         log=InMemory(),

@@ -14,7 +14,7 @@ from vla_tune.control.robot import Seen
 from vla_tune.control.safety import Safety
 from vla_tune.control.setpoints import FromCommanded, SetPoints
 from vla_tune.control.state import Clock, Rules
-from vla_tune.control.strategy import RecedingHorizon
+from vla_tune.execution import RecedingHorizon
 from vla_tune.extents import Extents
 from vla_tune.schema import Camera, Embodiment, Gripper, Group, Observation
 
@@ -164,7 +164,7 @@ def controlled(body: Embodiment, arm: Arm):
             "actions": ActionRange(EXTENTS, margin=0.25),
             "set_points": SetPoints(body, {"joints": "joints", "gripper": "gripper"}, FromCommanded()),
             "safety": Safety(Limits(LIMITS).axes(body), hz=robot.hz),
-            "strategy": RecedingHorizon(steps=4, blend=0),
+            "execution": RecedingHorizon(steps=4, blend=0),
             "stop": AnyOf([]),
             "rules": Rules(stale=0.5, frozen=1.0, patience=1.0, rejections=3, watchdog=30.0),
             "log": log,

@@ -6,7 +6,7 @@ import pytest
 from vla_tune.control.log import InMemory
 from vla_tune.control.simulated import Delayed, Dropped, FrozenCamera, NotANumber, spoilt
 from vla_tune.control.state import Rules, State
-from vla_tune.control.strategy import Ensemble, OpenLoop, RecedingHorizon
+from vla_tune.execution import OpenLoop, RecedingHorizon, TemporalEnsemble
 
 RULES = Rules(stale=0.5, frozen=0.6, patience=0.5, rejections=3, watchdog=10.0)
 FAULTS = {
@@ -42,14 +42,14 @@ class Wild:
     def reset(self) -> None: ...
 
 
-STRATEGIES = [OpenLoop(blend=1), RecedingHorizon(steps=3, blend=2), Ensemble(decay=0.01)]
+STRATEGIES = [OpenLoop(blend=1), RecedingHorizon(steps=3, blend=2), TemporalEnsemble(decay=0.01)]
 
 
-@pytest.mark.parametrize(("fault", "strategy"), [(fault, STRATEGIES[place % 3]) for place, fault in enumerate(FAULTS)], ids=str)
-def test_no_command_is_beyond_the_limits(arm, controlled, assert_within_limits, fault, strategy):
+@pytest.mark.parametrize(("fault", "execution"), [(fault, STRATEGIES[place % 3]) for place, fault in enumerate(FAULTS)], ids=str)
+def test_no_command_is_beyond_the_limits(arm, controlled, assert_within_limits, fault, execution):
     log = InMemory()
     robot = spoilt(arm, FAULTS[fault]())
-    controller, _ = controlled(Wild(arm.clock, failures=0.3), robot=robot, strategy=strategy, rules=RULES, log=log)
+    controller, _ = controlled(Wild(arm.clock, failures=0.3), robot=robot, execution=execution, rules=RULES, log=log)
     controller.run(seconds=1.6)
     assert len(log.ticks) == controller.counts.ticks > 0
     assert_within_limits(np.stack([tick.command for tick in log.ticks]))

@@ -15,9 +15,9 @@ import pytest
 from vla_tune.control.log import All, InMemory, JsonLines
 from vla_tune.control.loop import Controller
 from vla_tune.control.state import Rules, State, WallClock
-from vla_tune.control.strategy import OpenLoop
 from vla_tune.data.chunks import ChunksByTimestamp
 from vla_tune.data.dataset import Demonstrations
+from vla_tune.execution import OpenLoop
 from vla_tune.record import Storage
 from vla_tune.record.ticks import DatasetLog
 from vla_tune.schema import ColumnStatistics, Statistics
@@ -105,7 +105,7 @@ def killed(times: int, contract: Path, arm, controlled, folder: Path) -> tuple[K
     log = All([JsonLines(folder / "ticks.jsonl"), memory, dataset])
     policy = RemotePolicy(f"ws://localhost:{server.port}", timeout=1.0, patience=0.3)
     rules = Rules(stale=0.5, frozen=10.0, patience=30.0, rejections=3, watchdog=30.0)
-    changed = {"strategy": OpenLoop(blend=1), "stop": killer, "rules": rules, "log": log, "clock": arm.clock}
+    changed = {"execution": OpenLoop(blend=1), "stop": killer, "rules": rules, "log": log, "clock": arm.clock}
     controller, _ = controlled(policy, **changed)
     killer.controller = controller
     killer.start()

@@ -12,7 +12,7 @@ from vla_tune.control.rejection import ActionRange
 from vla_tune.control.setpoints import SetPoints
 from vla_tune.control.simulated import Dropped, FrozenCamera, NotANumber, spoilt
 from vla_tune.control.state import Rules, State
-from vla_tune.control.strategy import Ensemble, OpenLoop, RecedingHorizon
+from vla_tune.execution import OpenLoop, RecedingHorizon, TemporalEnsemble
 
 HZ = 50.0
 
@@ -51,9 +51,9 @@ def test_it_arms_then_runs_what_the_policy_says(arm, controlled):
     assert np.allclose(sent, np.array(arm.sent)[: len(sent)])
 
 
-@pytest.mark.parametrize("strategy", [OpenLoop(blend=2), RecedingHorizon(steps=3, blend=2), Ensemble(decay=0.01)])
-def test_every_strategy_moves_without_a_gap(arm, controlled, strategy):
-    controller, _ = controlled(Policy(), strategy=strategy)
+@pytest.mark.parametrize("execution", [OpenLoop(blend=2), RecedingHorizon(steps=3, blend=2), TemporalEnsemble(decay=0.01)])
+def test_every_execution_moves_without_a_gap(arm, controlled, execution):
+    controller, _ = controlled(Policy(), execution=execution)
     controller.run(seconds=1.0)
     assert controller.counts.starved <= 2
     assert arm.position[0] > 0.05
@@ -265,7 +265,7 @@ def test_a_loop_that_hangs_is_stopped_from_outside(arm, controlled):
 def test_a_faster_robot_gets_the_way_between(body, arm, controlled):
     arm.hz = 4 * HZ
     ramp = np.stack([np.linspace(0.008, 0.8, 100), np.zeros(100), np.ones(100)], axis=1).astype(np.float32)
-    controller, log = controlled(Policy(fail=lambda asked, chunk: ramp), strategy=OpenLoop(blend=0))
+    controller, log = controlled(Policy(fail=lambda asked, chunk: ramp), execution=OpenLoop(blend=0))
     controller.run(seconds=0.5)
     moved = np.diff(np.array(arm.sent)[40:90, 0])
     assert np.allclose(moved, 0.002, atol=4e-4)  # 0.4 rad/s at 200 Hz, catching up with what the start cost

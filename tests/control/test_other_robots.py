@@ -16,7 +16,7 @@ from vla_tune.control.safety import Safety
 from vla_tune.control.setpoints import FromMeasured, SetPoints, measured_by
 from vla_tune.control.simulated import Delayed, Dropped, NotANumber, SimulatedRobot, spoilt
 from vla_tune.control.state import Rules, State
-from vla_tune.control.strategy import OpenLoop, RecedingHorizon
+from vla_tune.execution import OpenLoop, RecedingHorizon
 from vla_tune.extents import Extents
 from vla_tune.schema import Camera, Embodiment, Gripper, Group
 
@@ -149,7 +149,7 @@ def driven(clock):
             "actions": ActionRange(reach, margin=MARGIN),
             "set_points": SetPoints(body, measured_by(body), FromMeasured()),
             "safety": Safety(LimitsOfData(MARGIN, limits or {}).axes(body, reach), hz=body.control_hz),
-            "strategy": OpenLoop(blend=0),
+            "execution": OpenLoop(blend=0),
             "stop": stop,
             "rules": Rules(stale=0.5, frozen=10.0, patience=1.0, rejections=3, watchdog=30.0),
             "log": log,
@@ -258,8 +258,8 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", ["metaworld", "aloha"])
 def test_whatever_is_seen_nothing_beyond_the_limits_arrives(bodies, driven, name, fault):
-    strategy = RecedingHorizon(steps=3, blend=2)
-    robot = driven(bodies[name], limits=OWN[name], faults=FAULTS[fault](), strategy=strategy)
+    execution = RecedingHorizon(steps=3, blend=2)
+    robot = driven(bodies[name], limits=OWN[name], faults=FAULTS[fault](), execution=execution)
     robot.controller.run(seconds=1.9)
     assert_within(bodies[name], OWN[name], np.stack(robot.env.received))
     if fault.endswith("for good"):

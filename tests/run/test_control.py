@@ -15,7 +15,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from vla_tune.control.live import AtAddress, InFile, InViewer
 from vla_tune.control.robot import RobotError
 from vla_tune.control.simulated import SimulatedRobot
-from vla_tune.control.strategy import OpenLoop, RecedingHorizon
+from vla_tune.execution import AsTrained, OpenLoop, RecedingHorizon, TemporalEnsemble
 from vla_tune.run import control as module
 from vla_tune.run.control import control
 from vla_tune.run.objects import build
@@ -251,8 +251,31 @@ def test_an_environment_of_ones_own_is_played_by_its_name_alone(
     assert LeRobotDataset("local/log", root=tmp_path / "log" / "dataset").num_frames == outcome.counts.ticks
 
 
-@pytest.mark.parametrize(("word", "strategy"), [([], RecedingHorizon(3, 1)), (["strategy=open_loop"], OpenLoop(1))])
-def test_it_looks_again_as_often_as_the_contract_says_unless_told_otherwise(settings, tiny_contract, word, strategy):
+@pytest.mark.parametrize(("word", "execution"), [([], RecedingHorizon(3, 1)), (["execution=open_loop"], OpenLoop(1))])
+def test_it_looks_again_as_often_as_the_contract_says_unless_told_otherwise(settings, tiny_contract, word, execution):
     cfg, contract = settings("policy=nowhere", *word), replace(tiny_contract, execute_steps=3)
     robot = build(cfg.robot.make)(embodiment=contract.embodiment)
-    assert module._parts(cfg, robot, Still(), contract).strategy == strategy
+    assert module._parts(cfg, robot, Still(), contract).execution == execution
+
+
+@pytest.mark.parametrize(
+    ("words", "execution"),
+    [
+        (["strategy=as_trained"], AsTrained(blend=1)),
+        (["strategy=open_loop", "strategy.blend=0"], OpenLoop(blend=0)),
+        (["strategy=receding", "strategy.steps=3"], RecedingHorizon(steps=3, blend=1)),
+        (["strategy=receding", "strategy._target_=vla_tune.control.strategy.RecedingHorizon"], RecedingHorizon(steps=2, blend=1)),
+        (["strategy=ensemble"], TemporalEnsemble(decay=0.01)),
+        (["strategy=ensemble", "strategy._target_=vla_tune.control.strategy.Ensemble"], TemporalEnsemble(decay=0.01)),
+    ],
+)
+def test_the_old_names_of_an_execution_answer(settings, capsys, words, execution):
+    assert build(module._execution(settings("policy=nowhere", *words))) == execution
+    assert "strategy= is called execution= now" in capsys.readouterr().out
+
+
+def test_more_steps_than_a_chunk_has_are_refused_before_anything_moves(settings, tiny_contract):
+    cfg = settings("policy=nowhere", "execution=receding", "execution.steps=5")
+    robot = build(cfg.robot.make)(embodiment=tiny_contract.embodiment)
+    with pytest.raises(ValueError, match=r"steps=5.*choose 1 to 4"):
+        module._parts(cfg, robot, Still(), tiny_contract)

@@ -164,6 +164,14 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path, changes: 
     assert (tmp_path / ADAPTER_FOLDER).is_dir()
 
 
+def test_what_was_measured_before_chunks_could_blend_is_not_measured_again(tmp_path: Path):
+    begun(tmp_path, execution={"_target_": "vla_tune.execution.AsTrained"})
+    open_run(config(execution={"_target_": "vla_tune.execution.AsTrained", "blend": 0}), tmp_path)
+    assert (tmp_path / RESULTS_FILE).is_file()
+    open_run(config(execution={"_target_": "vla_tune.execution.AsTrained", "blend": 1}), tmp_path)
+    assert not (tmp_path / RESULTS_FILE).exists()
+
+
 def test_a_base_that_ships_with_the_package_is_the_same_wherever_it_lies(tmp_path: Path):
     begun(tmp_path, model={"folder": "/home/trainer/vla-tune/vla_tune/assets/tiny"})
     open_run(config(model={"folder": "/elsewhere/vla-tune/vla_tune/assets/tiny"}), tmp_path)

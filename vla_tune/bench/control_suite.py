@@ -18,7 +18,7 @@ from vla_tune.control.robot import Seen
 from vla_tune.control.safety import Filtered, Safety
 from vla_tune.control.setpoints import FromCommanded, SetPoints
 from vla_tune.control.state import Counts, Rules, State
-from vla_tune.control.strategy import Strategy
+from vla_tune.execution import Execution
 from vla_tune.extents import Extents
 from vla_tune.schema import Camera, Embodiment, Group, Observation
 
@@ -32,19 +32,19 @@ class ControlSuite:
     """Two joints that follow a smooth path; the policy knows it, but every chunk is off by a constant of its own.
 
     Args:
-        strategies: By name.
+        executions: By name.
         latencies: Seconds from an observation to its chunk.
         limits: Of both joints, as a robot's YAML gives them.
-        hz: Of the strategies' comparison.
+        hz: Of the executions' comparison.
         horizon: Actions of a chunk.
         bias: Standard deviation of a chunk's constant, in rad.
-        seconds: Of each strategy, latency and choice of safety.
+        seconds: Of each execution, latency and choice of safety.
         drift_hz: Of the loop whose drift is measured.
         drift_seconds: For which it runs.
         seed: Of the constants.
     """
 
-    strategies: Mapping[str, Strategy]
+    executions: Mapping[str, Execution]
     latencies: Sequence[float]
     limits: Mapping[str, Values]
     hz: int
@@ -56,13 +56,13 @@ class ControlSuite:
     seed: int
 
     def rows(self) -> list[Row]:
-        """The drift, then every strategy at every latency with and without safety."""
+        """The drift, then every execution at every latency with and without safety."""
         rows = [self._drift()]
         for latency in self.latencies:
-            for name, strategy in self.strategies.items():
+            for name, execution in self.executions.items():
                 for safety, kind in (("without", _Passes), ("with", Safety)):
                     row: Row = {"name": name, "latency_ms": 1000 * latency, "safety": safety}
-                    rows.append(row | self._played(strategy, latency, kind))
+                    rows.append(row | self._played(execution, latency, kind))
         return rows
 
     def report(self, rows: Sequence[Row]) -> str:
@@ -72,7 +72,7 @@ class ControlSuite:
     def _drift(self) -> Row:
         arm = _Arm(float(self.drift_hz))
         policy = _KnowsThePath(arm.path, self.horizon, 0.1, 0.0, self.seed)
-        counts, log = _run(arm, policy, next(iter(self.strategies.values())), self._safety(Safety, arm), self.drift_seconds)
+        counts, log = _run(arm, policy, next(iter(self.executions.values())), self._safety(Safety, arm), self.drift_seconds)
         off = np.array([tick.time - log.ticks[0].time - tick.tick / self.drift_hz for tick in log.ticks])
         return {
             "name": f"{self.drift_hz} Hz for {self.drift_seconds:g} s",
@@ -83,10 +83,10 @@ class ControlSuite:
             "worst_late_ms": 1000 * float(off.max()),
         }
 
-    def _played(self, strategy: Strategy, latency: float, kind: type[Safety]) -> Row:
+    def _played(self, execution: Execution, latency: float, kind: type[Safety]) -> Row:
         arm = _Arm(float(self.hz))
         policy = _KnowsThePath(arm.path, self.horizon, latency, self.bias, self.seed)
-        counts, log = _run(arm, policy, strategy, self._safety(kind, arm), self.seconds)
+        counts, log = _run(arm, policy, execution, self._safety(kind, arm), self.seconds)
         commands = np.stack([tick.command for tick in log.ticks])
         error = np.stack(arm.sent) - arm.path(np.arange(len(arm.sent), dtype=np.float64))
         return {
@@ -101,7 +101,7 @@ class ControlSuite:
         return kind(Limits({"joints": self.limits}).axes(arm.embodiment), hz=arm.hz)
 
 
-def _run(arm: "_Arm", policy: "_KnowsThePath", strategy: Strategy, safety: Safety, seconds: float) -> tuple[Counts, InMemory]:
+def _run(arm: "_Arm", policy: "_KnowsThePath", execution: Execution, safety: Safety, seconds: float) -> tuple[Counts, InMemory]:
     log, body = InMemory(), arm.embodiment
     parts = Parts(
         robot=arm,
@@ -109,7 +109,7 @@ def _run(arm: "_Arm", policy: "_KnowsThePath", strategy: Strategy, safety: Safet
         actions=ActionRange(_RANGE, margin=0.0),
         set_points=SetPoints(body, {"joints": "joints"}, FromCommanded()),
         safety=safety,
-        strategy=strategy,
+        execution=execution,
         stop=AnyOf([]),
         rules=_RULES,
         log=log,

@@ -14,9 +14,8 @@ from vla_tune.control.robot import Robot, Seen
 from vla_tune.control.safety import Filtered, Safety, UnsafeError
 from vla_tune.control.setpoints import SetPoints
 from vla_tune.control.state import Clock, Counts, Rules, State, WallClock
-from vla_tune.control.strategy import Strategy
 from vla_tune.control.watchdog import Watchdog
-from vla_tune.execution import two_ended
+from vla_tune.execution import Execution, two_ended
 from vla_tune.schema import Policy, same_rate
 
 _log = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ class Parts:
         actions: Which of them are refused.
         set_points: What actions mean.
         safety: What may be commanded.
-        strategy: How chunks are played.
+        execution: How chunks are played.
         stop: Polled at every tick.
         rules: When to hold and when to stop.
         log: Is told of every tick.
@@ -46,7 +45,7 @@ class Parts:
     actions: ActionRange
     set_points: SetPoints
     safety: Safety
-    strategy: Strategy
+    execution: Execution
     stop: EmergencyStop
     rules: Rules
     log: TickLog
@@ -57,13 +56,13 @@ class Controller:
     """Drives a robot through one episode.
 
     Raises:
-        ValueError: the robot's rate is no multiple of the policy's, or the strategy cannot mix such actions.
+        ValueError: the robot's rate is no multiple of the policy's, or the execution cannot mix such actions.
     """
 
     def __init__(self, parts: Parts) -> None:
         self._parts, body = parts, parts.robot.embodiment
         self._every = ticks_per_action(parts.robot.hz, body.control_hz)
-        self._timeline, self._jumps = parts.strategy.timeline(body), two_ended(body)
+        self._timeline, self._jumps = parts.execution.timeline(body), two_ended(body)
         self._freshness = Freshness(stale=parts.rules.stale, frozen=parts.rules.frozen)
         self._none = np.full(body.action_dimension, np.nan)
         self.state, self.reason, self.counts = State.INIT, "", Counts()

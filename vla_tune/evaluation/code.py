@@ -17,7 +17,7 @@ import gymnasium
 import vla_tune
 from vla_tune.evaluation.environments import MakeEnv
 
-_OURS = ("schema", "tokens", "data", "models", "heads", "adapters", "policy", "execution.py", "environment.py", "evaluation")
+_OURS = ("schema", "tokens", "data", "models", "heads", "adapters", "policy", "execution", "environment.py", "evaluation")
 """Where, in this package, it is decided what a policy does in an environment."""
 _ALWAYS = ("gymnasium", "numpy", "torch", "transformers")
 _BESIDE = (".xml", ".mjcf", ".urdf", ".json", ".yaml", ".yml", ".toml")

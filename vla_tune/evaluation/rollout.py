@@ -7,7 +7,7 @@ from vla_tune.evaluation.environments import MakeEnv, Vectorize, check_fit, chec
 from vla_tune.evaluation.episodes import EpisodeRecord, episode_seed
 from vla_tune.evaluation.stage import Episode, Rules, Stage
 from vla_tune.evaluation.watcher import NOBODY, Watcher
-from vla_tune.execution import Execution
+from vla_tune.execution import Execution, Player
 from vla_tune.schema import Embodiment, Policy
 
 
@@ -66,7 +66,8 @@ def rollout(
             raise ValueError(f"{name}={value}: must be at least 1.")
     rules, known = rules or Rules(), {record.episode: record for record in done}
     seeds = [episode_seed(seed, suite=suite, task=task, episode=index) for index in range(episodes)]
-    cast = [Episode(suite, task, i, value, execution.player(embodiment)) for i, value in enumerate(seeds) if i not in known]
+    players = {i: Player(execution.timeline(embodiment)) for i in range(episodes) if i not in known}
+    cast = [Episode(suite, task, i, seeds[i], player) for i, player in players.items()]
     if cast:
         with opened(vectorize(parking(make_env, min(num_envs, len(cast))))) as envs:
             check_fit(envs, embodiment)

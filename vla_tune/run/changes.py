@@ -44,6 +44,8 @@ _UNSAID = (
     "model.state_dimension",
 )
 """What older runs do not say, which means all of the horizon, or what the base says."""
+_MEANT = {"execution.blend": 0}
+"""What older runs do not say either, and meant."""
 _STEPS = "training.steps"
 _SHARES = ("schedule.warmup_steps", "schedule.decay_at")
 """Grow with the steps."""
@@ -87,7 +89,7 @@ class Change:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """Between two configurations, by their keys."""
     then, new = _flat(before), _flat(now)
-    pairs = {key: (then.get(key), new.get(key)) for key in sorted(then.keys() | new.keys())}
+    pairs = {key: (then.get(key, _MEANT.get(key)), new.get(key)) for key in sorted(then.keys() | new.keys())}
     return [Change(key, *pair) for key, pair in pairs.items() if pair[0] != pair[1] and not _same_asset(*pair)]
 
 

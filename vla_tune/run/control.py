@@ -108,11 +108,19 @@ def _parts(cfg: DictConfig, robot: Robot, policy: Policy, contract: Contract) ->
         actions=ActionRange(extents, margin=float(cfg.margin)),
         set_points=SetPoints(body, _state_of(cfg, robot), build(cfg.robot.origin)),
         safety=Safety(build(cfg.robot.limits).axes(body, extents), hz=robot.hz),
-        strategy=under_contract(build(cfg.strategy), contract),
+        execution=under_contract(build(_execution(cfg)), contract),
         stop=AnyOf([]),
         rules=build(cfg.rules),
         log=InMemory(),
     )
+
+
+def _execution(cfg: DictConfig) -> DictConfig:
+    """How chunks are played; `strategy=` is its old name, which goes with the next version."""
+    if "strategy" not in cfg:
+        return cfg.execution
+    Console().print("strategy= is called execution= now: say that, the old name goes with the next version.", soft_wrap=True)
+    return cfg.strategy
 
 
 def _state_of(cfg: DictConfig, robot: Robot) -> dict[str, str | None]:

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_tune.control.strategy import AsTrained, Ensemble, OpenLoop, RecedingHorizon
-from vla_tune.execution import under_contract
+from vla_tune.execution import AsTrained, OpenLoop, RecedingHorizon, TemporalEnsemble, under_contract
 
 
 def chunk(start: float, steps: int = 8) -> np.ndarray:
@@ -25,7 +24,7 @@ def chunk(start: float, steps: int = 8) -> np.ndarray:
 )
 def test_every_action_is_played_at_the_tick_it_is_for(body, pauses, kind):
     """Chunks are asked for at any moment and come any number of played ticks later."""
-    timeline = {"open": OpenLoop(blend=2), "receding": RecedingHorizon(steps=3, blend=2), "ensemble": Ensemble(decay=0.1)}[
+    timeline = {"open": OpenLoop(blend=2), "receding": RecedingHorizon(steps=3, blend=2), "ensemble": TemporalEnsemble(decay=0.1)}[
         kind
     ].timeline(body)
     played = 0
@@ -74,8 +73,8 @@ def test_it_looks_again_early_enough_for_the_latency(body):
 
 
 def test_a_chunk_that_comes_when_all_of_it_is_past_plays_nothing(body):
-    for strategy in (OpenLoop(blend=2), Ensemble(decay=0.0)):
-        timeline = strategy.timeline(body)
+    for execution in (OpenLoop(blend=2), TemporalEnsemble(decay=0.0)):
+        timeline = execution.timeline(body)
         timeline.add(chunk(0), elapsed=9)
         assert timeline.next() is None
 
@@ -90,4 +89,4 @@ def test_impossible_choices_are_named(body):
 def test_left_to_the_contract_it_looks_again_when_that_says(tiny_contract):
     assert under_contract(AsTrained(blend=1), tiny_contract) == OpenLoop(blend=1)
     assert under_contract(AsTrained(blend=2), replace(tiny_contract, execute_steps=1)) == RecedingHorizon(steps=1, blend=2)
-    assert under_contract(Ensemble(decay=0.1), tiny_contract) == Ensemble(decay=0.1)
+    assert under_contract(TemporalEnsemble(decay=0.1), tiny_contract) == TemporalEnsemble(decay=0.1)
