@@ -13,7 +13,7 @@ from vla_tune.run.origin import ORIGIN_FILE, Origin, begin, load_origin, origin_
 from vla_tune.schema import CONTRACT_FILE, Contract
 from vla_tune.training.loop import CHECKPOINTS
 
-ORIGIN = Origin(base_hash="1" * 64, asset=None, device="cpu")
+ORIGIN = Origin(base_hash="1" * 64, asset=None, device="cpu", data="3" * 64)
 
 
 def with_millimetres(contract: Contract) -> Contract:
@@ -30,6 +30,7 @@ OTHERS = {
     ),
     "contract.prompt": lambda contract, origin: (replace(contract, prompt="{instruction}"), origin),
     "origin.base_hash": lambda contract, origin: (contract, replace(origin, base_hash="2" * 64)),
+    "origin.data": lambda contract, origin: (contract, replace(origin, data="4" * 64)),
     "origin.device": lambda contract, origin: (contract, replace(origin, device="cuda")),
 }
 
@@ -79,8 +80,14 @@ def test_before_a_step_was_learned_anything_may_change(tmp_path: Path, tiny_cont
 
 def test_the_shipped_base_is_known_by_its_name():
     checkpoint = OpenVLACheckpoint(asset("tiny"))
-    origin = origin_of(checkpoint, device="cuda:1")  # pyright: ignore[reportArgumentType]
-    assert (origin.asset, origin.device, origin.base_hash) == ("tiny", "cuda", checkpoint.content_hash())
+    origin = origin_of(checkpoint, device="cuda:1", data="5")  # pyright: ignore[reportArgumentType]
+    assert (origin.asset, origin.device, origin.base_hash, origin.data) == ("tiny", "cuda", checkpoint.content_hash(), "5")
+
+
+def test_of_a_run_that_kept_less_only_that_is_compared(run: Path, tiny_contract: Contract):
+    replace(ORIGIN, data=None, device=None).save(run)
+    begin(run, tiny_contract, ORIGIN, resume="same")
+    assert load_origin(run) == ORIGIN
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"base_hash": 3}', '{"base_hash": "1", "other": "2"}'])

@@ -5,6 +5,7 @@ import logging
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, SupportsInt, runtime_checkable
 
 import numpy as np
@@ -39,6 +40,10 @@ class FrameSource(Protocol):
         """
         ...
 
+    def files(self, rows: Sequence[int]) -> list[Path]:
+        """The files that the pictures of some frames lie in, each once."""
+        ...
+
 
 class ParquetImages:
     """Pictures stored as PNG or JPEG bytes in the data files, found by the file and the row that the frame was read from.
@@ -68,6 +73,10 @@ class ParquetImages:
                 self._said(deep[0]),
                 len(deep) - 1,
             )
+
+    def files(self, rows: Sequence[int]) -> list[Path]:
+        """The data files of some frames."""
+        return [self.frames.files[file].path for file in np.unique(self.frames.file[list(rows)]).tolist()]
 
     def _decode(self, row: int) -> UInt8[np.ndarray, "H W 3"]:
         picture = self._opened(row)

@@ -10,6 +10,7 @@ import numpy as np
 from vla_tune.data.actions import NormalizedActions
 from vla_tune.data.chunks import Chunks
 from vla_tune.data.dataset import Demonstrations
+from vla_tune.data.fingerprint import fingerprint
 from vla_tune.data.mixture import Mixture, Samples
 from vla_tune.data.names import check_one_robot
 from vla_tune.data.statistics import dataset_statistics
@@ -87,6 +88,11 @@ class Data:
         """All that the training and validation episodes say, once each."""
         parts = (*self.actions.parts, self.validation)
         return tuple(sorted({part.frames.tasks[task] for part in parts for task in set(part.frames.task[part.rows].tolist())}))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the training episodes: what tells them from others, pictures and sentences included."""
+        return fingerprint(self.actions.parts)
 
 
 def load_demonstrations(

@@ -74,6 +74,11 @@ class Videos:
             if fault is not None:
                 raise ValueError(f"{self._said(row)} {fault}, or {leave_out(self.frames.episode[row])}.")
 
+    def files(self, rows: Sequence[int]) -> list[Path]:
+        """The films of the episodes of some frames."""
+        episodes = np.unique(self.frames.episode[list(rows)]).tolist()
+        return list(dict.fromkeys(self.spans[episode].file for episode in episodes))
+
     def _said(self, row: int) -> str:
         return f"{self.spans[int(self.frames.episode[row])].file}: {named(self.camera, self.frames, row)}"
 

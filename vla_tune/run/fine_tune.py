@@ -117,7 +117,7 @@ def _trained(run: Run, following: Following, *, resume_command: str) -> tuple[di
     check_data(data, contract, processor)
     check_collisions(contract, sentences(contract.augmentation, data.instructions), processor)
     following.before(cfg, data, contract, pipeline)
-    origin = origin_of(checkpoint, device=device_of(cfg))
+    origin = origin_of(checkpoint, device=device_of(cfg), data=data.fingerprint)
     begin(folder, contract, origin, resume=cfg.resume)
     torch.manual_seed(cfg.seed)
     model = _loaded(cfg, checkpoint)

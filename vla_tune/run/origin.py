@@ -1,4 +1,4 @@
-"""What a run began with that its configuration only names: the bytes of its base, its data's numbers, its kind of device."""
+"""What a run began with that its configuration only names: the bytes of its base, its data, its kind of device."""
 
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -24,6 +24,8 @@ class Origin:
     """The name of the base among those that ship with the package, where it is one: it is found on every machine."""
     device: str | None
     """Its kind: `cpu` or `cuda`. Another rounds differently."""
+    data: str | None = None
+    """What tells the pictures and sentences of its training episodes from others (`vla_tune.data.fingerprint`)."""
     folder: str | None = None
     """Where the base lies on this machine, if that was said (`model.folder=`) since the run was made elsewhere."""
 
@@ -32,9 +34,10 @@ class Origin:
         write_json(folder / ORIGIN_FILE, asdict(self))
 
 
-def origin_of(checkpoint: Checkpoint, *, device: str) -> Origin:
-    """Of a run that begins now."""
-    return Origin(base_hash=checkpoint.content_hash(), asset=asset_named(checkpoint.path), device=device.partition(":")[0])
+def origin_of(checkpoint: Checkpoint, *, device: str, data: str) -> Origin:
+    """Of a run that begins now, with data of this fingerprint."""
+    named = {"asset": asset_named(checkpoint.path), "device": device.partition(":")[0]}
+    return Origin(base_hash=checkpoint.content_hash(), data=data, **named)
 
 
 def load_origin(folder: Path) -> Origin | None:
@@ -105,7 +108,8 @@ def _exchanged(folder: Path, contract: Contract, origin: Origin) -> list[Change]
     changes = [Change(f"contract.{name}", _short(then), _short(now)) for name, then, now in pairs if then != now]
     if known is None:
         return changes
-    pairs = [("base_hash", known.base_hash, origin.base_hash), ("device", known.device or origin.device, origin.device)]
+    pairs = [("base_hash", known.base_hash, origin.base_hash)]
+    pairs += [(name, getattr(known, name) or getattr(origin, name), getattr(origin, name)) for name in ("data", "device")]
     return changes + [Change(f"origin.{name}", _short(then), _short(now)) for name, then, now in pairs if then != now]
 
 
