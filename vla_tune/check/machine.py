@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from packaging.specifiers import SpecifierSet
 
 from vla_tune.check.finding import Finding
 
@@ -62,28 +63,11 @@ class Doctor:
             except importlib.metadata.PackageNotFoundError:
                 wrong.append(f"{name} is missing")
                 continue
-            if not within(found, tested):
+            if not SpecifierSet(tested).contains(found, prereleases=True):
                 wrong.append(f"{name} {found} (tested {tested})")
         if wrong:
             raise RuntimeError(f"{'; '.join(wrong)}: uv sync installs what was tested.")
         return f"{len(self.requirements)} libraries in their tested ranges"
-
-
-def within(version: str, tested: str) -> bool:
-    """Whether `version` lies in a range such as `>=1.2,<2` or `==2.11.*`."""
-    found = _numbers(version)
-    for clause in filter(None, (part.strip() for part in tested.split(","))):
-        operator, bound = re.match(r"(>=|<=|==|<|>)\s*(.+)", clause).groups()  # pyright: ignore[reportOptionalMemberAccess]
-        limit = _numbers(bound.removesuffix(".*"))
-        here = found[: len(limit)] if operator == "==" else found
-        holds = {">=": here >= limit, "<=": here <= limit, "==": here == limit, "<": here < limit, ">": here > limit}
-        if not holds[operator]:
-            return False
-    return True
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:4])
 
 
 def _python() -> str:
@@ -138,16 +122,22 @@ def mismatch(driver: str, *, torch: str, cuda: str | None) -> str:
     """Why a torch for CUDA `cuda` (None: for none) sees no GPU with this driver, and what to do."""
     if cuda is None:
         return f"NVIDIA's driver {driver} is there, but torch {torch} is built without CUDA: {_INSTALL.format(_wheels(driver))}."
-    have, need = _numbers(driver)[:1], next((need for major, need in _NEEDS.items() if cuda.startswith(f"{major}.")), None)
+    have, need = _major(driver), next((need for major, need in _NEEDS.items() if cuda.startswith(f"{major}.")), None)
     if need is None or not have or have >= (need,):
         return f"NVIDIA's driver {driver} fits torch {torch} (CUDA {cuda}), but no card is visible: does nvidia-smi list one?"
     older = f", or {_INSTALL.format(_wheels(driver))}" if have >= (_NEEDS["12"],) else ""
     return f"NVIDIA's driver {driver} is too old for torch {torch}: CUDA {cuda} needs {need} or newer. Update the driver{older}."
 
 
+def _major(driver: str) -> tuple[int, ...]:
+    """The first number of a driver's version; none where it is no version."""
+    found = re.match(r"\d+", driver)
+    return () if found is None else (int(found[0]),)
+
+
 def _wheels(driver: str) -> str:
     """What uv calls the newest wheels of this torch that a driver can run."""
-    have = _numbers(driver)[:1]
+    have = _major(driver)
     return "cu130" if have >= (_NEEDS["13"],) else "cu128"
 
 
