@@ -41,13 +41,11 @@ def test_over_the_wire_it_acts_as_in_this_process(run_of, frames, tiny_contract,
 
     with ThreadPoolExecutor(1) as pool:
 
-        class Screen:
+        def say(line: str) -> None:
             """The first line that is shown says where to ask."""
+            asked.append(pool.submit(client, line.split()[-1]))
 
-            def print(self, line: str, **_: bool) -> None:
-                asked.append(pool.submit(client, line.split()[-1]))
-
-        monkeypatch.setattr(module, "Console", Screen)
+        monkeypatch.setattr(module, "say", say)
         asyncio.run(asyncio.wait_for(_serve(server, "localhost", 0), 60))
     (only,) = asked
     only.result()

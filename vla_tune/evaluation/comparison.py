@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from vla_tune.evaluation.plots import COLOURS, finish_rates, quiet, save, slant, whiskers
 from vla_tune.evaluation.stats import wilson_interval
+from vla_tune.printing import markdown
 
 Results = Mapping[str, Any]
 """What a run's `results.json` holds."""
@@ -56,9 +57,8 @@ def base_rows(results: Results) -> list[dict[str, Any]]:
 
 def comparison_markdown(rows: Sequence[Mapping[str, Any]], *, choice: str) -> str:
     """The rows as a markdown table."""
-    lines = [[choice, *_COLUMNS], ["---", *["---:"] * len(_COLUMNS)]]
-    lines += [[str(row["choice"]), *(cell(row) for cell in _COLUMNS.values())] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    lines = [[str(row["choice"]), *(cell(row) for cell in _COLUMNS.values())] for row in rows]
+    return markdown([choice, *_COLUMNS], lines, left=1)
 
 
 def plot_comparison(rows: Sequence[Mapping[str, Any]], path: Path, *, choice: str, title: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from vla_tune.evaluation.episodes import EpisodeRecord, read_episodes
 from vla_tune.evaluation.stats import compare
+from vla_tune.printing import markdown
 from vla_tune.schema import content_hash
 
 _OWN = ("identity", "policy")
@@ -44,15 +45,13 @@ def paired(first: Iterable[Path], second: Iterable[Path], *, policy: str = "fine
 
 def paired_markdown(rows: Sequence[Mapping[str, Any]], *, names: tuple[str, str]) -> str:
     """The rows as a markdown table, in per cent and percentage points."""
-    lines = [
-        ["environment", "task", "episodes", *(f"{name} [%]" for name in names), "difference [points]"],
-        ["---", "---", *["---:"] * 4],
-    ]
+    head = ["environment", "task", "episodes", *(f"{name} [%]" for name in names), "difference [points]"]
+    lines = []
     for row in rows:
         rates = [f"{100 * row[side]:.1f}" for side in ("first", "second")]
         points = f"**{100 * row['difference']:+.1f}** [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
         lines.append([row["environment"], row["task"], str(row["episodes"]), *rates, points])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(head, lines, left=2)
 
 
 def _cells(folder: Path, policy: str) -> dict[str, tuple[tuple[str, ...], list[EpisodeRecord]]]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vla_tune.evaluation.report import open_loop_cells
+from vla_tune.printing import markdown
 from vla_tune.schema import Contract, ProcessorRule
 
 _LONGEST_CELL = 1000
@@ -94,8 +95,7 @@ def _evaluation(rows: Sequence[Mapping[str, Any]], open_loop: Sequence[Mapping[s
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [list(head), ["---"] * len(head), *[[_plain(cell) for cell in row] for row in rows]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(head, [[_plain(cell) for cell in row] for row in rows], left=len(head))
 
 
 def _plain(cell: str) -> str:

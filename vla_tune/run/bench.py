@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.table import Table
 
 from vla_tune.bench.machine import describe_machine
 from vla_tune.bench.measure import Reporting, Row, Suite
 from vla_tune.bench.table import machine_text, speed_table
 from vla_tune.policy import LocalPolicy
+from vla_tune.printing import say, show
 from vla_tune.run.costs import merged_run
 from vla_tune.run.objects import build, device_of, load_base, load_policy
 from vla_tune.run.recorded import recorded_observations
@@ -34,16 +33,12 @@ def bench(cfg: DictConfig) -> list[Row]:
     paths = [Path(path) for path in (cfg.to, cfg.json) if path]
     for path in paths:
         write_json(path, record)
-    console = Console()
-    console.print(_table(suite, rows), highlight=False, soft_wrap=isinstance(suite, Reporting))
-    console.print(f"{machine_text(machine)}\nWritten to {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
-    return rows
-
-
-def _table(suite: Suite, rows: list[Row]) -> str | Table:
     if isinstance(suite, Reporting):
-        return suite.report(rows)
-    return speed_table(rows, title="Median of the repetitions, and half their range")
+        say(suite.report(rows))
+    else:
+        show(speed_table(rows, title="Median of the repetitions, and half their range"))
+    say(f"{machine_text(machine)}\nWritten to {', '.join(map(str, paths))}")
+    return rows
 
 
 def acting_suite(runs: Sequence[str], *, device: str, **options: Any) -> Suite:

@@ -8,7 +8,6 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 from omegaconf import DictConfig
-from rich.console import Console
 
 from vla_tune.check.agreement import Agreement, Recorded, agreement
 from vla_tune.check.elsewhere import examine_elsewhere
@@ -19,6 +18,7 @@ from vla_tune.check.replay import replay
 from vla_tune.data.recorded import observation_in
 from vla_tune.data.sources import Data
 from vla_tune.policy import LocalPolicy, Policy
+from vla_tune.printing import say
 from vla_tune.run.acting import acting, is_address
 from vla_tune.run.chosen import chosen_run
 from vla_tune.run.folder import task_of
@@ -83,7 +83,7 @@ def probed_run(run: Path, policy: LocalPolicy, data: Data, recorded: Recorded, b
 
 def tell(findings: Sequence[Finding]) -> None:
     """Print them."""
-    Console().print("\n".join(map(str, findings)), highlight=False, soft_wrap=True, markup=False)
+    say("\n".join(map(str, findings)))
 
 
 def require(findings: Sequence[Finding]) -> None:

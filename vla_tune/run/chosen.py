@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from vla_tune.check.kept import KEPT_FILE, Kept
 from vla_tune.models.files import new_folder
 from vla_tune.models.notes import read_note
 from vla_tune.models.plain_folder import plain
 from vla_tune.models.sealed import seal
+from vla_tune.printing import say
 from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, EARLIER, earlier_steps, step_folder, steps_of
 from vla_tune.run.objects import policy_of
 from vla_tune.run.origin import ORIGIN_FILE, say_base
@@ -37,7 +37,7 @@ def chosen_run(cfg: DictConfig, run: Path) -> Path:
     step = wanted_step(plain(run), use=cfg.use, step=cfg.step)
     if step is None:
         return run
-    Console().print(f"{run}: what it had learned at step {step} is used.", highlight=False, soft_wrap=True)
+    say(f"{run}: what it had learned at step {step} is used.")
     return at_step(run, step)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 
 from vla_tune.adapters.changes import Changes
 from vla_tune.adapters.combination import combined
@@ -17,6 +16,7 @@ from vla_tune.check.parity import ParityReport, parity
 from vla_tune.export import ParityError
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.files import new_folder
+from vla_tune.printing import say
 from vla_tune.run.folder import ADAPTER_FOLDER
 from vla_tune.run.merge import base_of, dtype_of
 from vla_tune.run.objects import build, load_policy
@@ -59,7 +59,7 @@ def combine_runs(cfg: DictConfig) -> ParityReport:
         report = parity(policies[0], policies[1], frames, contract=contract, tolerance=build(cfg.tolerance))
         if not report.passed:
             raise ParityError(f"{report}\nNothing was written to {to}.")
-    Console().print(f"{report}\nWritten to {to}", highlight=False, soft_wrap=True)
+    say(f"{report}\nWritten to {to}")
     Path(cfg.json).write_text(json.dumps(asdict(report) | {"passed": report.passed}, indent=1) + "\n")
     return report
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
-from rich.console import Console
 
 from vla_tune.control.emergency import AnyOf, StopFile, StopKey, StopSignal
 from vla_tune.control.instructed import Instructed
@@ -26,6 +25,7 @@ from vla_tune.evaluation.episodes import episode_seed
 from vla_tune.evaluation.stats import wilson_interval
 from vla_tune.execution import under_contract
 from vla_tune.extents import Extents
+from vla_tune.printing import say
 from vla_tune.run.acting import acting, is_address
 from vla_tune.run.check import require, tell
 from vla_tune.run.chosen import chosen_run
@@ -71,7 +71,7 @@ def control(cfg: DictConfig) -> list[Outcome]:
             require(findings)
         policy, contract, said = in_robot_units(policy, contract, dict(cfg.robot.get("units") or {}))
         if said:
-            Console().print(f"Converted for the policy: {said}.", highlight=False, soft_wrap=True)
+            say(f"Converted for the policy: {said}.")
         robot: Robot = build(cfg.robot.make)(embodiment=contract.embodiment)
         parts = _parts(cfg, robot, policy, contract)  # before anything is connected
         memory = InMemory()
@@ -119,7 +119,7 @@ def _execution(cfg: DictConfig) -> DictConfig:
     """How chunks are played; `strategy=` is its old name, which goes with the next version."""
     if "strategy" not in cfg:
         return cfg.execution
-    Console().print("strategy= is called execution= now: say that, the old name goes with the next version.", soft_wrap=True)
+    say("strategy= is called execution= now: say that, the old name goes with the next version.")
     return cfg.strategy
 
 
@@ -161,7 +161,7 @@ def _failure(error: Exception, folder: Path) -> RobotError:
 
 
 def _report(folder: Path, outcomes: list[Outcome], memory: InMemory, contract: Contract) -> None:
-    body, console = contract.embodiment, Console()
+    body = contract.embodiment
     names = [
         f"{group.name}[{axis}]" if group.dimension > 1 else group.name for group in body.action for axis in range(group.dimension)
     ]
@@ -170,8 +170,8 @@ def _report(folder: Path, outcomes: list[Outcome], memory: InMemory, contract: C
     if plotted := memory.ticks[: sum(outcome.counts.ticks for outcome in outcomes[:_PLOTTED])]:
         plot_ticks(plotted, folder / PLOT_FILE, names=names, units=body.action_units)
     for key, value in record.items():
-        console.print(f"{key}: {value}", highlight=False, soft_wrap=True)
-    console.print(f"Written to {folder}: {TICKS_FILE}, {PLOT_FILE}, {RESULTS_FILE}", highlight=False, soft_wrap=True)
+        say(f"{key}: {value}")
+    say(f"Written to {folder}: {TICKS_FILE}, {PLOT_FILE}, {RESULTS_FILE}")
 
 
 def summary(outcomes: list[Outcome]) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 
 from vla_tune.adapters.changes import Changes
 from vla_tune.adapters.merging import merged
 from vla_tune.models.base import Checkpoint
 from vla_tune.policy import LocalPolicy
+from vla_tune.printing import say
 from vla_tune.run.base import Base
 from vla_tune.run.folder import ADAPTER_FOLDER
 from vla_tune.run.objects import build, checkpoint_in, device_of, policy_of
@@ -38,7 +38,7 @@ def costs(cfg: DictConfig, folder: Path, seen: Sequence[Observation], base: Base
         times |= _merged_times(cfg, folder, checkpoint, changes, seen) if timed(base.parameters) else {}
     if not timed(base.parameters):
         said = f"Times per action are not measured in a run of {LARGEST_TIMED:,} parameters and more: scripts/bench.py does."
-        Console().print(said, highlight=False, soft_wrap=True)
+        say(said)
     return {
         "base_parameters": base.parameters,
         "adapter_bytes": sum(path.stat().st_size for path in adapter_folder.iterdir() if path.name != CONTRACT_FILE),

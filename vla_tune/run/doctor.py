@@ -4,10 +4,10 @@ import importlib.metadata
 import re
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from vla_tune.check.finding import CheckFailedError, Finding
 from vla_tune.check.machine import Doctor
+from vla_tune.printing import say
 
 
 def doctor(cfg: DictConfig) -> list[Finding]:
@@ -18,7 +18,7 @@ def doctor(cfg: DictConfig) -> list[Finding]:
     """
     findings = []
     for finding in Doctor(required_ranges()).examine():
-        Console().print(str(finding), highlight=False, soft_wrap=True, markup=False)
+        say(str(finding))
         findings.append(finding)
     if failed := [finding.probe for finding in findings if not finding.passed]:
         raise CheckFailedError(f"this machine is not ready: {', '.join(failed)}.")

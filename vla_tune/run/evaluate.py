@@ -8,7 +8,6 @@ from typing import Any
 
 import gymnasium
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from envs.wrappers import DistractorInstruction
 from vla_tune.data.sources import Data
@@ -22,6 +21,7 @@ from vla_tune.evaluation.watcher import NOBODY
 from vla_tune.execution import under_contract
 from vla_tune.heads import AutoregressiveTokenHead
 from vla_tune.heads.decoding import Constrained, Decoder
+from vla_tune.printing import show
 from vla_tune.run.chosen import chosen_run, step_in
 from vla_tune.run.folder import RESULTS_FILE, run_around
 from vla_tune.run.following import Run, Trying
@@ -33,7 +33,6 @@ from vla_tune.schema import CONTRACT_FILE, Contract, write_json
 
 CELLS = "evaluation"
 FILMS = "films"
-_LOG_WIDTH = 160
 
 
 def evaluate(cfg: DictConfig, trained: Trained, *, policy: str, task: str, folder: Path, films: bool = False) -> dict[str, Any]:
@@ -102,10 +101,7 @@ def print_rows(rows: Sequence[dict[str, Any]], *, title: str) -> None:
 
 def print_tables(results: Mapping[str, Any], *, title: str) -> None:
     """All trials of a run as tables in the terminal, wide enough to be read where there is none."""
-    console = Console()
-    wide = console if console.is_terminal else Console(width=_LOG_WIDTH)
-    for table in tables(results, title=title):
-        wide.print(table)
+    show(*tables(results, title=title))
 
 
 def _records(

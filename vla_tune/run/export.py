@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from vla_tune.adapters import Adapter
 from vla_tune.check.kept import KEPT_FILE
@@ -18,6 +17,7 @@ from vla_tune.export.lerobot_layout import write_lerobot_layout
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.files import new_folder
 from vla_tune.models.sealed import seal
+from vla_tune.printing import say
 from vla_tune.run.chosen import chosen_run, step_in
 from vla_tune.run.deployed import deployed_paths, describe
 from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE, RESULTS_FILE, load_config
@@ -55,7 +55,7 @@ def export_run(cfg: DictConfig) -> PathReport | None:
         if not paths.passed:
             raise ParityError(f"{paths}\nNothing was written to {destination}.")
         _describe(temporary, destination.name, contract, trained, run, checks=[str(weights), str(paths)], form=form)
-    Console().print(f"{weights}\n{paths}\nWritten to {destination}", highlight=False, soft_wrap=True)
+    say(f"{weights}\n{paths}\nWritten to {destination}")
     return paths
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from vla_tune.adapters import Adapter, Begun
 from vla_tune.data import build_pipeline, make_contract, training_pipeline
@@ -25,6 +24,7 @@ from vla_tune.models.liveness import check_liveness
 from vla_tune.models.precision import report_text, weight_report
 from vla_tune.models.recomputation import recompute_activations
 from vla_tune.models.sealed import seal
+from vla_tune.printing import say
 from vla_tune.run.base import Base, measured_base
 from vla_tune.run.changes import resumption
 from vla_tune.run.check import recorded_in
@@ -79,11 +79,9 @@ def report(folder: Path, following: Following) -> float:
     results = read_results(folder / RESULTS_FILE)
     training = results["training"]
     print_tables(results, title=folder.name)
-    Console().print(
+    say(
         f"{training['steps']} steps in {training['seconds']:.0f} s ({training['cpu_seconds']:.0f} CPU s), "
         f"{training['trainable_parameters']:,} trainable parameters. Everything is in {folder}",
-        highlight=False,
-        soft_wrap=True,
     )
     return following.number(results)
 
@@ -188,13 +186,13 @@ def start(adapter: Adapter, model: Any, run: str | None, *, base_hash: str) -> N
 def _loaded(cfg: DictConfig, checkpoint: Checkpoint) -> Any:
     """The base; what lies in memory is printed."""
     model = checkpoint.load(device=device_of(cfg))
-    Console().print(report_text(weight_report(model)), highlight=False, soft_wrap=True)
+    say(report_text(weight_report(model)))
     return model
 
 
 def _adapt(cfg: DictConfig, adapter: Adapter, model: Any) -> None:
     """Put the adapter in; what learns is printed."""
-    Console().print(str(adapter.attach(model)), highlight=False, soft_wrap=True)
+    say(str(adapter.attach(model)))
     if cfg.checkpointing:
         recompute_activations(model)
 

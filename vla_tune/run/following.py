@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from vla_tune.check.finding import Finding
 from vla_tune.check.replay import PROBE as REPLAY
 from vla_tune.data.sources import Data
 from vla_tune.data.transforms import Transform
+from vla_tune.printing import say
 from vla_tune.run.folder import read_config, run_around
 from vla_tune.run.objects import Trained, build
 from vla_tune.schema import Contract
@@ -169,11 +169,6 @@ def tell_unused_environment(cfg: DictConfig, evaluation: str) -> None:
     """Say so where an environment was named for nothing."""
     if names_an_environment(cfg):
         say(f"The environment {cfg.env.suite!r} is not used by evaluation={evaluation}: evaluation=simulation tries it there.")
-
-
-def say(line: str) -> None:
-    """Tell the user, in a line."""
-    Console().print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def of_the_trained(rows: Sequence[Row]) -> Row:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 
 from vla_tune.check.kept import KEPT_FILE
 from vla_tune.export import Report, merge
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.four_bits import FOUR_BITS
+from vla_tune.printing import say
 from vla_tune.run.chosen import chosen_run, step_in
 from vla_tune.run.folder import ADAPTER_FOLDER
 from vla_tune.run.objects import build
@@ -42,7 +42,7 @@ def merge_run(cfg: DictConfig) -> Report:
         rank=cfg.rank,
         beside=[path for path in [run / KEPT_FILE] if path.is_file()],
     )
-    Console().print(f"{report}\nWritten to {destination}", highlight=False, soft_wrap=True)
+    say(f"{report}\nWritten to {destination}")
     if cfg.json:
         record = asdict(report) | {"passed": report.passed, "step": step_in(run)}  # pyright: ignore[reportArgumentType]
         write_whole(Path(cfg.json), json.dumps(record, indent=1) + "\n")

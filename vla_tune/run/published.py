@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from vla_tune.data.chunks import ChunksByTimestamp
 from vla_tune.data.sources import Data, Local, load_demonstrations
@@ -16,6 +15,7 @@ from vla_tune.models.openvla import OpenVLAConfig
 from vla_tune.models.openvla.assumed import Said, assumed_contract
 from vla_tune.models.openvla.published import PICTURES
 from vla_tune.models.plain_folder import plain
+from vla_tune.printing import say
 from vla_tune.run.folder import CONFIG_FILE
 from vla_tune.run.stored import loading
 from vla_tune.schema import CONTRACT_FILE, Contract, embodiment_from_record, to_record
@@ -65,11 +65,8 @@ def stated_contract(cfg: DictConfig, folder: Path) -> Contract | None:
     with loading(folder):
         assumed = assumed_contract(folder, said)
     lines = "\n".join(f"  {line}" for line in assumed.said)
-    Console().print(
+    say(
         f"{folder} is a published policy, of which this is assumed (in brackets, what says otherwise):\n{lines}",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
     )
     return assumed.contract
 

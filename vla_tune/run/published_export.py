@@ -5,7 +5,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from vla_tune.check.kept import KEPT_FRAMES, Kept
 from vla_tune.check.paths import PathReport
@@ -16,6 +15,7 @@ from vla_tune.export.lerobot_layout import write_lerobot_layout
 from vla_tune.models.files import new_folder
 from vla_tune.models.hub import WANTED
 from vla_tune.models.sealed import seal
+from vla_tune.printing import say
 from vla_tune.run.deployed import deployed_paths, describe
 from vla_tune.run.objects import HF_FOLDER, checkpoint_in, load_policy
 from vla_tune.run.published import recorded_data
@@ -56,7 +56,7 @@ def export_published(cfg: DictConfig, folder: Path, contract: Contract) -> PathR
         form = f"Weights as published, in the Hugging Face layout under `{HF_FOLDER}/`."
         card = model_card(destination.name, contract, training={"published as": cfg.run}, evaluation=[], checks=checks, form=form)
         describe(temporary, card, checks=checks, step=None)
-    Console().print(f"{checks[0]}\nWritten to {destination}", highlight=False, soft_wrap=True)
+    say(f"{checks[0]}\nWritten to {destination}")
     return paths
 
 

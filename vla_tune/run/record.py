@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
+from vla_tune.printing import show
 from vla_tune.run.objects import build
 from vla_tune.schema import Embodiment, embodiment_from_record, write_json
 
@@ -56,7 +56,7 @@ def record(cfg: DictConfig) -> RecordingResult:
     reused, start = Path(recording.folder).exists(), time.perf_counter()
     folder = recording.record(body)
     result = describe(folder, seconds=time.perf_counter() - start, reused=reused)
-    Console().print(_table(result))
+    show(_table(result))
     if cfg.json:
         write_json(Path(cfg.json), asdict(result))
     return result

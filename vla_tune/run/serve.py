@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from omegaconf import DictConfig
-from rich.console import Console
 
 from vla_tune.check.finding import Finding
+from vla_tune.printing import say
 from vla_tune.run.check import require, tell
 from vla_tune.run.chosen import chosen_run
 from vla_tune.run.folder import CONFIG_FILE
@@ -78,17 +78,17 @@ def check_free(host: str, *ports: int) -> None:
 
 
 async def _serve(server: PolicyServer, host: str, port: int, *, rest: Rest | None = None) -> None:
-    stop, console = asyncio.Event(), Console()
+    stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with server.serving(host, port) as listening, contextlib.AsyncExitStack() as leaving:
         await server.warm_up(dark_observation)
         secure = "" if server.security.context() is None else "s"
         found = next(iter(listening.sockets)).getsockname()[1]
-        console.print(f"Serving {', '.join(server.contracts)} at ws{secure}://{host}:{found}", highlight=False, soft_wrap=True)
+        say(f"Serving {', '.join(server.contracts)} at ws{secure}://{host}:{found}")
         if rest is not None:
             found = await leaving.enter_async_context(rest.serving(server, host))
-            console.print(f"and at http{secure}://{host}:{found}/act", highlight=False, soft_wrap=True)
+            say(f"and at http{secure}://{host}:{found}/act")
         await stop.wait()
 
 

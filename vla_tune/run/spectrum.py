@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from vla_tune.adapters.spectrum import Spectrum, kept, overlap, rank_that_keeps, spectra
 from vla_tune.evaluation.spectrum_plot import plot_spectra
+from vla_tune.printing import markdown, say
 from vla_tune.run.chosen import chosen_run
 from vla_tune.run.folder import ADAPTER_FOLDER
 from vla_tune.run.stored import adapter_of, checkpoint_of
@@ -35,7 +35,7 @@ def spectrum_of_run(cfg: DictConfig) -> None:
     write_json(folder / "spectrum.json", record)
     plot_spectra({name: one.values.tolist() for name, one in found.items()}, shared, folder / "spectrum.png", title=str(cfg.run))
     sentences = [text, *_sentences(found, share=cfg.share), *([] if shared is None else [_comparison(shared)])]
-    Console().print("\n".join([*sentences, f"Written to {folder}"]), markup=False, highlight=False, soft_wrap=True)
+    say("\n".join([*sentences, f"Written to {folder}"]))
 
 
 def _spectra(run: Path) -> dict[str, Spectrum]:
@@ -62,11 +62,12 @@ def _shared(one: Mapping[str, Spectrum], other: Mapping[str, Spectrum], *, runs:
 
 
 def _table(found: Mapping[str, Spectrum]) -> str:
-    lines = [["weight", "rank", "effective rank", "largest singular value", "norm of the update / of the weight"]]
-    lines += [["---", "---:", "---:", "---:", "---:"]]
-    for name, one in found.items():
-        lines.append([name, f"{_rank([one])}", f"{one.effective_rank:.1f}", f"{one.values[0]:.3f}", f"{one.relative_norm:.4f}"])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    head = ["weight", "rank", "effective rank", "largest singular value", "norm of the update / of the weight"]
+    lines = [
+        [name, f"{_rank([one])}", f"{one.effective_rank:.1f}", f"{one.values[0]:.3f}", f"{one.relative_norm:.4f}"]
+        for name, one in found.items()
+    ]
+    return markdown(head, lines, left=1)
 
 
 def _rank(found: Sequence[Spectrum]) -> int:

@@ -10,11 +10,11 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.console import Console
 
 from vla_tune.evaluation.comparison import base_rows, compared, comparison_markdown, plot_comparison
 from vla_tune.evaluation.plots import plot_sweep
 from vla_tune.evaluation.report import read_results
+from vla_tune.printing import say
 from vla_tune.run.evaluate import print_tables
 from vla_tune.run.folder import RESULTS_FILE, folder_name
 from vla_tune.schema import write_json, write_whole
@@ -55,7 +55,7 @@ class SweepTable(Callback):
             if not jobs:
                 return
             (_compare if _named(config) and _rows(jobs, "evaluation") else _list)(jobs, folder)
-            Console().print(f"Written to {folder}", highlight=False, soft_wrap=True)
+            say(f"Written to {folder}")
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def _compare(jobs: Sequence[Sequence[str]], folder: Path) -> None:
     write_whole(folder / "table.md", text)
     write_json(folder / RESULTS_FILE, {"choice": choice, "rows": rows})
     plot_comparison(rows, folder / "plot.png", choice=choice, title=folder.name)
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    say(text)
 
 
 def _choices(jobs: Sequence[Sequence[str]]) -> tuple[str, dict[str, list[dict[str, Any]]]]:

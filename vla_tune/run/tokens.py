@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
-from rich.console import Console
 
 from vla_tune.data.normalize import Scale
 from vla_tune.data.sources import Data
 from vla_tune.models.base import Checkpoint
+from vla_tune.printing import say
 from vla_tune.run.objects import build
 from vla_tune.schema import Embodiment, Statistics
 from vla_tune.tokens import ActionTokenizer, FastTokenizer, write_fast
@@ -54,11 +54,9 @@ def fit_tokenizer(cfg: DictConfig) -> Findings:
     report = {"dataset": data.statistics.dataset, "warnings": found.warnings} | asdict(found)
     write_fast(Path(cfg.to), tokenizer, report)
     print_findings(found, title=f"FAST with {found.num_codes} codes on {data.statistics.dataset}")
-    Console().print(
+    say(
         f"{found.mean_codes:.1f} codes per chunk against {found.values} bins. Written to {cfg.to}: train with tokens=fast_file "
         f"tokens.file={cfg.to}",
-        highlight=False,
-        soft_wrap=True,
     )
     return found
 

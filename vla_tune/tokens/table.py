@@ -1,29 +1,25 @@
 """Findings in the terminal."""
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from vla_tune.printing import say, show
 from vla_tune.tokens.findings import Findings
 
-_LOG_WIDTH = 160
 _COLUMNS = ("dimension", "clipped", "saturated", "unused bins", "gripper lost", "mean error", "max error", "unit")
 
 
 def print_findings(found: Findings, *, title: str) -> None:
     """A row for each dimension, the codes of a chunk, and the warnings; wide enough to be read where there is no terminal."""
-    console = Console()
-    wide = console if console.is_terminal else Console(width=_LOG_WIDTH)
-    wide.print(findings_table(found, title=title))
-    wide.print(
+    show(findings_table(found, title=title))
+    say(
         f"{found.mean_codes:.1f} codes per chunk (at most {found.max_codes}) for {found.values} values, over {found.chunks:,} "
-        f"chunks; {found.unused_codes} of {found.num_codes} codes never occur.",
-        highlight=False,
-        soft_wrap=True,
+        f"chunks; {found.unused_codes} of {found.num_codes} codes never occur."
     )
     for warning in found.warnings:
-        wide.print(f"[yellow]warning:[/] {warning}", highlight=False, soft_wrap=True)
+        say(Text.assemble(("warning:", "yellow"), " ", warning))
     if not found.warnings:
-        wide.print("No warnings.")
+        say("No warnings.")
 
 
 def findings_table(found: Findings, *, title: str) -> Table:
