@@ -1,6 +1,5 @@
 """A policy as LeRobot calls it (lerobot 0.6.1, `PreTrainedPolicy`): what the plug-ins for local and remote policies share."""
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from lerobot.processor import (
 )
 from torch import Tensor
 
+from vla_tune.execution import AsTrained, Player
 from vla_tune.schema import Contract, Embodiment, Observation, Policy
 
 _TRAINED_ELSEWHERE = "is trained by scripts/train.py of vla-tune: LeRobot's tools only run it."
@@ -56,7 +56,7 @@ class DeployedPolicy:
     def __init__(self, config: Any, policy: Policy, contract: Contract) -> None:
         super().__init__(config)  # pyright: ignore[reportCallIssue]
         self.policy, self.contract = policy, contract
-        self._chunk: deque[Tensor] = deque()
+        self._players: list[Player] = []
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: str | Path, *, config: Any = None, **_: Any) -> Any:
@@ -69,7 +69,7 @@ class DeployedPolicy:
 
     def reset(self) -> None:
         """A new episode begins."""
-        self._chunk.clear()
+        self._players.clear()
         self.policy.reset()
 
     def predict_action_chunk(self, batch: dict[str, Any], **_: Any) -> Float[Tensor, "B T A"]:
@@ -81,11 +81,17 @@ class DeployedPolicy:
         return torch.from_numpy(self.policy.act(observations_in(batch, self.contract.embodiment)))
 
     def select_action(self, batch: dict[str, Any], **_: Any) -> Float[Tensor, "B A"]:
-        """The next action."""
-        if not self._chunk:
-            chunk = self.predict_action_chunk(batch)
-            self._chunk.extend(chunk[:, : self.contract.execute_steps].unbind(dim=1))
-        return self._chunk.popleft()
+        """The next action of each row, as an evaluation with `execution=as_trained` plays it."""
+        if not self._players or self._players[0].needs_chunk:
+            self._look(self.predict_action_chunk(batch).numpy())
+        return torch.from_numpy(np.stack([player.next() for player in self._players]))
+
+    def _look(self, chunks: Float[np.ndarray, "B T A"]) -> None:
+        if len(self._players) != len(chunks):
+            execution = AsTrained().under(self.contract)
+            self._players = [Player(execution.timeline(self.contract.embodiment)) for _ in chunks]
+        for player, chunk in zip(self._players, chunks, strict=True):
+            player.add(chunk)
 
     def forward(self, batch: dict[str, Tensor]) -> Any:
         """Refused."""
