@@ -99,8 +99,8 @@ def test_merged_they_are_weights_like_others(
         if is_added(name):
             assert torch.equal(written[name], weight)
     head = RegressionHead(tiny_head.space)
-    live = head.predict(model.float() if adapter.base != "nf4" else model, tiny_batch)
-    again = head.predict(load(tmp_path / "merged", base="fp32"), tiny_batch)
+    live = head.over(model.float() if adapter.base != "nf4" else model).act(tiny_batch)
+    again = head.over(load(tmp_path / "merged", base="fp32")).act(tiny_batch)
     assert abs(live - again).max() < (0.1 if adapter.base == "nf4" else 1e-4) * abs(live).max()
 
 

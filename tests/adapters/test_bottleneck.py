@@ -53,7 +53,7 @@ def test_it_learns(load_base, tiny_batch, tiny_head, base):
     optimizer, losses = torch.optim.AdamW(learning, lr=5e-3), []
     for _ in range(15):
         with torch.autocast("cpu", torch.bfloat16):
-            loss = tiny_head.loss(model, tiny_batch).loss
+            loss = tiny_head.over(model).loss(tiny_batch).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

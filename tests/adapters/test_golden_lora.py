@@ -64,7 +64,7 @@ def test_logits_and_loss(attached, golden_batch, head, case):
     assert np.abs(ours - outputs["logits_subset"][0, known]).max() < 2e-4
     sums = torch.from_numpy(logits[:length]).logsumexp(dim=-1).numpy()
     assert np.abs(sums - outputs["logsumexp"][0, :length]).max() < 2e-4
-    assert head.loss(model, golden_batch).loss.item() == pytest.approx(meta["loss"], abs=1e-5)
+    assert head.over(model).loss(golden_batch).loss.item() == pytest.approx(meta["loss"], abs=1e-5)
     assert abs(meta["loss"] - meta["loss_base"]) > 0.01
 
 
@@ -76,7 +76,7 @@ def test_gradients_and_five_steps(attached, golden_batch, head, case):
     optimizer = torch.optim.AdamW(learning.values(), lr=5e-4)
     losses = []
     for step in range(5):
-        loss = head.loss(model, golden_batch).loss
+        loss = head.over(model).loss(golden_batch).loss
         losses.append(loss.item())
         loss.backward()
         if step == 0:
@@ -112,7 +112,7 @@ def test_merged_weights(attached, golden_batch, golden_base, head, case, merge_i
     plain = golden_base()
     plain.load_state_dict(merged)
     with torch.no_grad():
-        assert head.loss(plain, golden_batch).loss.item() == pytest.approx(meta["loss"], abs=1e-5)
+        assert head.over(plain).loss(golden_batch).loss.item() == pytest.approx(meta["loss"], abs=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -38,7 +38,7 @@ def outputs(model: OpenVLA, batch) -> Tensor:
 def gradients(model: OpenVLA, head, batch, context=nullcontext) -> dict[str, Tensor]:
     model.train().zero_grad()
     with context(), torch.autocast("cpu", torch.bfloat16):
-        loss = head.loss(model, batch).loss
+        loss = head.over(model).loss(batch).loss
     loss.backward()
     learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert all(parameter.grad is not None for parameter in learning.values())

@@ -73,7 +73,7 @@ def test_cached_decoding_is_the_whole_pass(tiny_model, tiny_batch, tiny_head, me
     if not padded:
         prompt = replace(prompt, attention_mask=torch.ones_like(prompt.attention_mask))
     attached(model, method)
-    codes = AutoregressiveTokenHead(tiny_head.space).raw(model, prompt)
+    codes = AutoregressiveTokenHead(tiny_head.space).over(model).raw(prompt)
     state, steps = model.prefill(prompt), []
     for step in range(4):
         steps.append(state.hidden)
@@ -123,7 +123,7 @@ def test_it_learns_and_nothing_else_does(load_base, tiny_batch, tiny_head, metho
     optimizer, losses = torch.optim.AdamW(learned(model).values(), lr=1e-2), []
     for _ in range(15):
         with torch.autocast("cpu", torch.bfloat16):
-            loss = tiny_head.loss(model, tiny_batch).loss
+            loss = tiny_head.over(model).loss(tiny_batch).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

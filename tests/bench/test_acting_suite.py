@@ -20,7 +20,7 @@ class Recorded(RecordedPolicy):
 
 @pytest.fixture
 def policy(tiny_model, tiny_head, tiny_tokenizer, tiny_contract) -> LocalPolicy:
-    return LocalPolicy(tiny_model, tiny_head, build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, pad_id=512, rows=1)
+    return LocalPolicy(tiny_head.over(tiny_model), build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, pad_id=512, rows=1)
 
 
 def test_policies_act_on_the_same_first_observations(policy: LocalPolicy):

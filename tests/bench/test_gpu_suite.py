@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_a_row_and_is_tried_with_checkpointing(words: list[
     real = gpu_training.update
 
     def small(objective: Any, optimizer: Any, batches: Any, **more: Any) -> Any:
-        layers = objective.model.language_model.model.layers
+        layers = objective.network.language_model.model.layers
         if len(batches[0]) == 2 and not layers[0].gradient_checkpointing:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
         return real(objective, optimizer, batches, **more)

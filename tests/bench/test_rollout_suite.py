@@ -15,7 +15,7 @@ TABLETOP = "envs:vla_tune/Tabletop-v0"
 
 @pytest.fixture
 def policy(tiny_model, tiny_head, tiny_tokenizer, tiny_contract) -> LocalPolicy:
-    return LocalPolicy(tiny_model, tiny_head, build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, pad_id=512, rows=2)
+    return LocalPolicy(tiny_head.over(tiny_model), build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, pad_id=512, rows=2)
 
 
 class Counting(gymnasium.Wrapper):

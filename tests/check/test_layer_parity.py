@@ -32,7 +32,7 @@ def compare(tmp_path: Path, tiny_model, tiny_head, tiny_tokenizer, tiny_contract
     def run(spoil: Callable[[dict], dict] = lambda tensors: tensors, *, count: int = 4) -> LayerReport:
         merged = type(tiny_model)(tiny_model.config)
         merged.load_state_dict(spoil(dict(right)))
-        policy = LocalPolicy(merged, tiny_head, build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, pad_id=512)
+        policy = LocalPolicy(tiny_head.over(merged), build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, pad_id=512)
         reached.clear()
         for name, module in merged.named_modules():
             if isinstance(module, nn.Linear):

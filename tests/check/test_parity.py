@@ -26,7 +26,7 @@ def policy(tiny_model, tiny_tokenizer, contract) -> LocalPolicy:
         for weight in tiny_model.parameters():
             weight.mul_(5.0 if weight.ndim > 1 else 1.0)
     head = AutoregressiveTokenHead(action_space(contract, stop_id=STOP))
-    return LocalPolicy(tiny_model.eval(), head, build_pipeline(contract, tiny_tokenizer), contract, pad_id=512, rows=4)
+    return LocalPolicy(head.over(tiny_model.eval()), build_pipeline(contract, tiny_tokenizer), contract, pad_id=512, rows=4)
 
 
 def observations(count: int) -> list[Observation]:
@@ -38,12 +38,13 @@ def observations(count: int) -> list[Observation]:
 def nudged(policy: LocalPolicy, scale: float) -> LocalPolicy:
     """The same policy with rounding errors of a size."""
     torch.manual_seed(0)
-    model = type(policy.model)(policy.model.config).eval()  # pyright: ignore
-    model.load_state_dict(policy.model.state_dict())  # pyright: ignore
+    network = policy.model.network
+    model = type(network)(network.config).eval()
+    model.load_state_dict(network.state_dict())  # pyright: ignore
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(1 + scale * torch.randn_like(weight))
-    return replace(policy, model=model)
+    return replace(policy, model=policy.model.head.over(model))  # pyright: ignore
 
 
 def test_a_policy_is_itself(policy, contract):
@@ -70,7 +71,8 @@ def test_codes_without_an_order_are_compared_as_codes(policy, contract, tiny_tok
     fast = fit_fast(256, 10.0, vocabulary_size=512, actions=SimpleNamespace(chunks=chunks, counted=chunks < 2))
     contract = replace(contract, action_tokens=fast.to_record())
     head = AutoregressiveTokenHead(action_space(contract, stop_id=STOP))
-    fast_policy = replace(policy, head=head, contract=contract, pipeline=build_pipeline(contract, tiny_tokenizer))
+    pipeline = build_pipeline(contract, tiny_tokenizer)
+    fast_policy = replace(policy, model=head.over(policy.model.network), contract=contract, pipeline=pipeline)
     report = parity(fast_policy, fast_policy, observations(3), contract=contract)
     assert report.token_agreement == 1.0
     assert report.dimensions == ()
@@ -113,7 +115,7 @@ def test_the_loss_is_the_mean_over_all_labels(policy, contract):
     ]
     whole, in_passes = (held_out_losses(policy, frames, rows=rows) for rows in (5, 2))
     assert whole == pytest.approx(in_passes, rel=1e-3)
-    assert whole.mean() == pytest.approx(np.log(policy.model.config.text_config.vocab_size), rel=1.0)  # pyright: ignore
+    assert whole.mean() == pytest.approx(np.log(policy.model.network.config.text_config.vocab_size), rel=1.0)  # pyright: ignore
 
 
 SETTLED = np.linspace(0.5, 3.0, 400)

@@ -80,7 +80,7 @@ def walker():
 
 @pytest.fixture
 def random_policy(tiny_model, tiny_head, tiny_tokenizer, tiny_contract):
-    return LocalPolicy(tiny_model, tiny_head, build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, pad_id=512, rows=4)
+    return LocalPolicy(tiny_head.over(tiny_model), build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, pad_id=512, rows=4)
 
 
 @pytest.fixture

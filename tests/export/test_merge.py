@@ -49,7 +49,7 @@ def trained(tmp_path, tiny_model, tiny_tokenizer, tiny_contract, tiny_head) -> C
 
     def policy(model: OpenVLA) -> LocalPolicy:
         return LocalPolicy(
-            model, tiny_head, build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, pad_id=512, precision=bf16
+            tiny_head.over(model), build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, pad_id=512, precision=bf16
         )
 
     def build(adapter: Adapter) -> Run:

@@ -98,14 +98,14 @@ def learned(folder: Path, contract: Contract, tokenizer, data: list[dict], steps
     model, head = load(folder, base="nf4"), ParallelTokenHead(action_space(contract, stop_id=2))
     targets = ("q_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
     Lora(rank=8, alpha=8, targets=targets, base="nf4").attach(model)
-    policy = LocalPolicy(model, head, build_pipeline(contract, tokenizer), contract, pad_id=512, rows=16, precision=bf16)
+    policy = LocalPolicy(head.over(model), build_pipeline(contract, tokenizer), contract, pad_id=512, rows=16, precision=bf16)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer, draw = torch.optim.AdamW(weights, lr=2e-3), np.random.default_rng(0)
     samples = [policy.pipeline(frame) for frame in data]
     for _ in range(steps):
         batch = collate([samples[row] for row in draw.integers(0, len(samples), 16)], pad_id=512)
         with bf16():
-            loss = head.loss(model, batch).loss
+            loss = head.over(model).loss(batch).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -150,12 +150,12 @@ def test_only_the_right_merge_passes(robot, tmp_path, tiny_contract, tiny_tokeni
     model, live = learned(tmp_path / "base", contract, tiny_tokenizer, data, steps=200)
     said = witness(live, [observation_in(frame, contract.embodiment) for frame in held_out])
     made = merges(tmp_path / "base", model)
-    losses = {name: held_out_losses(replace(live, model=one), held_out) for name, one in made.items()}
+    losses = {name: held_out_losses(replace(live, model=live.model.head.over(one)), held_out) for name, one in made.items()}
     before = held_out_losses(live, held_out)
     reports = {
         name: compared(
             said,
-            replace(live, model=one),
+            replace(live, model=live.model.head.over(one)),
             contract=contract,
             losses=Losses.of(losses["without the adapter"], before, losses[name]),
         )

@@ -83,7 +83,7 @@ def uncached(model: OpenVLA, batch: Batch, row: int, codes: list[int]) -> torch.
 def test_the_loss_is_the_cross_entropy_of_the_whole_sequence(model: OpenVLA, head, learning: Batch):
     assert isinstance(head, Head)
     assert learning.labels is not None
-    result = head.loss(model, learning)
+    result = head.over(model).loss(learning)
     logits = model.vocabulary_logits(model(learning)[:, :-1].flatten(0, 1))
     labels = learning.labels[:, 1:].flatten()
     expected = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")[labels != IGNORED]
@@ -95,14 +95,14 @@ def test_the_loss_is_the_cross_entropy_of_the_whole_sequence(model: OpenVLA, hea
 @torch.no_grad()
 def test_a_softmax_over_the_action_rows_leaves_the_text_out(model: OpenVLA, head, learning: Batch):
     assert learning.labels is not None
-    rows = replace(head, softmax=ActionRows()).loss(model, learning)
+    rows = replace(head, softmax=ActionRows()).over(model).loss(learning)
     positions = learning.labels != IGNORED
     logits = model.vocabulary_logits(model(learning)[before(positions)])
     kept = torch.tensor([*range(256, 512), STOP])
     labels = learning.labels[positions]
     where = torch.tensor([kept.tolist().index(label) for label in labels.tolist()])
     torch.testing.assert_close(rows.per_label, F.cross_entropy(logits[:, kept], where, reduction="none"), atol=1e-5, rtol=1e-5)
-    assert (rows.per_label < head.loss(model, learning).per_label).all()
+    assert (rows.per_label < head.over(model).loss(learning).per_label).all()
 
 
 @torch.no_grad()
@@ -156,7 +156,7 @@ def test_training_samples_are_decoded_from_their_prompt_alone(model: OpenVLA, he
     assert prompt.input_ids.shape[1] == max(learning.prompt_length)
     assert prompt.attention_mask.sum(dim=1).tolist() == learning.prompt_length.tolist()
     same = replace(learning, pixel_values=acting.pixel_values, state=acting.state)
-    assert (head.predict(model, same) == head.predict(model, acting)).all()
+    assert (head.over(model).act(same) == head.over(model).act(acting)).all()
 
 
 def test_images_are_read_once_and_only_action_rows_of_the_head(model: OpenVLA, head, acting: Batch):
@@ -167,11 +167,11 @@ def test_images_are_read_once_and_only_action_rows_of_the_head(model: OpenVLA, h
 
     model.vision_backbone.register_forward_hook(count("vision"))
     model.language_model.lm_head.register_forward_hook(count("head"))
-    actions = head.predict(model, acting)
+    actions = head.over(model).act(acting)
     assert actions.shape == (3, 4, 4)
     assert (np.abs(actions) <= 1).all()
     assert seen == {"vision": 1, "head": 0}
-    replace(head, decoder=Watched()).predict(model, acting)
+    replace(head, decoder=Watched()).over(model).act(acting)
     assert seen == {"vision": 2, "head": NUM_CODES}
 
 
@@ -205,15 +205,15 @@ def test_the_full_vocabulary_agrees_where_the_best_id_is_a_code(model: OpenVLA, 
 
 
 def test_text_that_is_more_likely_is_seen_and_refused(model: OpenVLA, head, acting: Batch):
-    quiet = head.outside_mass(model, acting)
+    quiet = head.over(model).outside_mass(acting)
     favour(model, slice(3, 256))
-    loud = head.outside_mass(model, acting)
+    loud = head.over(model).outside_mass(acting)
     assert loud.shape == (3,)
     assert (loud > 0.9).all()
     assert (loud > quiet).all()
-    assert np.isfinite(head.predict(model, acting)).all()
+    assert np.isfinite(head.over(model).act(acting)).all()
     with pytest.raises(ValueError, match="are not action codes"):
-        replace(head, decoder=FullVocabulary()).predict(model, acting)
+        replace(head, decoder=FullVocabulary()).over(model).act(acting)
 
 
 def test_an_early_end_is_an_error_and_no_prompt_id_becomes_an_action(model: OpenVLA, head, acting: Batch):
@@ -236,8 +236,8 @@ def test_an_early_end_is_an_error_and_no_prompt_id_becomes_an_action(model: Open
 
     model.vocabulary_logits = Ending()  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(ValueError, match="row 0: the model ended the sequence after 3 of 16 codes"):
-        replace(head, decoder=FullVocabulary()).predict(model, acting)
-    assert np.isfinite(head.predict(model, acting)).all()
+        replace(head, decoder=FullVocabulary()).over(model).act(acting)
+    assert np.isfinite(head.over(model).act(acting)).all()
 
 
 @pytest.mark.ci  # it trains; the parallel head's like runs always
@@ -245,7 +245,7 @@ def test_learning_the_codes_makes_them_the_prediction(tiny_model: OpenVLA, head,
     optimizer = torch.optim.AdamW(tiny_model.parameters(), 1e-3)
     losses = []
     for _ in range(60):
-        result = head.loss(tiny_model, learning)
+        result = head.over(tiny_model).loss(learning)
         optimizer.zero_grad()
         result.loss.backward()
         optimizer.step()
@@ -253,7 +253,7 @@ def test_learning_the_codes_makes_them_the_prediction(tiny_model: OpenVLA, head,
     assert losses[-1] < 0.3 * losses[0]
     assert learning.actions is not None
     assert learning.action_mask is not None
-    error = np.abs(head.predict(tiny_model.eval(), learning) - learning.actions.numpy())[learning.action_mask.numpy()]
+    error = np.abs(head.over(tiny_model.eval()).act(learning) - learning.actions.numpy())[learning.action_mask.numpy()]
     assert np.median(error) <= 1 / 255 + 1e-6
 
 

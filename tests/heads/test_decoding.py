@@ -93,22 +93,22 @@ def test_decoding_always_ends_in_chunks(tiny_model: OpenVLA, head, learning: Bat
         codes = row[: row.index(STOP)] if STOP in row else row
         assert set(row[len(codes) :]) <= {STOP}
         assert not len(fast.allowed_next(codes, horizon=4, action_dimension=4))
-    assert head.actions(decoded.ids).shape == (3, 4, 4)
-    assert not head.replayable
+    assert head.over(tiny_model).actions(decoded.ids).shape == (3, 4, 4)
+    assert not head.over(tiny_model).replayable
 
 
 @torch.no_grad()
 def test_a_row_does_not_depend_on_its_company(model: OpenVLA, head, learning: Batch):
     prompt = prompt_of(learning)
-    together = head.predict(model, prompt)
+    together = head.over(model).act(prompt)
     for row in range(3):
         alone = Batch(**{name: tensor[row : row + 1] for name, tensor in prompt.tensors().items()})
-        assert head.predict(model, alone)[0] == pytest.approx(together[row], abs=1e-6)
+        assert head.over(model).act(alone)[0] == pytest.approx(together[row], abs=1e-6)
 
 
 @torch.no_grad()
 def test_the_mass_outside_is_measured(model: OpenVLA, head, learning: Batch):
-    mass = head.outside_mass(model, learning)
+    mass = head.over(model).outside_mass(learning)
     assert mass.shape == (3,)
     assert ((mass >= 0) & (mass <= 1)).all()
     watched = Watched()(model, prompt_of(learning), head.space)
@@ -135,7 +135,7 @@ def test_the_full_vocabulary_may_end_where_the_chunk_does(model: OpenVLA, head, 
     free = replace(head, decoder=FullVocabulary())
     model.vocabulary_logits = Saying([*codes, STOP])  # pyright: ignore[reportAttributeAccessIssue]
     expected = fast.decode(np.array(codes), action_dimension=4)
-    assert (free.predict(model, learning) == np.stack([expected] * 3)).all()
+    assert (free.over(model).act(learning) == np.stack([expected] * 3)).all()
 
 
 @torch.no_grad()
@@ -149,7 +149,7 @@ def test_the_full_vocabulary_is_held_to_the_chunk(model: OpenVLA, head, learning
     ):
         model.vocabulary_logits = Saying(list(map(int, said)))  # pyright: ignore[reportAttributeAccessIssue]
         with pytest.raises(ValueError, match=message):
-            free.predict(model, learning)
+            free.over(model).act(learning)
 
 
 @pytest.mark.ci  # it trains; the parallel head's like runs always
@@ -157,13 +157,13 @@ def test_learning_the_codes_makes_them_the_prediction(tiny_model: OpenVLA, head,
     optimizer = torch.optim.AdamW(tiny_model.parameters(), 1e-3)
     losses = []
     for _ in range(80):
-        result = head.loss(tiny_model, learning)
+        result = head.over(tiny_model).loss(learning)
         optimizer.zero_grad()
         result.loss.backward()
         optimizer.step()
         losses.append(result.loss.item())
     assert losses[-1] < 0.1 * losses[0]
-    predicted = head.predict(tiny_model.eval(), learning)
+    predicted = head.over(tiny_model.eval()).act(learning)
     expected = [fast.decode(fast.encode(chunk), action_dimension=4) for chunk in motions(3)]
     assert predicted == pytest.approx(np.stack(expected), abs=1e-9)
 
@@ -179,13 +179,13 @@ def test_soft_targets_are_refused(head, tiny_model: OpenVLA, learning: Batch):
 
 
 def test_after_its_own_codes_a_model_chooses_them_again(model, head, learning):
-    own = head.raw(model, learning)
-    assert torch.equal(head.after(model, learning, own), own)
+    own = head.over(model).raw(learning)
+    assert torch.equal(head.over(model).after(learning, own), own)
 
 
 def test_after_other_codes_it_chooses_what_is_allowed_there(model, head, fast, learning):
-    other = head.raw(model, replace(learning, pixel_values=-learning.pixel_values))
-    chosen = head.after(model, learning, other)
+    other = head.over(model).raw(replace(learning, pixel_values=-learning.pixel_values))
+    chosen = head.over(model).after(learning, other)
     assert chosen.shape == other.shape
     for row, said in zip(chosen.tolist(), other.tolist(), strict=True):
         complete = said.index(STOP) if STOP in said else len(said)

@@ -39,7 +39,7 @@ def located(batch: Batch, prompt: ParallelPrompt, labels: list[list[int]]) -> Ba
 def test_hard_loss_is_the_plain_cross_entropy_of_the_whole_sequence(tiny_model: OpenVLA, tiny_head, tiny_batch: Batch):
     assert isinstance(tiny_head, Head)
     assert tiny_batch.labels is not None
-    result = tiny_head.loss(tiny_model, tiny_batch)
+    result = tiny_head.over(tiny_model).loss(tiny_batch)
     labels = tiny_batch.labels[:, 1:].flatten()
     logits = every_logit(tiny_model, tiny_batch).flatten(0, 1)
     expected = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")[labels != IGNORED]
@@ -52,7 +52,7 @@ def test_hard_loss_is_the_plain_cross_entropy_of_the_whole_sequence(tiny_model: 
 @torch.no_grad()
 def test_soft_loss_is_the_cross_entropy_with_a_gaussian_over_the_bins(tiny_model: OpenVLA, tiny_head, tiny_batch: Batch):
     assert tiny_batch.labels is not None
-    soft = replace(tiny_head, deviation=3.0).loss(tiny_model, tiny_batch)
+    soft = replace(tiny_head, deviation=3.0).over(tiny_model).loss(tiny_batch)
     labels = tiny_batch.labels[:, 1:].flatten()
     counted = labels != IGNORED
     target = torch.zeros(int(counted.sum()), 576)
@@ -61,7 +61,7 @@ def test_soft_loss_is_the_cross_entropy_with_a_gaussian_over_the_bins(tiny_model
         target[row, 256:512] = (weights / weights.sum()).float()
     logits = every_logit(tiny_model, tiny_batch).flatten(0, 1)[counted]
     torch.testing.assert_close(soft.per_label, F.cross_entropy(logits, target, reduction="none"), atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(soft.per_label, tiny_head.loss(tiny_model, tiny_batch).per_label, atol=1e-3)
+    assert not torch.allclose(soft.per_label, tiny_head.over(tiny_model).loss(tiny_batch).per_label, atol=1e-3)
 
 
 @torch.no_grad()
@@ -79,11 +79,13 @@ def test_padding_changes_nothing(tiny_model: OpenVLA, tiny_head, tiny_batch: Bat
     )
     for head in (tiny_head, replace(tiny_head, deviation=8.0)):
         torch.testing.assert_close(
-            head.loss(tiny_model, longer).per_label, head.loss(tiny_model, tiny_batch).per_label, atol=1e-5, rtol=1e-5
+            head.over(tiny_model).loss(longer).per_label, head.over(tiny_model).loss(tiny_batch).per_label, atol=1e-5, rtol=1e-5
         )
-    assert torch.equal(tiny_head.raw(tiny_model, longer), tiny_head.raw(tiny_model, tiny_batch))
+    assert torch.equal(tiny_head.over(tiny_model).raw(longer), tiny_head.over(tiny_model).raw(tiny_batch))
     seen = replace(longer, attention_mask=torch.ones_like(longer.attention_mask))
-    assert not torch.allclose(tiny_head.loss(tiny_model, seen).loss, tiny_head.loss(tiny_model, tiny_batch).loss, atol=1e-5)
+    assert not torch.allclose(
+        tiny_head.over(tiny_model).loss(seen).loss, tiny_head.over(tiny_model).loss(tiny_batch).loss, atol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -94,16 +96,16 @@ def test_location_codes_are_learned_with_their_weight_and_not_decoded(
     batch = located(tiny_batch, prompt, [[300, 301], [IGNORED, IGNORED], [400, 401]])
     plain = replace(tiny_head, space=replace(tiny_head.space, location_codes=2))
     heavy = replace(plain, location_weight=5.0)
-    light, weighted = plain.loss(tiny_model, batch).per_label, heavy.loss(tiny_model, batch).per_label
+    light, weighted = plain.over(tiny_model).loss(batch).per_label, heavy.over(tiny_model).loss(batch).per_label
     assert len(light) == 16 + 12 + 8 + 4
     ratio = weighted / light
     locations = [0, 1, 18 + 12, 18 + 12 + 1]
     assert ratio[locations].tolist() == pytest.approx([5.0] * 4, rel=1e-5)
     others = [index for index in range(len(ratio)) if index not in locations]
     assert ratio[others].tolist() == pytest.approx([1.0] * len(others))
-    codes = plain.raw(tiny_model, batch)
+    codes = plain.over(tiny_model).raw(batch)
     assert codes.shape == (3, 18)
-    actions = plain.predict(tiny_model, batch)
+    actions = plain.over(tiny_model).act(batch)
     assert actions.shape == (3, 4, 4)
     for row in range(3):
         assert (actions[row] == plain.space.tokenizer.decode(codes[row, 2:].numpy(), action_dimension=4)).all()
@@ -115,13 +117,13 @@ def test_only_action_codes_are_decoded(tiny_model: OpenVLA, tiny_head, tiny_batc
         head.weight[:256] *= 100  # text wins everywhere over the whole vocabulary
         head.weight[512:] *= 100
     whole = tiny_model.vocabulary_logits(tiny_model(tiny_batch)[before(tiny_batch.placeholders)])
-    codes = tiny_head.raw(tiny_model, tiny_batch)
+    codes = tiny_head.over(tiny_model).raw(tiny_batch)
     free = whole.argmax(dim=-1)
     assert ((free < 256) | (free >= 512)).float().mean() > 0.9
     assert ((codes >= 256) & (codes < 512)).all()
     best = 256 + whole[:, 256:512].argmax(dim=-1)
     assert torch.equal(codes.flatten(), best)
-    actions = tiny_head.predict(tiny_model, tiny_batch)
+    actions = tiny_head.over(tiny_model).act(tiny_batch)
     assert actions.shape == (3, 4, 4)
     assert (np.abs(actions) <= 1).all()
 
@@ -134,7 +136,7 @@ def test_the_state_before_a_position_predicts_it():
 
 @pytest.mark.parametrize("deviation", [0.0, 8.0])
 def test_every_used_weight_learns(tiny_model: OpenVLA, tiny_head, tiny_batch: Batch, deviation: float):
-    replace(tiny_head, deviation=deviation).loss(tiny_model, tiny_batch).loss.backward()
+    replace(tiny_head, deviation=deviation).over(tiny_model).loss(tiny_batch).loss.backward()
     unused = {name for name, weight in tiny_model.named_parameters() if weight.grad is None or not weight.grad.any()}
     behind = ("blocks.2.", "norm.", "fc_norm.")  # the second-to-last block, where features are taken
     assert unused == {
@@ -148,7 +150,7 @@ def test_learning_the_codes_makes_them_the_prediction(tiny_model: OpenVLA, tiny_
     optimizer = torch.optim.AdamW(tiny_model.parameters(), 1e-3)
     results = []
     for _ in range(60):
-        results.append(tiny_head.loss(tiny_model, tiny_batch))
+        results.append(tiny_head.over(tiny_model).loss(tiny_batch))
         optimizer.zero_grad()
         results[-1].loss.backward()
         optimizer.step()
@@ -156,10 +158,10 @@ def test_learning_the_codes_makes_them_the_prediction(tiny_model: OpenVLA, tiny_
     assert results[-1].correct.float().mean() > 0.7
     assert tiny_batch.actions is not None
     assert tiny_batch.action_mask is not None
-    error = np.abs(tiny_head.predict(tiny_model, tiny_batch) - tiny_batch.actions.numpy())[tiny_batch.action_mask.numpy()]
+    error = np.abs(tiny_head.over(tiny_model).act(tiny_batch) - tiny_batch.actions.numpy())[tiny_batch.action_mask.numpy()]
     assert np.median(error) <= 1 / 255 + 1e-6
 
 
 def test_a_batch_without_labels_has_no_loss(tiny_model: OpenVLA, tiny_head, tiny_batch: Batch):
     with pytest.raises(AssertionError, match="without labels"):
-        tiny_head.loss(tiny_model, replace(tiny_batch, labels=None))
+        tiny_head.over(tiny_model).loss(replace(tiny_batch, labels=None))

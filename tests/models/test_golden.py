@@ -156,7 +156,7 @@ def test_text_alone(run: Run):
 @torch.no_grad()
 def test_loss_and_action_metrics(run: Run, original):
     head, space = AutoregressiveTokenHead(space_of(original)), space_of(original)
-    result = head.loss(run.model, run.batch)
+    result = head.over(run.model).loss(run.batch)
     assert result.loss.item() == pytest.approx(original.meta["loss"], abs=LOSS)
     of_labels = run.outputs["token_ce"][~np.isnan(run.outputs["token_ce"])]
     np.testing.assert_allclose(result.per_label, of_labels, rtol=0, atol=LOGITS)
@@ -173,7 +173,7 @@ def test_loss_and_action_metrics(run: Run, original):
 def test_gradients(original):
     """The norm of every parameter's, and some in full."""
     model, batch = original.model(), training_batch(original)
-    AutoregressiveTokenHead(space_of(original)).loss(model, batch).loss.backward()
+    AutoregressiveTokenHead(space_of(original)).over(model).loss(batch).loss.backward()
     gradients = {name: weight.grad for name, weight in model.named_parameters()}
     norms = original.meta["grad_norms"]
     assert gradients.keys() == norms.keys()
@@ -195,7 +195,7 @@ def test_six_optimizer_steps(original):
     losses = []
     for _ in range(6):
         optimizer.zero_grad()
-        loss = head.loss(model, batch).loss
+        loss = head.over(model).loss(batch).loss
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -239,7 +239,7 @@ def test_logits_of_every_decoding_step(run: Run, original, number: int):
 @pytest.mark.parametrize("number", range(3))
 def test_actions(run: Run, original, number: int, key: str):
     case, head = original.meta["predict"][number], AutoregressiveTokenHead(space_of(original), decoder=FullVocabulary())
-    normalized = head.predict(run.model, observed(original, number))[0]
+    normalized = head.over(run.model).act(observed(original, number))[0]
     np.testing.assert_allclose(normalized[0], case["normalized"], rtol=0, atol=1e-12)
     scale = Scale(published_statistics(original.folder, key).action)
     np.testing.assert_allclose(scale.robot_units(normalized)[0], case["actions"][key], rtol=0, atol=1e-12)

@@ -128,7 +128,7 @@ def states_of(model: OpenVLA, batch: Batch, row: int = 0) -> np.ndarray:
 def test_regressed_actions(fused, loaded: Loaded, name: str, parts: tuple[str, ...], views: int):
     model, batch = loaded(*parts), asked(fused, views=views)
     np.testing.assert_allclose(states_of(model, batch), OFT[f"{name}_hidden"][0], rtol=0, atol=HIDDEN)
-    actions = robot_units(fused, RegressionHead(SPACE).predict(model, batch)[0])
+    actions = robot_units(fused, RegressionHead(SPACE).over(model).act(batch)[0])
     np.testing.assert_allclose(actions, OFT[f"{name}_actions"], rtol=0, atol=ACTIONS)
     assert np.abs(OFT[f"{name}_actions"] - OFT["l1_1img_CAUSAL_for_contrast_actions"]).max() > 1000 * ACTIONS
 
@@ -138,7 +138,7 @@ def test_coded_actions(fused, loaded: Loaded):
     """The file says nothing of OFT: the merged weights are all there is."""
     model, batch = loaded(), asked(fused, views=1)
     np.testing.assert_allclose(states_of(model, batch), OFT["discrete_1img_hidden"][0], rtol=0, atol=HIDDEN)
-    actions = robot_units(fused, ParallelTokenHead(SPACE).predict(model, batch)[0])
+    actions = robot_units(fused, ParallelTokenHead(SPACE).over(model).act(batch)[0])
     np.testing.assert_allclose(actions, OFT["discrete_1img_actions"], rtol=0, atol=1e-8)  # the original adds 1e-8 to the range
 
 
@@ -149,12 +149,12 @@ def test_a_training_batch_with_padding(fused, loaded: Loaded):
     for row in range(2):
         np.testing.assert_allclose(states_of(model, batch, row), OFT["train_actions_hidden"][row], rtol=0, atol=HIDDEN)
     head = RegressionHead(SPACE)
-    np.testing.assert_allclose(head.predict(model, batch), OFT["train_pred"], rtol=0, atol=ACTIONS)
-    loss = head.loss(model, batch)
+    np.testing.assert_allclose(head.over(model).act(batch), OFT["train_pred"], rtol=0, atol=ACTIONS)
+    loss = head.over(model).loss(batch)
     assert loss.loss.item() == pytest.approx(META["train"]["l1"], abs=LOSS)
     assert loss.per_label.unflatten(0, (2, 8, 7))[:, 0].mean().item() == pytest.approx(META["train"]["curr_l1"], abs=LOSS)
     assert loss.per_label.unflatten(0, (2, 8, 7))[:, 1:].mean().item() == pytest.approx(META["train"]["next_l1"], abs=LOSS)
-    codes = ParallelTokenHead(SPACE).loss(model, batch).per_label
+    codes = ParallelTokenHead(SPACE).over(model).loss(batch).per_label
     assert len(codes) == 112
     last = batch.placeholders.long().cumsum(dim=1).argmax(dim=1)  # it predicts the end, which we do not learn
     ends = -model.vocabulary_logits(model(batch)[torch.arange(2), last]).log_softmax(dim=-1)[:, STOP]

@@ -18,9 +18,9 @@ from vla_tune.models.precision import set_attention
 
 def test_on_a_cpu_the_function_is_called_as_it_is(tiny_model, tiny_head, tiny_batch: Batch):
     with torch.no_grad():
-        expected = tiny_head.raw(tiny_model, tiny_batch)
+        expected = tiny_head.over(tiny_model).raw(tiny_batch)
         for launch in (eager, graphed):
-            assert torch.equal(launch(partial(tiny_head.raw, tiny_model), tiny_model)(tiny_batch), expected)
+            assert torch.equal(launch(tiny_head.over(tiny_model).raw, tiny_model)(tiny_batch), expected)
 
 
 class ReadsBack:
@@ -43,7 +43,7 @@ def test_a_model_without_parts_is_not_compiled():
 @pytest.mark.filterwarnings("ignore")  # of torch._dynamo, about itself
 def test_pointwise_parts_are_compiled_in_place(tiny_model, tiny_head, monkeypatch: pytest.MonkeyPatch):
     names = list(tiny_model.state_dict())
-    compiled_graphs(partial(tiny_head.raw, tiny_model), tiny_model)
+    compiled_graphs(tiny_head.over(tiny_model).raw, tiny_model)
     layers = tiny_model.language_model.model.layers
     assert len(tiny_model.pointwise) == 3 * len(layers)
     assert all(part._compiled_call_impl is not None for part in tiny_model.pointwise)
@@ -70,16 +70,16 @@ def test_one_compilation_serves_all_layers_that_decode(tiny_model, single, tiny_
     prompt, model = prompt_of(tiny_batch), tiny_model.eval()
     counter = CompileCounterWithBackend("aot_eager")
     with torch.no_grad():
-        expected = single.raw(model, prompt)
+        expected = single.over(model).raw(prompt)
         for part in model.pointwise:
             part.compile(dynamic=False, backend=counter)
-        assert torch.equal(single.raw(model, prompt), expected)
+        assert torch.equal(single.over(model).raw(prompt), expected)
     assert counter.frame_count == 4, "norms and MLPs, for the prompt and for one more id"
 
 
 def learned(model, head, batch: Batch) -> list[torch.nn.Parameter]:
     torch.manual_seed(0)
-    head.loss(model.train(), batch).loss.backward()
+    head.over(model.train()).loss(batch).loss.backward()
     return [parameter for parameter in model.parameters() if parameter.grad is not None]
 
 
@@ -103,7 +103,7 @@ def test_a_batch_knows_its_shape_before_it_moves(tiny_batch: Batch):
 @torch.inference_mode()
 def test_a_replay_gives_what_the_function_gives(tiny_model, tiny_head, tiny_batch: Batch):
     model, batch = tiny_model.cuda().eval(), tiny_batch.to("cuda")
-    function = partial(tiny_head.raw, model)
+    function = tiny_head.over(model).raw
     graph = Graphed(function)
     for seed in range(3):
         assert torch.equal(graph(other(batch, seed)), function(other(batch, seed)))

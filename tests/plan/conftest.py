@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from vla_tune.adapters import Lora, training_context
 from vla_tune.data.collate import Batch
-from vla_tune.heads import Head, RegressionHead
-from vla_tune.heads.base import ActionSpace, HeadLoss
+from vla_tune.heads import RegressionHead
+from vla_tune.heads.base import ActionSpace
 from vla_tune.heads.loss import WholeVocabulary, before, labelled, rows_of
-from vla_tune.models.base import Outline
+from vla_tune.models.base import ActionModel, Loss, Outline
 from vla_tune.models.nf4 import quantize
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
 from vla_tune.models.openvla.additions import Addition, extended, module_patterns
@@ -40,15 +40,18 @@ PATCHES = 36
 class TokenLoss:
     """OpenVLA's loss without a contract: what is kept for it does not depend on the targets."""
 
-    def loss(self, model: Any, batch: Batch) -> HeadLoss:
+    def __init__(self, network: Any) -> None:
+        self.network = network
+
+    def loss(self, batch: Batch) -> Loss:
         positions = labelled(batch.labels)
         assert batch.labels is not None
-        hidden, labels = model(batch)[before(positions)], batch.labels[positions]
+        hidden, labels = self.network(batch)[before(positions)], batch.labels[positions]
         rows = torch.arange(1792, 2048, device=hidden.device)
-        log_probabilities, best = WholeVocabulary()(model, hidden, rows)
-        return HeadLoss(-log_probabilities[:, 0], best == labels, rows_of(positions))
+        log_probabilities, best = WholeVocabulary()(self.network, hidden, rows)
+        return Loss(-log_probabilities[:, 0], best == labels, rows_of(positions))
 
-    def predict(self, model: Any, batch: Batch) -> Any:
+    def act(self, batch: Batch) -> Any:
         raise NotImplementedError
 
 
@@ -110,18 +113,19 @@ class Middle:
             action_mask=torch.ones(size, load.actions, 4, dtype=torch.bool),
         ).to(device)
 
-    def head(self, batch: Batch) -> Head:
+    def action_model(self, network: OpenVLA, batch: Batch) -> ActionModel:
         """Regression, if there is an action head."""
         assert batch.actions is not None
         if not self.config.action_head_dimension:
-            return TokenLoss()
+            return TokenLoss(network)
         tokenizer = BinTokenizer(uniform_edges(256), 2048)
         horizon = batch.actions.shape[1]
-        return RegressionHead(ActionSpace(tokenizer=tokenizer, horizon=horizon, action_dimension=4, location_codes=0, stop_id=2))
+        space = ActionSpace(tokenizer=tokenizer, horizon=horizon, action_dimension=4, location_codes=0, stop_id=2)
+        return RegressionHead(space).over(network)
 
     def loss(self, model: OpenVLA, batch: Batch, *, precision: str = "bf16") -> Tensor:
         """As training computes it."""
-        objective = Objective(model, self.head(batch))
+        objective = Objective(self.action_model(model, batch))
         if precision == "fp32":
             return objective(batch).loss
         with training_context(model), torch.autocast(batch.input_ids.device.type, torch.bfloat16):

@@ -12,4 +12,4 @@ def policy(tiny_model, tiny_head, tiny_tokenizer, tiny_contract: Contract) -> Lo
         for weight in tiny_model.parameters():
             weight.mul_(5.0 if weight.ndim > 1 else 1.0)
     pipeline = build_pipeline(tiny_contract, tiny_tokenizer)
-    return LocalPolicy(tiny_model, tiny_head, pipeline, tiny_contract, pad_id=512, rows=4)
+    return LocalPolicy(tiny_head.over(tiny_model), pipeline, tiny_contract, pad_id=512, rows=4)

@@ -7,28 +7,30 @@ import pytest
 import torch
 from torch import nn
 
+from vla_tune.models.forward import TEXT_BUCKET
 from vla_tune.models.graphs import eager, graphed
-from vla_tune.policy import TEXT_BUCKET, NonFiniteActionsError, Policy, RecordedPolicy, WatchedPolicy
+from vla_tune.policy import NonFiniteActionsError, Policy, RecordedPolicy, WatchedPolicy
 from vla_tune.schema import Observation
 
 LONG = "please push the green block to the left side of the table until it lies beside the yellow block"
 bf16 = partial(torch.autocast, "cpu", torch.bfloat16)
 
 
-class RawHead:
+class RawModel:
     """Hands out hidden states as they are: a difference in the last bit shows, where the most likely code would hide it."""
 
-    def __init__(self):
+    def __init__(self, network):
+        self.network = network
         self.shapes = []
 
-    def loss(self, model, batch):
+    def loss(self, batch):
         raise NotImplementedError
 
-    def predict(self, model, batch):
+    def act(self, batch):
         self.shapes.append(tuple(batch.input_ids.shape))
         assert torch.is_inference_mode_enabled()
-        assert not model.training
-        hidden = model(batch)[batch.placeholders]
+        assert not self.network.training
+        hidden = self.network(batch)[batch.placeholders]
         return hidden[:, 0].float().numpy().reshape(len(batch), 4, 4).astype(np.float64)
 
 
@@ -45,7 +47,7 @@ def crowd(count: int) -> list[Observation]:
 
 
 def test_a_launch_that_the_model_cannot_have_is_refused_at_once(policy):
-    policy.model.reads_back = "it counts its images"
+    policy.model.network.reads_back = "it counts its images"
     assert replace(policy, launch=eager) is not None
     with pytest.raises(ValueError, match="launch=graphs: OpenVLA cannot be a CUDA graph: it counts its images"):
         replace(policy, launch=graphed)
@@ -65,20 +67,20 @@ def test_it_is_a_policy_in_robot_units(policy, tiny_contract):
 def test_what_is_not_finite_is_given_to_nobody(policy, value):
     """A damaged head; codes are always finite, numbers that a model says are not."""
 
-    class Damaged(RawHead):
-        def predict(self, model, batch):
-            chunks = super().predict(model, batch)
+    class Damaged(RawModel):
+        def act(self, batch):
+            chunks = super().act(batch)
             chunks[1, 2, 0] = value
             return chunks
 
     with pytest.raises(NonFiniteActionsError, match="NaN or infinity: its weights or its statistics are damaged"):
-        replace(policy, head=Damaged()).act(crowd(4))
+        replace(policy, model=Damaged(policy.model.network)).act(crowd(4))
 
 
 @pytest.mark.parametrize("precision", [nullcontext, bf16])
 @pytest.mark.parametrize("raw", [True, False])
 def test_actions_do_not_depend_on_the_company(policy, precision, raw):
-    policy = replace(policy, precision=precision, head=RawHead() if raw else policy.head)
+    policy = replace(policy, precision=precision, model=RawModel(policy.model.network) if raw else policy.model)
     one = observation(1, LONG)
     alone = policy.act([one])[0]
     assert not np.array_equal(alone, policy.act([observation(2, LONG)])[0])
@@ -96,27 +98,27 @@ def test_the_order_of_observations_is_the_order_of_actions(policy):
 
 
 def test_every_forward_pass_has_the_same_rows_and_whole_buckets(policy):
-    policy = replace(policy, head=RawHead())
+    policy = replace(policy, model=RawModel(policy.model.network))
     policy.act(crowd(11))
-    assert {rows for rows, _ in policy.head.shapes} == {4}
-    assert {length % TEXT_BUCKET for _, length in policy.head.shapes} == {0}
-    assert len({length for _, length in policy.head.shapes}) == 2  # the long sentence fills another bucket
-    assert len(policy.head.shapes) == 3  # 7 short ones in two passes, 4 long ones in one
+    assert {rows for rows, _ in policy.model.shapes} == {4}
+    assert {length % TEXT_BUCKET for _, length in policy.model.shapes} == {0}
+    assert len({length for _, length in policy.model.shapes}) == 2  # the long sentence fills another bucket
+    assert len(policy.model.shapes) == 3  # 7 short ones in two passes, 4 long ones in one
 
 
 def test_the_model_goes_back_to_training_as_it_was(policy, tiny_batch):
-    policy.model.train()
-    policy.model.vision_backbone.eval()
-    before = {name: module.training for name, module in policy.model.named_modules()}
+    policy.model.network.train()
+    policy.model.network.vision_backbone.eval()
+    before = {name: module.training for name, module in policy.model.network.named_modules()}
     policy.act(crowd(2))
-    assert {name: module.training for name, module in policy.model.named_modules()} == before
-    policy.head.loss(policy.model, tiny_batch).loss.backward()
-    assert all(parameter.grad is not None for parameter in policy.model.language_model.model.parameters())
+    assert {name: module.training for name, module in policy.model.network.named_modules()} == before
+    policy.model.loss(tiny_batch).loss.backward()
+    assert all(parameter.grad is not None for parameter in policy.model.network.language_model.model.parameters())
 
 
 def test_dropout_is_off_while_acting(policy):
-    policy.model.language_model.model.norm = nn.Sequential(policy.model.language_model.model.norm, nn.Dropout(0.5))
-    policy.model.train()
+    policy.model.network.language_model.model.norm = nn.Sequential(policy.model.network.language_model.model.norm, nn.Dropout(0.5))
+    policy.model.network.train()
     np.testing.assert_array_equal(policy.act(crowd(2)), policy.act(crowd(2)))
 
 
@@ -127,9 +129,9 @@ def test_text_that_is_more_likely_than_actions_is_seen(policy):
     assert quiet.shape == (7,)
     assert ((quiet > 0) & (quiet < 1)).all()
     with torch.no_grad():
-        policy.model.language_model.lm_head.weight[:256] *= 100
+        policy.model.network.language_model.lm_head.weight[:256] *= 100
     assert (policy.outside_mass(seen) > quiet).all()
-    assert replace(policy, head=RawHead()).outside_mass(seen) is None, "a head without codes"
+    assert replace(policy, model=RawModel(policy.model.network)).outside_mass(seen) is None, "a model without codes"
 
 
 def test_no_rows_are_refused(policy):

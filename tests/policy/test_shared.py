@@ -30,19 +30,19 @@ def adapters(policy, tiny_config_record, tmp_path):
     made = {}
     for seed, name in enumerate(("one", "two"), start=1):
         model, adapter = OpenVLA(tiny_config_record), Lora(rank=seed, alpha=8, targets=["*_proj"], base="fp32")
-        model.load_state_dict(policy.model.state_dict())
+        model.load_state_dict(policy.model.network.state_dict())
         torch.manual_seed(seed)
         adapter.attach(model)
         for parameter in adapter.stored(model).values():
             parameter.data.add_(0.1 * torch.randn(parameter.shape))
         adapter.save(tmp_path / name, model, base_hash=HASH)
-        made[name] = (adapter, tmp_path / name, replace(policy, model=model.eval()).act(crowd(6)))
+        made[name] = (adapter, tmp_path / name, replace(policy, model=policy.model.head.over(model.eval())).act(crowd(6)))
     return made
 
 
 @pytest.fixture
 def shared(policy, adapters) -> SharedPolicies:
-    policies = SharedPolicies(policy.model, base_hash=HASH, rows=4, base=policy)
+    policies = SharedPolicies(policy.model.network, base_hash=HASH, rows=4, base=policy)
     for name, (adapter, folder, _) in adapters.items():
         policies.add(name, policy, adapter, folder)
     return policies
@@ -94,7 +94,7 @@ def test_they_come_and_go(shared, adapters):
 
 def test_a_policy_over_another_model_is_refused(shared, policy, adapters, tiny_config_record):
     adapter, folder, _ = adapters["one"]
-    foreign = replace(policy, model=OpenVLA(tiny_config_record))
+    foreign = replace(policy, model=policy.model.head.over(OpenVLA(tiny_config_record)))
     with pytest.raises(ValueError, match="has a model of its own"):
         shared.add("three", foreign, adapter, folder)
     assert shared.names == ("base", "one", "two")

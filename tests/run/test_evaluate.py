@@ -24,7 +24,7 @@ def trained(tiny_model, tiny_contract, tiny_tokenizer):
         contract = replace(tiny_contract, decoding=decoding)
         head = {"parallel": ParallelTokenHead, "autoregressive": AutoregressiveTokenHead}[decoding]
         space = action_space(contract, stop_id=2)
-        policy = LocalPolicy(tiny_model, head(space), build_pipeline(contract, tiny_tokenizer), contract, pad_id=512)
+        policy = LocalPolicy(head(space).over(tiny_model), build_pipeline(contract, tiny_tokenizer), contract, pad_id=512)
         return Trained(policy, (Path("nowhere"),))
 
     return build
@@ -32,8 +32,8 @@ def trained(tiny_model, tiny_contract, tiny_tokenizer):
 
 def test_codes_in_turn_are_chosen_as_asked(trained):
     policy = trained("autoregressive")
-    assert policy.policy.head.decoder == Constrained()
-    assert decoding_with(FullVocabulary(), policy).policy.head.decoder == FullVocabulary()
+    assert policy.policy.model.decoder == Constrained()
+    assert decoding_with(FullVocabulary(), policy).policy.model.decoder == FullVocabulary()
 
 
 def test_codes_in_parallel_are_not(trained):

@@ -83,7 +83,7 @@ def test_a_merged_policy_is_played_as_it_was_written(run_of, merged, frames, tin
     run = run_of("one", adapter="lora_r2", seed=1, precision="fp32")
     report = merged(run, *LOOSE, f"dtype={dtype}", "tolerance.gain_kept=-100.0")
     policy = load_policy(run / "merged", rows=1, device="cpu").policy
-    assert {parameter.dtype for parameter in policy.model.parameters()} == {expected}  # pyright: ignore[reportAttributeAccessIssue]
+    assert {parameter.dtype for parameter in policy.model.network.parameters()} == {expected}  # pyright: ignore[reportAttributeAccessIssue]
     exact = OpenVLACheckpoint(str(run / "merged"), base=dtype)
     other = policy_of(exact.load(device="cpu"), policy.contract, exact.processor, rows=1, device="cpu")
     seen = [observation_in(frame, tiny_contract.embodiment) for frame in frames]

@@ -162,6 +162,7 @@ def run_training(tiny_head: ParallelTokenHead, tiny_samples, tmp_path: Path) -> 
             "pad_id": 512,
             "resume_command": "python scripts/train.py run=here",
         }
-        return train(model=model, **(defaults | replaced))
+        options = defaults | replaced
+        return train(model=options.pop("head").over(model), **options)
 
     return run

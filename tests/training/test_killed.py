@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import nn
 
-from vla_tune.heads.base import HeadLoss
+from vla_tune.models.base import Loss
 from vla_tune.training import TrainingInterrupted, WorkerDiedError, feed, train
 from vla_tune.training.checkpoint import OPTIMIZER, TRAINED
 from vla_tune.training.interruption import STOPPING
@@ -46,13 +46,16 @@ class Toy(nn.Module):
 
 
 class Distance:
-    def loss(self, model, batch) -> HeadLoss:
-        per_label = (model(batch) - batch.actions).square()
-        rows = torch.arange(len(batch)).repeat_interleave(4)
-        return HeadLoss(per_label.reshape(-1), None, rows)
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
 
-    def predict(self, model, batch):
-        return model(batch).numpy()
+    def loss(self, batch) -> Loss:
+        per_label = (self.network(batch) - batch.actions).square()
+        rows = torch.arange(len(batch)).repeat_interleave(4)
+        return Loss(per_label.reshape(-1), None, rows)
+
+    def act(self, batch):
+        return self.network(batch).numpy()
 
 
 def samples() -> list[dict[str, Any]]:
@@ -75,8 +78,7 @@ def samples() -> list[dict[str, Any]]:
 def toy_run(run: Path, *, count: int) -> None:
     torch.manual_seed(0)
     train(
-        model=Toy(),
-        head=Distance(),
+        model=Distance(Toy()),
         samples=samples(),
         validation=Validation(samples()[:3]),
         optimizer=partial(adamw, learning_rate=3e-3, weight_decay=0.01),

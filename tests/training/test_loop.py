@@ -8,7 +8,7 @@ import torch
 
 from vla_tune.data.collate import Batch, collate
 from vla_tune.data.transformed import Transformed
-from vla_tune.heads.base import HeadLoss
+from vla_tune.models.base import Loss
 from vla_tune.models.openvla import OpenVLA
 from vla_tune.training import CheckpointFolder, NonFiniteLossError, load_trained
 from vla_tune.training.loggers import JsonlLogger, read_metrics
@@ -25,11 +25,24 @@ class Wrapped:
     head: object
     watch: object
 
-    def loss(self, model, batch: Batch) -> HeadLoss:
-        return self.watch(self.head.loss(model, batch), batch)
+    def over(self, network) -> "Watched":
+        return Watched(self.head.over(network), self.watch)
 
-    def predict(self, model, batch: Batch):
-        return self.head.predict(model, batch)
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    model: object
+    watch: object
+
+    @property
+    def network(self):
+        return self.model.network
+
+    def loss(self, batch: Batch) -> Loss:
+        return self.watch(self.model.loss(batch), batch)
+
+    def act(self, batch: Batch):
+        return self.model.act(batch)
 
 
 @pytest.mark.parametrize("adapt", ["full", "lora"], indirect=True)
@@ -79,7 +92,7 @@ def test_a_step_follows_the_mean_over_all_its_labels(
     """However the samples are split into batches, whose numbers of labels differ."""
     twin = deepcopy(tiny_model)
     order = StepSampler(size=10, batch_size=batch_size, gradient_accumulation=gradient_accumulation, seed=7).indices(0)
-    loss = tiny_head.loss(twin, collate([tiny_samples[index] for index in order], pad_id=512)).loss
+    loss = tiny_head.over(twin).loss(collate([tiny_samples[index] for index in order], pad_id=512)).loss
     loss.backward()
     result = run_training(
         tiny_model,
@@ -106,7 +119,7 @@ def test_clipping_bounds_the_step(tiny_model: OpenVLA, run_training, remember) -
     assert remember.lines[1]["train/gradient_norm"] > 1
 
 
-def spoil(output: HeadLoss, batch: Batch) -> HeadLoss:
+def spoil(output: Loss, batch: Batch) -> Loss:
     """The loss of episode 1, frame 2 is not a number."""
     rows = (batch.labels != -100).nonzero()[:, 0]
     hit = (batch.index[rows] == torch.tensor((1, 2))).all(dim=1)
@@ -220,7 +233,7 @@ def test_the_best_checkpoint_is_kept(tiny_model: OpenVLA, run_training, tiny_sam
 def test_a_model_in_evaluation_mode_is_trained_in_training_mode(tiny_model: OpenVLA, tiny_head, run_training) -> None:
     modes = []
 
-    def watch(output: HeadLoss, batch: Batch) -> HeadLoss:
+    def watch(output: Loss, batch: Batch) -> Loss:
         modes.append(tiny_model.training)
         return output
 

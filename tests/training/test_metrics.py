@@ -1,11 +1,10 @@
-from contextlib import nullcontext
-
 import numpy as np
 import pytest
 import torch
 
-from vla_tune.heads.base import HeadLoss
 from vla_tune.heads.loss import rows_of
+from vla_tune.models.base import Loss
+from vla_tune.models.forward import Forward
 from vla_tune.training.metrics import Chosen, Validation, action_errors, culprits, held_out
 
 METRES = ["m"] * 4
@@ -28,13 +27,16 @@ def test_errors_by_hand() -> None:
 class Offset:
     """Predicts the truth plus 0.1 in normalised units, and a wrong chunk on frame 0."""
 
-    def loss(self, model, batch) -> HeadLoss:
-        assert not model.training
+    def __init__(self):
+        self.network = torch.nn.Linear(1, 1)
+
+    def loss(self, batch) -> Loss:
+        assert not self.network.training
         assert not torch.is_grad_enabled()
         labels = batch.labels[batch.labels != -100]
-        return HeadLoss(labels.float(), labels % 2 == 0, rows_of(batch.labels != -100))
+        return Loss(labels.float(), labels % 2 == 0, rows_of(batch.labels != -100))
 
-    def predict(self, model, batch):
+    def act(self, batch):
         extra = torch.where(batch.index[:, 1] == 0, 0.3, 0.1)[:, None, None]
         return (batch.actions + extra).numpy()
 
@@ -49,8 +51,8 @@ def test_measured_in_robot_units_whatever_the_batch(batch_size: int, tiny_sample
         inverse=lambda actions, sample: actions * scale,
         units=["m"] * 4,
     )
-    model = torch.nn.Linear(1, 1).train()
-    found = measured.measure(model, Offset(), batch_size=batch_size, pad_id=512, device=torch.device("cpu"), autocast=nullcontext)
+    model = Offset()
+    found = measured.measure(Forward(model, 512), batch_size=batch_size)
     labels = np.concatenate([sample["labels"][sample["labels"] != -100] for sample in tiny_samples])
     assert found["validation/loss"] == pytest.approx(labels.mean(), rel=1e-6)
     assert found["validation/token_accuracy"] == pytest.approx((labels % 2 == 0).mean())
@@ -61,7 +63,7 @@ def test_measured_in_robot_units_whatever_the_batch(batch_size: int, tiny_sample
     assert found["validation/action_error_3"] == pytest.approx(10 * expected, rel=1e-5)
     assert found["validation/action_error"] == pytest.approx(4 * expected, rel=1e-5)
     assert found["validation/first_frame_error"] == pytest.approx(4 * 0.3, rel=1e-5)
-    assert model.training
+    assert model.network.training
 
 
 def test_what_lies_beyond_the_episode_counts_nothing(tiny_samples) -> None:
@@ -70,7 +72,7 @@ def test_what_lies_beyond_the_episode_counts_nothing(tiny_samples) -> None:
     ]
     results = [
         Validation(samples, predicted=samples, inverse=lambda actions, _: actions**2, units=METRES).measure(
-            torch.nn.Linear(1, 1), Offset(), batch_size=4, pad_id=512, device=torch.device("cpu"), autocast=nullcontext
+            Forward(Offset(), 512), batch_size=4
         )
         for samples in (tiny_samples, spoiled)
     ]
@@ -85,20 +87,18 @@ def test_culprits_are_the_samples_with_bad_labels(bad: list[int], tiny_batch) ->
     for number, row in enumerate(bad):
         per_label[(rows == row).nonzero()[-1]] = (torch.nan, torch.inf, -torch.inf)[number]
     expected = [tuple(tiny_batch.index[row].tolist()) for row in bad]
-    assert culprits(tiny_batch, HeadLoss(per_label, None, rows)) == expected
+    assert culprits(tiny_batch, Loss(per_label, None, rows)) == expected
 
 
 class Numbers(Offset):
     """Has no codes."""
 
-    def loss(self, model, batch) -> HeadLoss:
-        return HeadLoss(batch.actions[batch.action_mask], None, rows_of(batch.action_mask))
+    def loss(self, batch) -> Loss:
+        return Loss(batch.actions[batch.action_mask], None, rows_of(batch.action_mask))
 
 
 def test_where_there_are_no_codes_there_is_no_accuracy(tiny_samples) -> None:
-    found = Validation(tiny_samples, units=METRES).measure(
-        torch.nn.Linear(1, 1), Numbers(), batch_size=4, pad_id=512, device=torch.device("cpu"), autocast=nullcontext
-    )
+    found = Validation(tiny_samples, units=METRES).measure(Forward(Numbers(), 512), batch_size=4)
     assert "validation/token_accuracy" not in found
     kept = np.concatenate([sample["actions"][sample["action_mask"]] for sample in tiny_samples])
     assert found["validation/loss"] == pytest.approx(kept.mean(), abs=1e-6)
@@ -109,15 +109,13 @@ def test_a_validation_does_not_grow_with_the_dataset(tiny_samples, watched) -> N
     bounded = held_out(
         samples, first_frames=range(0, 500, 5), frames=8, predicted=3, inverse=lambda actions, _: actions, units=METRES
     )
-    options = {"batch_size": 4, "pad_id": 512, "device": torch.device("cpu"), "autocast": nullcontext}
-    assert "validation/first_frame_error" in bounded.measure(torch.nn.Linear(1, 1), Offset(), **options)
+    assert "validation/first_frame_error" in bounded.measure(Forward(Offset(), 512), batch_size=4)
     assert samples.asked == [0, 62, 125, 187, 250, 312, 375, 437, 0, 166, 333, 0, 165, 330]
 
 
 def test_a_small_one_is_measured_whole(tiny_samples, watched) -> None:
     samples = watched(tiny_samples)
     bounded = held_out(samples, first_frames=[0, 5], frames=512, predicted=64, inverse=lambda actions, _: actions, units=METRES)
-    options = {"batch_size": 4, "pad_id": 512, "device": torch.device("cpu"), "autocast": nullcontext}
     whole = Validation(tiny_samples, predicted=tiny_samples, first_frames=Chosen(tiny_samples, [0, 5]), units=METRES)
-    assert bounded.measure(torch.nn.Linear(1, 1), Offset(), **options) == whole.measure(torch.nn.Linear(1, 1), Offset(), **options)
+    assert bounded.measure(Forward(Offset(), 512), batch_size=4) == whole.measure(Forward(Offset(), 512), batch_size=4)
     assert samples.asked == [*range(10), *range(10), 0, 5]

@@ -16,7 +16,7 @@ from vla_tune.bench.kept import Kept
 from vla_tune.bench.measure import Row
 from vla_tune.bench.peaks import wait_for
 from vla_tune.data.collate import Batch
-from vla_tune.heads import AutoregressiveTokenHead, FixedHead, ParallelTokenHead
+from vla_tune.heads import AutoregressiveTokenHead, ParallelTokenHead
 from vla_tune.models.graphs import Pass, compiled_graphs, eager, graphed
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
 from vla_tune.models.openvla.outline import outline
@@ -46,7 +46,7 @@ class Act:
         """Random weights on the device: a merged model, in the format `base`."""
         return random_base(self.config, base=self.base, device=self.device, seed=self.seed)
 
-    def head(self, decoding: str) -> FixedHead:
+    def head(self, decoding: str) -> AutoregressiveTokenHead | ParallelTokenHead:
         """With the action space that is measured: one action where codes are decoded one after the other."""
         horizon = 1 if decoding == AutoregressiveTokenHead.decoding else self.horizon
         space = action_space(self.config, horizon=horizon, action_dimension=CODES)
@@ -54,7 +54,7 @@ class Act:
 
     def batch(self, decoding: str) -> Batch:
         """One observation."""
-        space = self.head(decoding).space  # pyright: ignore[reportAttributeAccessIssue]
+        space = self.head(decoding).space
         shape = {"rows": 1, "prompt_length": self.prompt_length, "seed": self.seed}
         if decoding == AutoregressiveTokenHead.decoding:
             return causal_batch(self.config, space, labelled=False, **shape).to(self.device)
@@ -102,12 +102,13 @@ def _cell(act: Act, models: Kept, *, decoding: str, launch: str, device: Device,
 
 
 def _measured(act: Act, models: Kept, names: Row, *, seconds: float) -> Row:
-    head, model = act.head(names["decoding"]), models.get()
-    batch, launched = act.batch(names["decoding"]), LAUNCHES[names["launch"]](partial(head.raw, model), model)
+    network = models.get()
+    model = act.head(names["decoding"]).over(network)
+    batch, launched = act.batch(names["decoding"]), LAUNCHES[names["launch"]](model.raw, network)
     with torch.inference_mode(), torch.autocast(torch.device(act.device).type, torch.bfloat16):
 
         def predict() -> None:
-            head.actions(launched(batch))
+            model.actions(launched(batch))
 
         for _ in range(_WARM_UPS):
             predict()

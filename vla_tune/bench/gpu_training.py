@@ -80,7 +80,7 @@ class Step:
             self.config, space, rows=batch_size, prompt_length=self.prompt_length, labelled=True, seed=self.seed
         ).to(self.device)
         accelerator = accelerator_for("bf16", self.device)
-        objective = accelerator.prepare(Objective(model, AutoregressiveTokenHead(space)))
+        objective = accelerator.prepare(Objective(AutoregressiveTokenHead(space).over(model)))
         optimizer = self.optimizer(parameter_groups(model))
 
         def step() -> float:

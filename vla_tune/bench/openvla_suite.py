@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from vla_tune.adapters import Adapter
@@ -17,6 +15,7 @@ from vla_tune.data.collate import Batch
 from vla_tune.heads import AutoregressiveTokenHead, Head, ParallelTokenHead
 from vla_tune.heads.decoding import Watched
 from vla_tune.heads.loss import ActionRows
+from vla_tune.models.base import ActionModel
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
 from vla_tune.models.precision import set_attention
 from vla_tune.training.optim import parameter_groups
@@ -76,16 +75,16 @@ class OpenVLASuite:
         batch = causal_batch(
             self.config, head.space, rows=self.batch_size, prompt_length=self.prompt_length, labelled=True, seed=self.seed
         )
-        learn = learning(model.train(), head, self.optimizer(parameter_groups(model)), batch.to(self.device), steps=self.steps)
+        optimizer = self.optimizer(parameter_groups(model.train()))
+        learn = learning(head.over(model), optimizer, batch.to(self.device), steps=self.steps)
         return Work(name=name, unit="samples", do=learn)
 
     def _acting(self, name: str, head: Head, model: OpenVLA, batch: Batch) -> Work:
-        return Work(name=name, unit="actions", do=acting(partial(head.predict, model), batch.to(self.device), times=self.actions))
+        return Work(name=name, unit="actions", do=acting(head.over(model).act, batch.to(self.device), times=self.actions))
 
 
 def learning(
-    model: nn.Module,
-    head: Head,
+    model: ActionModel,
     optimizer: Optimizer,
     batch: Batch,
     *,
@@ -97,7 +96,7 @@ def learning(
     def learn(_: None) -> int:
         for _step in range(steps):
             with context():
-                loss = head.loss(model, batch).loss  # pyright: ignore[reportArgumentType]
+                loss = model.loss(batch).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -107,17 +106,17 @@ def learning(
     return learn
 
 
-def acting(predict: Callable[[Batch], Any], batch: Batch, *, times: int) -> Callable[[None], int]:
-    """What predicts `times` times and returns that number."""
+def acting(act: Callable[[Batch], Any], batch: Batch, *, times: int) -> Callable[[None], int]:
+    """What acts `times` times and returns that number."""
 
-    def act(_: None) -> int:
+    def repeat(_: None) -> int:
         with torch.inference_mode():
             for _time in range(times):
-                predict(batch)
+                act(batch)
         synchronize(batch)
         return times
 
-    return act
+    return repeat
 
 
 def synchronize(batch: Batch) -> None:

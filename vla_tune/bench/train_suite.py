@@ -63,7 +63,7 @@ class TrainSuite:
         torch.manual_seed(self.seed)
         model = load(self.checkpoint, base=adapter.base, device=self.device)
         adapter.attach(model)
-        objective = accelerator.prepare(Objective(model, head)).train()
+        objective = accelerator.prepare(Objective(head.over(model))).train()
         context = partial(training_context, model) if contract.precision == "bf16" else nullcontext
         advance = partial(
             update, objective, self.optimizer(parameter_groups(model)), [batch], accelerator=accelerator, max_gradient_norm=1.0

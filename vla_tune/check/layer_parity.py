@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from vla_tune.adapters.changes import Changes
-from vla_tune.data.collate import collate
 from vla_tune.policy import LocalPolicy
-from vla_tune.policy.local import device_of, evaluating, to_sample
+from vla_tune.policy.local import to_sample
 from vla_tune.schema import Observation
 
 
@@ -84,7 +83,7 @@ def layer_parity(
     """
     if not observations:
         raise ValueError("no observations: layers are compared on recorded frames; record at least one.")
-    layers = _changed_layers(merged.model, changes)
+    layers = _changed_layers(merged.model.network, changes)
     inputs = _inputs(merged, layers, observations, count=count)
     if not inputs:
         raise ValueError("the forward pass reaches no layer that the adapter changes: gate=policy compares whole policies.")
@@ -104,8 +103,8 @@ class _Enough(Exception):  # noqa: N818 (it is no error)
     """The layers that are compared were reached."""
 
 
-def _changed_layers(model: Any, changes: Changes) -> dict[str, nn.Linear | nn.Conv2d]:
-    named = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+def _changed_layers(network: Any, changes: Changes) -> dict[str, nn.Linear | nn.Conv2d]:
+    named = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
     return {name: module for name, module in named.items() if f"{name}.weight" in changes}
 
 
@@ -121,11 +120,9 @@ def _inputs(
         seen[name] = inputs[0].detach().float()
 
     samples = [policy.pipeline(to_sample(observation, policy.contract.embodiment)) for observation in observations]
-    batch = collate(samples, pad_id=policy.pad_id).to(device_of(policy.model))
     hooks = [layer.register_forward_pre_hook(partial(look, name)) for name, layer in layers.items()]
     try:
-        with evaluating(policy.model), torch.no_grad(), policy.precision():
-            policy.model(batch)
+        policy.forward(policy.forward.answer, samples)
     except _Enough:
         pass
     finally:

@@ -7,12 +7,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from vla_tune.data.collate import collate
 from vla_tune.data.normalize import Scale
 from vla_tune.extents import Extents
-from vla_tune.heads import AutoregressiveTokenHead
+from vla_tune.models.capabilities import SpeaksInOrder
 from vla_tune.policy import LocalPolicy, Policy
-from vla_tune.policy.local import device_of, evaluating
 from vla_tune.policy.spoken import Codes, codes_after, spoken_codes
 from vla_tune.schema import Contract, Group, Observation
 
@@ -171,7 +169,7 @@ def witness(policy: Policy, observations: Sequence[Observation]) -> Witness:
     if not observations:
         raise ValueError("no observations: parity is measured on recorded frames; record at least one.")
     codes = None
-    if isinstance(policy, LocalPolicy) and isinstance(policy.head, AutoregressiveTokenHead):
+    if isinstance(policy, LocalPolicy) and isinstance(policy.model, SpeaksInOrder):
         codes = spoken_codes(policy, observations)
     return Witness(observations, _finite(policy.act(observations), "live"), codes)
 
@@ -198,8 +196,9 @@ def compared(
     if live.codes is None:
         return _report(live, merged.act(live.observations), contract, tolerance, losses)
     assert isinstance(merged, LocalPolicy), "codes are compared in this process"
+    assert isinstance(merged.model, SpeaksInOrder)
     codes = codes_after(merged, live.observations, live.codes)
-    if merged.head.space.tokenizer.free:  # pyright: ignore[reportAttributeAccessIssue]
+    if merged.model.free:
         return _report(live, merged.actions_of(codes, live.observations), contract, tolerance, losses)
     same = np.concatenate([own == other for own, other in zip(codes, live.codes, strict=True)])
     shares = {"token_agreement": float(same.mean()), "exact_agreement": float(same.mean())}
@@ -209,12 +208,9 @@ def compared(
 
 def held_out_losses(policy: LocalPolicy, frames: Sequence[dict], *, rows: int = 16) -> Float[np.ndarray, " N"]:
     """The loss of each label of recorded `frames`, as they come from a dataset."""
-    losses: list[torch.Tensor] = []
     samples = [policy.pipeline(frame) for frame in frames]
-    with evaluating(policy.model), torch.inference_mode(), policy.precision():
-        for start in range(0, len(samples), rows):
-            batch = collate(samples[start : start + rows], pad_id=policy.pad_id).to(device_of(policy.model))
-            losses.append(policy.head.loss(policy.model, batch).per_label.float().cpu())
+    parts = [samples[start : start + rows] for start in range(0, len(samples), rows)]
+    losses = [loss.per_label.float().cpu() for part in parts for loss in policy.forward.losses(part)]
     return torch.cat([each.flatten() for each in losses]).numpy()
 
 

@@ -1,7 +1,7 @@
-"""Hidden states -> loss while training, -> normalised actions while acting."""
+"""A network and a head are a model: hidden states -> loss while training, -> normalised actions while acting."""
 
 from vla_tune.heads.autoregressive import AutoregressiveTokenHead
-from vla_tune.heads.base import ActionSpace, FixedHead, Head, HeadLoss, TokenHead, action_space, decoding_of, head_of
+from vla_tune.heads.base import ActionSpace, Head, action_space, decoding_of, head_of
 from vla_tune.heads.parallel import ParallelTokenHead
 from vla_tune.heads.regression import RegressionHead
 
@@ -12,12 +12,9 @@ __all__ = [
     "HEADS",
     "ActionSpace",
     "AutoregressiveTokenHead",
-    "FixedHead",
     "Head",
-    "HeadLoss",
     "ParallelTokenHead",
     "RegressionHead",
-    "TokenHead",
     "action_space",
     "decoding_of",
     "head_of",

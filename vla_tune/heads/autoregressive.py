@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vla_tune.data.collate import Batch
-from vla_tune.heads.base import ActionSpace, HeadLoss
+from vla_tune.heads.base import ActionSpace
 from vla_tune.heads.decoding import After, Constrained, Decoder, Watched
-from vla_tune.heads.loss import Softmax, WholeVocabulary, before, cross_entropy, labelled, rows_of
-from vla_tune.models.base import VLA
+from vla_tune.heads.loss import Softmax, WholeVocabulary, before, behind_prompt, cross_entropy, labelled, rows_of
+from vla_tune.models.base import VLA, Loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,57 +32,93 @@ class AutoregressiveTokenHead:
     decoder: Decoder = Constrained()  # noqa: RUF009 (frozen, without fields)
 
     def __post_init__(self) -> None:
-        _ = self._targets  # a deviation that the tokenizer cannot have is refused now, not at the first step
+        _ = self.targets, self.rows  # a deviation that the tokenizer cannot have is refused now, not at the first step
 
-    def loss(self, model: VLA, batch: Batch) -> HeadLoss:
+    def over(self, network: VLA) -> "AutoregressiveTokenModel":
+        """The network, with its codes said in this way."""
+        return AutoregressiveTokenModel(network, self)
+
+    @cached_property
+    def rows(self) -> Int[Tensor, " R"]:
+        """The ids that have a label: action codes and the stop id."""
+        return torch.as_tensor([*self.space.tokenizer.allowed_ids.tolist(), self.space.stop_id])
+
+    @cached_property
+    def targets(self) -> Float[Tensor, "R R"]:
+        """Of each of `rows`: how likely every one of them is to be."""
+        codes = torch.as_tensor(self.space.tokenizer.target_distributions(self.deviation), dtype=torch.float32)
+        return torch.block_diag(codes, torch.ones(1, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class AutoregressiveTokenModel:
+    """A network that says its codes one after the other (an `ActionModel`)."""
+
+    network: VLA
+    head: AutoregressiveTokenHead
+
+    def loss(self, batch: Batch) -> Loss:
         """Cross-entropy and token accuracy at the labelled positions."""
-        positions = labelled(batch.labels)
+        positions, head = labelled(batch.labels), self.head
         assert batch.labels is not None
-        hidden, labels = model(batch)[before(positions)], batch.labels[positions]
-        rows = self._rows.to(hidden.device)
-        log_probabilities, best = self.softmax(model, hidden, rows)
-        per_label = cross_entropy(log_probabilities, labels, rows=rows, targets=self._targets.to(hidden.device))
-        return HeadLoss(per_label, best == labels, rows_of(positions))
+        hidden, labels = self.network(batch)[before(positions)], batch.labels[positions]
+        rows = head.rows.to(hidden.device)
+        log_probabilities, best = head.softmax(self.network, hidden, rows)
+        per_label = cross_entropy(log_probabilities, labels, rows=rows, targets=head.targets.to(hidden.device))
+        return Loss(per_label, best == labels, rows_of(positions))
 
     @torch.no_grad()
-    def predict(self, model: VLA, batch: Batch) -> Float[np.ndarray, "B T A"]:
+    def act(self, batch: Batch) -> Float[np.ndarray, "B T A"]:
         """The codes that `decoder` chooses, decoded."""
-        return self.actions(self.raw(model, batch))
+        return self.actions(self.raw(batch))
 
     @property
     def replayable(self) -> bool:
         """Where the number of codes is known beforehand."""
-        return self.space.tokenizer.free and self.decoder == Constrained()
+        return self.free and self.decoder == Constrained()
 
-    def raw(self, model: VLA, batch: Batch) -> Int[Tensor, "B K"]:
+    @property
+    def free(self) -> bool:
+        """Whether each code stands for one action value: not those of FAST."""
+        return self.head.space.tokenizer.free
+
+    @property
+    def decoder(self) -> Decoder:
+        """What chooses the codes."""
+        return self.head.decoder
+
+    def decoding_by(self, decoder: Decoder) -> "AutoregressiveTokenModel":
+        """The same model, whose codes another decoder chooses."""
+        return replace(self, head=replace(self.head, decoder=decoder))
+
+    def raw(self, batch: Batch) -> Int[Tensor, "B K"]:
         """The ids that `decoder` chooses; a row that is complete goes on with the stop id."""
-        return self.decoder(model, prompt_of(batch), self.space).ids
+        return self.decoder(self.network, prompt_of(batch), self.head.space).ids
 
-    def after(self, model: VLA, batch: Batch, codes: Int[Tensor, "B K"]) -> Int[Tensor, "B K"]:
+    def after(self, batch: Batch, codes: Int[Tensor, "B K"]) -> Int[Tensor, "B K"]:
         """The ids that would be chosen, each as if those before it had been `codes`."""
-        return After(codes)(model, prompt_of(batch), self.space).ids
+        return After(codes)(self.network, prompt_of(batch), self.head.space).ids
 
     def actions(self, raw: Int[Tensor, "B K"]) -> Float[np.ndarray, "B T A"]:
         """The chunks that the codes before the stop id stand for."""
-        tokenizer, dimension = self.space.tokenizer, self.space.action_dimension
-        rows = (row[np.cumsum(row == self.space.stop_id) == 0] for row in raw.cpu().numpy())
-        return np.stack([tokenizer.decode(row, action_dimension=dimension) for row in rows])
+        space = self.head.space
+        rows = (row[np.cumsum(row == space.stop_id) == 0] for row in raw.cpu().numpy())
+        return np.stack([space.tokenizer.decode(row, action_dimension=space.action_dimension) for row in rows])
 
     @torch.no_grad()
-    def outside_mass(self, model: VLA, batch: Batch) -> Float[np.ndarray, " B"]:
+    def outside_mass(self, batch: Batch) -> Float[np.ndarray, " B"]:
         """Probability that the model gives to other ids than action codes, mean over the codes of each row."""
-        outside = Watched()(model, prompt_of(batch), self.space).outside
+        outside = Watched()(self.network, prompt_of(batch), self.head.space).outside
         assert outside is not None
         return outside.mean(dim=-1).cpu().numpy()
 
-    @cached_property
-    def _rows(self) -> Int[Tensor, " R"]:
-        return torch.as_tensor([*self.space.tokenizer.allowed_ids.tolist(), self.space.stop_id])
+    def reaction(self, batch: Batch) -> Float[Tensor, "B V"]:
+        """Logits behind the prompt."""
+        return behind_prompt(self.network, batch)
 
-    @cached_property
-    def _targets(self) -> Float[Tensor, "R R"]:
-        codes = torch.as_tensor(self.space.tokenizer.target_distributions(self.deviation), dtype=torch.float32)
-        return torch.block_diag(codes, torch.ones(1, 1))
+    def answer(self, batch: Batch) -> Float[Tensor, "places V"]:
+        """Logits at every position of every row."""
+        return self.network.vocabulary_logits(self.network(batch).flatten(0, 1))
 
 
 def prompt_of(batch: Batch) -> Batch:

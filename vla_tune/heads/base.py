@@ -5,32 +5,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from vla_tune.data.collate import Batch
-from vla_tune.models.base import VLA
+from vla_tune.models.base import VLA, ActionModel
 from vla_tune.schema import Contract
 from vla_tune.tokens import ActionTokenizer, action_tokenizer
-
-
-@dataclass(frozen=True)
-class HeadLoss:
-    """The loss of a batch, and how well each label was met."""
-
-    per_label: Float[Tensor, " M"]
-    """Loss of each label, a code or an action value, row by row."""
-    correct: Bool[Tensor, " M"] | None
-    """Whether the most likely code was the label; None where there are no codes."""
-    rows: Int[Tensor, " M"]
-    """The row of the batch that each label belongs to."""
-
-    @property
-    def loss(self) -> Float[Tensor, ""]:
-        """Mean over the labels."""
-        return self.per_label.mean()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,41 +35,15 @@ class ActionSpace:
 
 @runtime_checkable
 class Head(Protocol):
-    """Turns hidden states into a loss or into actions."""
-
-    def loss(self, model: VLA, batch: Batch) -> HeadLoss:
-        """The training loss, at the labelled positions only."""
-        ...
-
-    def predict(self, model: VLA, batch: Batch) -> Float[np.ndarray, "B T A"]:
-        """Normalised actions: in [-1, 1], and near it where codes stand for frequencies (FAST)."""
-        ...
-
-
-@runtime_checkable
-class FixedHead(Head, Protocol):
-    """A head whose work on the device ends in one tensor."""
+    """How hidden states become a loss and actions; it holds no weights, and is made before those are loaded."""
 
     @property
-    def replayable(self) -> bool:
-        """Whether nothing is read back from the device on the way, so that `raw` can be a CUDA graph."""
+    def space(self) -> ActionSpace:
+        """What a chunk of actions is made of."""
         ...
 
-    def raw(self, model: VLA, batch: Batch) -> Int[Tensor, "B K"] | Float[Tensor, "B T A"]:
-        """All that is computed on the device."""
-        ...
-
-    def actions(self, raw: Int[Tensor, "B K"] | Float[Tensor, "B T A"]) -> Float[np.ndarray, "B T A"]:
-        """Normalised actions from what `raw` gave; `predict` is one after the other."""
-        ...
-
-
-@runtime_checkable
-class TokenHead(Head, Protocol):
-    """A head whose actions are codes of the vocabulary."""
-
-    def outside_mass(self, model: VLA, batch: Batch) -> Float[np.ndarray, " B"]:
-        """Probability that the model gives to other ids than action codes, mean over the codes of each row."""
+    def over(self, network: VLA) -> ActionModel:
+        """The model that this head and a network are together."""
         ...
 
 

@@ -60,6 +60,11 @@ def at_placeholders(hidden: Float[Tensor, "B L D"], batch: Batch, *, count: int)
     return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
+def behind_prompt(network: VLA, batch: Batch) -> Float[Tensor, "B V"]:
+    """Logits at the last position of each row's prompt."""
+    return network.vocabulary_logits(at_placeholders(network(batch), batch, count=1)[:, 0])
+
+
 def labelled(labels: Int[Tensor, "B L"] | None) -> Bool[Tensor, "B L"]:
     """Where there is something to learn."""
     assert labels is not None, "a batch without labels has no loss"

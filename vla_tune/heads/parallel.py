@@ -10,9 +10,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vla_tune.data.collate import Batch
-from vla_tune.heads.base import ActionSpace, HeadLoss
-from vla_tune.heads.loss import Softmax, WholeVocabulary, at_placeholders, before, cross_entropy, labelled, rows_of
-from vla_tune.models.base import VLA
+from vla_tune.heads.base import ActionSpace
+from vla_tune.heads.loss import (
+    Softmax,
+    WholeVocabulary,
+    at_placeholders,
+    before,
+    behind_prompt,
+    cross_entropy,
+    labelled,
+    rows_of,
+)
+from vla_tune.models.base import VLA, Loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,52 +47,76 @@ class ParallelTokenHead:
     def __post_init__(self) -> None:
         if not self.space.tokenizer.free:
             raise ValueError("codes of varying number cannot be predicted in parallel: choose head=autoregressive, or bins.")
+        _ = self.targets  # a deviation that the tokenizer cannot have is refused now, not at the first step
 
-    def loss(self, model: VLA, batch: Batch) -> HeadLoss:
+    def over(self, network: VLA) -> "ParallelTokenModel":
+        """The network, with its codes predicted in this way."""
+        return ParallelTokenModel(network, self)
+
+    @property
+    def count(self) -> int:
+        """K: placeholders of a chunk, and of the location in front of it."""
+        return self.space.location_codes + self.space.tokenizer.num_codes(self.space.horizon, self.space.action_dimension)
+
+    @cached_property
+    def targets(self) -> Float[Tensor, "N N"]:
+        """Of each code: how likely every code is to be."""
+        return torch.as_tensor(self.space.tokenizer.target_distributions(self.deviation), dtype=torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class ParallelTokenModel:
+    """A network whose codes are predicted all at once (an `ActionModel`)."""
+
+    network: VLA
+    head: ParallelTokenHead
+
+    def loss(self, batch: Batch) -> Loss:
         """Soft-target cross-entropy and token accuracy at the labelled positions."""
-        positions = labelled(batch.labels)
+        positions, head = labelled(batch.labels), self.head
         assert batch.labels is not None
-        hidden, labels = model(batch)[before(positions)], batch.labels[positions]
-        rows = self.space.rows(hidden.device)
-        log_probabilities, best = self.softmax(model, hidden, rows)
-        per_label = cross_entropy(log_probabilities, labels, rows=rows, targets=self._targets.to(hidden.device))
+        hidden, labels = self.network(batch)[before(positions)], batch.labels[positions]
+        rows = head.space.rows(hidden.device)
+        log_probabilities, best = head.softmax(self.network, hidden, rows)
+        per_label = cross_entropy(log_probabilities, labels, rows=rows, targets=head.targets.to(hidden.device))
         rank = batch.placeholders.cumsum(dim=1)[positions]
-        weights = torch.where(rank <= self.space.location_codes, self.location_weight, 1.0)
-        return HeadLoss(weights * per_label, best == labels, rows_of(positions))
+        weights = torch.where(rank <= head.space.location_codes, head.location_weight, 1.0)
+        return Loss(weights * per_label, best == labels, rows_of(positions))
 
     @torch.no_grad()
-    def predict(self, model: VLA, batch: Batch) -> Float[np.ndarray, "B T A"]:
+    def act(self, batch: Batch) -> Float[np.ndarray, "B T A"]:
         """The most likely action code at each placeholder, decoded."""
-        return self.actions(self.raw(model, batch))
+        return self.actions(self.raw(batch))
 
     @property
     def replayable(self) -> bool:
         """Yes: one pass."""
         return True
 
-    def raw(self, model: VLA, batch: Batch) -> Int[Tensor, "B K"]:
+    def raw(self, batch: Batch) -> Int[Tensor, "B K"]:
         """Ids predicted at the placeholders, restricted to action codes."""
-        hidden = at_placeholders(model(batch), batch, count=self._count)
-        rows = self.space.rows(hidden.device)
-        return rows[model.vocabulary_logits(hidden.flatten(0, 1), rows).argmax(dim=-1)].unflatten(0, (len(batch), -1))
+        hidden = at_placeholders(self.network(batch), batch, count=self.head.count)
+        rows = self.head.space.rows(hidden.device)
+        return rows[self.network.vocabulary_logits(hidden.flatten(0, 1), rows).argmax(dim=-1)].unflatten(0, (len(batch), -1))
 
     def actions(self, raw: Int[Tensor, "B K"]) -> Float[np.ndarray, "B T A"]:
         """The chunks that the codes stand for, without the location."""
-        codes = raw[:, self.space.location_codes :].cpu().numpy()
-        return np.stack([self.space.tokenizer.decode(row, action_dimension=self.space.action_dimension) for row in codes])
+        space = self.head.space
+        codes = raw[:, space.location_codes :].cpu().numpy()
+        return np.stack([space.tokenizer.decode(row, action_dimension=space.action_dimension) for row in codes])
 
     @torch.no_grad()
-    def outside_mass(self, model: VLA, batch: Batch) -> Float[np.ndarray, " B"]:
+    def outside_mass(self, batch: Batch) -> Float[np.ndarray, " B"]:
         """Probability that the model gives to other ids than action codes, mean over the placeholders of each row."""
-        hidden = at_placeholders(model(batch), batch, count=self._count).flatten(0, 1)
-        log_probabilities, _ = WholeVocabulary()(model, hidden, self.space.rows(hidden.device))
+        hidden = at_placeholders(self.network(batch), batch, count=self.head.count).flatten(0, 1)
+        log_probabilities, _ = WholeVocabulary()(self.network, hidden, self.head.space.rows(hidden.device))
         inside = log_probabilities.logsumexp(dim=-1).exp().unflatten(0, (len(batch), -1))
         return (1 - inside.mean(dim=-1)).clamp(min=0).cpu().numpy()
 
-    @property
-    def _count(self) -> int:
-        return self.space.location_codes + self.space.tokenizer.num_codes(self.space.horizon, self.space.action_dimension)
+    def reaction(self, batch: Batch) -> Float[Tensor, "B V"]:
+        """Logits behind the prompt."""
+        return behind_prompt(self.network, batch)
 
-    @cached_property
-    def _targets(self) -> Float[Tensor, "N N"]:
-        return torch.as_tensor(self.space.tokenizer.target_distributions(self.deviation), dtype=torch.float32)
+    def answer(self, batch: Batch) -> Float[Tensor, "places V"]:
+        """Logits at every position of every row."""
+        return self.network.vocabulary_logits(self.network(batch).flatten(0, 1))

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vla_tune.data.collate import Batch
-from vla_tune.heads.base import ActionSpace, HeadLoss
-from vla_tune.heads.loss import at_placeholders, rows_of
-from vla_tune.models.base import VLA, RegressionVLA
+from vla_tune.heads.base import ActionSpace
+from vla_tune.heads.loss import at_placeholders, behind_prompt, rows_of
+from vla_tune.models.base import VLA, Loss, RegressionVLA
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,19 @@ class RegressionHead:
         if not self.space.tokenizer.free:
             raise ValueError("values are regressed, not coded: leave tokens at bins, of which only the vocabulary's size matters.")
 
-    def loss(self, model: VLA, batch: Batch) -> HeadLoss:
+    def over(self, network: VLA) -> "RegressionModel":
+        """The network, with its action head read."""
+        return RegressionModel(network, self)
+
+
+@dataclass(frozen=True, eq=False)
+class RegressionModel:
+    """A network whose own head says action values (an `ActionModel`)."""
+
+    network: VLA
+    head: RegressionHead
+
+    def loss(self, batch: Batch) -> Loss:
         """The absolute error of each value, row by row.
 
         Raises:
@@ -40,34 +52,44 @@ class RegressionHead:
         """
         assert batch.actions is not None, "a batch without actions has no loss"
         assert batch.action_mask is not None
-        if batch.actions.shape[1] != self.space.horizon:
+        if batch.actions.shape[1] != self.head.space.horizon:
             raise ValueError(
-                f"the dataset gives chunks of {batch.actions.shape[1]} actions, the contract says {self.space.horizon}."
+                f"the dataset gives chunks of {batch.actions.shape[1]} actions, the contract says {self.head.space.horizon}."
             )
-        errors = (self.raw(model, batch) - batch.actions).abs()
-        return HeadLoss(errors[batch.action_mask], None, rows_of(batch.action_mask))
+        errors = (self.raw(batch) - batch.actions).abs()
+        return Loss(errors[batch.action_mask], None, rows_of(batch.action_mask))
 
     @torch.no_grad()
-    def predict(self, model: VLA, batch: Batch) -> Float[np.ndarray, "B T A"]:
+    def act(self, batch: Batch) -> Float[np.ndarray, "B T A"]:
         """The values as they are: a little outside [-1, 1] where the model says so."""
-        return self.actions(self.raw(model, batch))
+        return self.actions(self.raw(batch))
 
     @property
     def replayable(self) -> bool:
         """Yes: one pass."""
         return True
 
-    def raw(self, model: VLA, batch: Batch) -> Float[Tensor, "B T A"]:
+    def raw(self, batch: Batch) -> Float[Tensor, "B T A"]:
         """What the model's action head says.
 
         Raises:
             ValueError: it has none.
         """
-        if not isinstance(model, RegressionVLA):
-            raise ValueError(f"{type(model).__name__} has no action head, which regression needs: choose another head.")
-        first, count = self.space.location_codes, self.space.horizon * self.space.action_dimension
-        return model.action_values(at_placeholders(model(batch), batch, count=first + count)[:, first:])
+        if not isinstance(self.network, RegressionVLA):
+            raise ValueError(f"{type(self.network).__name__} has no action head, which regression needs: choose another head.")
+        space = self.head.space
+        first, count = space.location_codes, space.horizon * space.action_dimension
+        hidden = at_placeholders(self.network(batch), batch, count=first + count)
+        return self.network.action_values(hidden[:, first:])
 
     def actions(self, raw: Float[Tensor, "B T A"]) -> Float[np.ndarray, "B T A"]:
         """The same as numpy, float32."""
         return raw.float().cpu().numpy()
+
+    def reaction(self, batch: Batch) -> Float[Tensor, "B V"]:
+        """Logits behind the prompt: of the vocabulary, which the network has all the same."""
+        return behind_prompt(self.network, batch)
+
+    def answer(self, batch: Batch) -> Float[Tensor, "B T A"]:
+        """The values."""
+        return self.raw(batch)

@@ -1,10 +1,14 @@
-"""What heads, adapters, policies and runs need of a vision-language-action model and of its checkpoint."""
+"""What training, policies, adapters and runs need of a vision-language-action model and of its checkpoint.
+
+A model says its loss and acts (`ActionModel`); what only some can do besides is a small protocol of `models.capabilities`.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -12,6 +16,44 @@ from torch import Tensor, nn
 from vla_tune.data.collate import Batch
 from vla_tune.schema import Contract, InputRule
 from vla_tune.tokens import Processor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of a batch, and how well each label was met."""
+
+    per_label: Float[Tensor, " M"]
+    """Loss of each label, a code or an action value, row by row; where nothing is to be learned there is no label."""
+    correct: Bool[Tensor, " M"] | None
+    """Whether the most likely code was the label; None where there are no codes."""
+    rows: Int[Tensor, " M"]
+    """The row of the batch that each label belongs to."""
+
+    @property
+    def loss(self) -> Float[Tensor, ""]:
+        """Mean over the labels."""
+        return self.per_label.mean()
+
+
+@runtime_checkable
+class ActionModel(Protocol):
+    """A model of actions, whatever is inside: it says its loss, and acts."""
+
+    @property
+    def network(self) -> Any:
+        """The `nn.Module` with the weights: adapters, optimizers and files know its parameters by their names in it."""
+        ...
+
+    def loss(self, batch: Batch) -> Loss:
+        """The training loss of each label of a batch that has labels and actions; what it draws, it draws from torch."""
+        ...
+
+    def act(self, batch: Batch) -> Float[np.ndarray, "B T A"]:
+        """Normalised actions: in [-1, 1], and near it where they are no codes, or codes stand for frequencies (FAST).
+
+        It draws nothing: a model whose actions are drawn takes the draw as an argument (`capabilities.Drawing`).
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vla_tune.data.collate import collate
-from vla_tune.models.base import VLA
+from vla_tune.models.forward import Forward
 from vla_tune.schema import Embodiment
 
 _INSTRUCTION, _OTHER = "push the red block to the blue block", "push the blue block to the red block"
@@ -21,24 +19,15 @@ _SMALLEST = 1e-5
 """Of the logits' deviation; a model that does not react changes by exactly nothing."""
 
 
-def check_liveness(
-    model: VLA,
-    pipeline: Callable[[dict[str, Any]], dict[str, Any]],
-    body: Embodiment,
-    *,
-    pad_id: int,
-    device: torch.device | str,
-) -> None:
-    """Compare the logits behind the prompt for two images and for two instructions, in three forward passes.
+def check_liveness(forward: Forward, pipeline: Callable[[dict[str, Any]], dict[str, Any]], body: Embodiment) -> None:
+    """Compare what two images and two instructions lead to, in three forward passes: logits, or actions where there are none.
 
     `pipeline` makes a sample of a raw one, as for an observation.
 
     Raises:
         ValueError: they are the same, or no numbers.
     """
-    plain, image, instruction = (collate([sample], pad_id=pad_id).to(device) for sample in probes(pipeline, body))
-    with torch.no_grad():
-        expected, seen, told = (_logits(model, batch) for batch in (plain, image, instruction))
+    expected, seen, told = (forward(forward.reaction, [sample]) for sample in probes(pipeline, body))
     if not all(logits.isfinite().all() for logits in (expected, seen, told)):
         raise ValueError(
             "the model answers with NaN or infinite logits: its weights or those of its adapter are damaged. Copy them again."
@@ -68,10 +57,5 @@ def _image(noise: np.random.Generator, height: int, width: int, low: int) -> np.
     return noise.integers(low, low + 128, (height, width, 3), dtype=np.uint8)
 
 
-def _logits(model: VLA, batch: Any) -> Float[Tensor, " V"]:
-    hidden = model(batch)[0, int(batch.prompt_length[0]) - 1]
-    return model.vocabulary_logits(hidden[None])[0]
-
-
-def _change(logits: Float[Tensor, " V"], expected: Float[Tensor, " V"]) -> float:
+def _change(logits: Float[Tensor, "1 ..."], expected: Float[Tensor, "1 ..."]) -> float:
     return ((logits - expected).abs().max() / expected.std()).item()

@@ -1,11 +1,10 @@
 """Policies: observations in, chunks of actions in robot units out."""
 
-from vla_tune.policy.local import TEXT_BUCKET, LocalPolicy, NonFiniteActionsError, RecordedPolicy
+from vla_tune.policy.local import LocalPolicy, NonFiniteActionsError, RecordedPolicy
 from vla_tune.policy.shared import SharedPolicies, SharedPolicy
 from vla_tune.schema import Policy, WatchedPolicy
 
 __all__ = [
-    "TEXT_BUCKET",
     "LocalPolicy",
     "NonFiniteActionsError",
     "Policy",

@@ -1,8 +1,7 @@
 """A policy in this process."""
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -10,17 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import nn
 
-from vla_tune.data.collate import Batch, collate
+from vla_tune.data.collate import Batch
 from vla_tune.data.transforms import Compose
-from vla_tune.heads import FixedHead, Head, TokenHead
-from vla_tune.models.base import VLA
+from vla_tune.models.base import ActionModel
+from vla_tune.models.capabilities import Launchable, SpeaksCodes
+from vla_tune.models.forward import Forward, bucket, filled, passes
 from vla_tune.models.graphs import Pass, eager
 from vla_tune.schema import Contract, Embodiment, Observation, Policy
-
-TEXT_BUCKET = 16
-"""Text lengths are rounded up to a multiple of this many tokens."""
 
 
 class NonFiniteActionsError(RuntimeError):
@@ -39,14 +35,13 @@ class LocalPolicy:
         ValueError: `rows` is not positive, or the model cannot be launched in this way.
     """
 
-    model: VLA
-    head: Head
+    model: ActionModel
     pipeline: Compose
     contract: Contract
     pad_id: int = field(kw_only=True)
     rows: int = field(default=8, kw_only=True)
     """Observations in one forward pass: 1 for a robot, about as many as environments for an evaluation."""
-    launch: Callable[[Pass, VLA], Pass] = field(default=eager, kw_only=True)
+    launch: Callable[[Pass, Any], Pass] = field(default=eager, kw_only=True)
     """How a forward pass of the model is launched: `eager`, or `graphed` on a GPU that waits for its launches."""
     precision: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext, kw_only=True)
     """Opens the context of a forward pass: the autocast of training."""
@@ -54,7 +49,7 @@ class LocalPolicy:
     def __post_init__(self) -> None:
         if self.rows < 1:
             raise ValueError(f"rows={self.rows}: a forward pass needs at least 1.")
-        if isinstance(self.head, FixedHead):
+        if isinstance(self.model, Launchable):
             _ = self._raw  # a launch that the model cannot have is refused now, not at the first observation
 
     def act(self, observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
@@ -75,10 +70,10 @@ class LocalPolicy:
 
         Decoding never chooses such an id, so nothing else shows that a policy would rather say something else.
         """
-        if not isinstance(self.head, TokenHead):
+        if not isinstance(self.model, SpeaksCodes):
             return None
-        head = self.head
-        return np.array(self.in_passes(lambda batch, _: head.outside_mass(self.model, batch), observations))
+        speaks = self.model.outside_mass
+        return np.array(self.in_passes(lambda batch, members: speaks(batch), observations))
 
     def reset(self) -> None:
         """Nothing to forget: every chunk follows from its observation alone."""
@@ -86,35 +81,38 @@ class LocalPolicy:
     def _samples(self, observations: Sequence[Observation]) -> list[dict[str, Any]]:
         return [self.pipeline(to_sample(observation, self.contract.embodiment)) for observation in observations]
 
-    def _predict(self, batch: Batch, _: Sequence[int]) -> Float[np.ndarray, "B T A"]:
-        if isinstance(self.head, FixedHead) and self.head.replayable:
-            return self.head.actions(self._raw(batch))
-        return self.head.predict(self.model, batch)
+    def _predict(self, batch: Batch, members: Sequence[int]) -> Float[np.ndarray, "B T A"]:
+        if isinstance(self.model, Launchable) and self.model.replayable:
+            return self.model.actions(self._raw(batch))
+        return self.forward.act(batch)
+
+    @cached_property
+    def forward(self) -> Forward:
+        """The way through the model."""
+        return Forward(self.model, self.pad_id, self.precision)
 
     @cached_property
     def _raw(self) -> Pass:
-        assert isinstance(self.head, FixedHead)
-        return self.launch(partial(self.head.raw, self.model), self.model)
+        assert isinstance(self.model, Launchable)
+        return self.launch(self.model.raw, self.model.network)
 
-    def in_passes(self, read: Callable[[Batch, Sequence[int]], np.ndarray], observations: Sequence[Observation]) -> list[Any]:
-        """One result of `read` for each observation; it is given a batch, and which observations its first rows are."""
+    def in_passes(self, read: Callable[..., np.ndarray], observations: Sequence[Observation]) -> list[Any]:
+        """One result of `read` for each observation; it is given a batch, and as `members` whose its first rows are."""
         return self._in_passes(read, self._samples(observations))
 
     def actions_of(self, codes: Sequence[np.ndarray], observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
         """The actions that ids stand for, in robot units."""
-        assert isinstance(self.head, FixedHead)
-        chunks = [self.head.actions(torch.from_numpy(row)[None])[0] for row in codes]
+        assert isinstance(self.model, Launchable)
+        chunks = [self.model.actions(torch.from_numpy(row)[None])[0] for row in codes]
         pairs = zip(chunks, self._samples(observations), strict=True)
         return np.stack([self.pipeline.robot_actions(chunk, sample) for chunk, sample in pairs])
 
-    def _in_passes(self, read: Callable[[Batch, Sequence[int]], np.ndarray], samples: list[dict[str, Any]]) -> list[Any]:
+    def _in_passes(self, read: Callable[..., np.ndarray], samples: list[dict[str, Any]]) -> list[Any]:
         """One result of `read` for each sample."""
         results: dict[int, Any] = {}
-        with evaluating(self.model), torch.inference_mode(), self.precision():
-            for members in passes([bucket(sample) for sample in samples], self.rows):
-                rows = filled([samples[index] for index in members], self.rows)
-                batch = collate(rows, pad_id=self.pad_id, multiple=TEXT_BUCKET)
-                results |= zip(members, read(batch.to(device_of(self.model)), members), strict=False)
+        for members in passes([bucket(sample) for sample in samples], self.rows):
+            rows = filled([samples[index] for index in members], self.rows)
+            results |= zip(members, self.forward(partial(read, members=members), rows), strict=False)
         return [results[index] for index in range(len(samples))]
 
 
@@ -166,40 +164,3 @@ def finite(actions: Float[np.ndarray, "*N T A"]) -> Float[np.ndarray, "*N T A"]:
     if not np.isfinite(actions).all():
         raise NonFiniteActionsError("the policy's actions hold NaN or infinity: its weights or its statistics are damaged.")
     return actions
-
-
-@contextmanager
-def evaluating(model: VLA) -> Iterator[None]:
-    """The model in evaluation mode; afterwards every layer is in the mode it was in."""
-    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def bucket(sample: dict[str, Any]) -> int:
-    """Only samples of one bucket share a forward pass: the number of `TEXT_BUCKET`s that their text takes."""
-    return -(-len(sample["input_ids"]) // TEXT_BUCKET)
-
-
-def passes(kinds: Sequence[Hashable], rows: int) -> Iterator[list[int]]:
-    """Which samples share a forward pass: those of one kind, at most `rows`."""
-    found: defaultdict[Hashable, list[int]] = defaultdict(list)
-    for index, kind in enumerate(kinds):
-        found[kind].append(index)
-    for members in found.values():
-        yield from (members[start : start + rows] for start in range(0, len(members), rows))
-
-
-def filled[T](items: Sequence[T], rows: int) -> list[T]:
-    """`rows` items: the last one is repeated."""
-    return [*items, *[items[-1]] * (rows - len(items))]
-
-
-def device_of(model: VLA) -> torch.device:
-    """Where a model's weights are."""
-    return next(model.parameters()).device if isinstance(model, nn.Module) else torch.device("cpu")

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import nn
 
 from vla_tune.adapters import Adapter
 from vla_tune.adapters.bank import BASE, AdapterBank
-from vla_tune.data.collate import collate
-from vla_tune.policy.local import TEXT_BUCKET, LocalPolicy, bucket, device_of, evaluating, filled, finite, passes, to_sample
+from vla_tune.models.forward import bucket, filled, passes
+from vla_tune.policy.local import LocalPolicy, finite, to_sample
 from vla_tune.schema import Observation
 
 
@@ -23,7 +22,7 @@ class SharedPolicies:
     What an observation leads to does not depend on its company, nor on the adapters that other rows ask for.
 
     Args:
-        model: the base, without an adapter.
+        model: the base's network, without an adapter.
         base_hash: SHA-256 of its weights.
         rows: observations in one forward pass.
         base: the policy that acts as the base does, named `base`.
@@ -46,14 +45,14 @@ class SharedPolicies:
 
         Args:
             name: what `act` calls it.
-            policy: head, pipeline and contract of its training run, over the model that is shared.
+            policy: model, pipeline and contract of its training run, over the network that is shared.
             adapter: its method.
             folder: its files.
 
         Raises:
             ValueError: it cannot share this base (`AdapterBank.add`), or `policy` is over another model.
         """
-        if policy.model is not self._model:
+        if policy.model.network is not self._model:
             raise ValueError(f"the policy of {name!r} has a model of its own: build it over the one that is shared.")
         self._bank.add(name, adapter, folder)
         self._policies[name] = policy
@@ -102,9 +101,8 @@ class SharedPolicies:
     def _predict(self, samples: list[dict], names: list[str]) -> Float[np.ndarray, "rows T A"]:
         """Normalised actions of samples of one kind."""
         policy = self._policies[names[0]]
-        batch = collate(filled(samples, self._rows), pad_id=policy.pad_id, multiple=TEXT_BUCKET).to(device_of(policy.model))
-        with evaluating(policy.model), torch.inference_mode(), policy.precision(), self._bank.chosen(filled(names, self._rows)):
-            return policy.head.predict(policy.model, batch)
+        with self._bank.chosen(filled(names, self._rows)):
+            return policy.forward(policy.forward.act, filled(samples, self._rows))
 
     def _check(self, names: Sequence[str]) -> None:
         unknown = [name for name in names if name not in self._policies]

@@ -19,8 +19,8 @@ from vla_tune.evaluation.stage import Rules
 from vla_tune.evaluation.video import Film
 from vla_tune.evaluation.watcher import NOBODY
 from vla_tune.execution import under_contract
-from vla_tune.heads import AutoregressiveTokenHead
 from vla_tune.heads.decoding import Constrained, Decoder
+from vla_tune.models.capabilities import SpeaksInOrder
 from vla_tune.printing import show
 from vla_tune.run.chosen import chosen_run, step_in
 from vla_tune.run.folder import RESULTS_FILE, run_around
@@ -83,9 +83,9 @@ def decoding_with(decoder: Decoder, trained: Trained) -> Trained:
     Raises:
         ValueError: its codes are not chosen one after the other.
     """
-    head = trained.policy.head
-    if isinstance(head, AutoregressiveTokenHead):
-        return replace(trained, policy=replace(trained.policy, head=replace(head, decoder=decoder)))
+    model = trained.policy.model
+    if isinstance(model, SpeaksInOrder):
+        return replace(trained, policy=replace(trained.policy, model=model.decoding_by(decoder)))
     if decoder != Constrained():
         raise ValueError(
             f"{type(decoder).__name__} chooses codes one after the other, this policy decodes "
@@ -108,7 +108,7 @@ def _records(
     cfg: DictConfig, trained: Trained, make_env: MakeEnv, *, policy: str, task: str, folder: Path, films: bool
 ) -> list[EpisodeRecord]:
     body = trained.policy.contract.embodiment
-    decoder = repr(getattr(trained.policy.head, "decoder", None))
+    decoder = repr(getattr(trained.policy.model, "decoder", None))
     arithmetic = {"rows": trained.policy.rows, "precision": trained.policy.contract.precision, "device": device_of(cfg)}
     if not any((part / CONTRACT_FILE).is_file() for part in trained.folders):  # it is not among the files that are hashed
         arithmetic |= {"contract": trained.policy.contract.record["contract_hash"]}

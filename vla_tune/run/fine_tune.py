@@ -18,8 +18,8 @@ from vla_tune.data.transformed import Transformed
 from vla_tune.data.transforms import Compose
 from vla_tune.evaluation.report import read_results
 from vla_tune.heads import decoding_of, head_of
-from vla_tune.heads.base import Head
 from vla_tune.models.base import Checkpoint, ModelInterface
+from vla_tune.models.forward import Forward
 from vla_tune.models.liveness import check_liveness
 from vla_tune.models.precision import report_text, weight_report
 from vla_tune.models.recomputation import recompute_activations
@@ -42,7 +42,7 @@ from vla_tune.schema import BaseWeights, Contract
 from vla_tune.tokens import check_collisions, pad_id, stop_id
 from vla_tune.training import train
 from vla_tune.training.loggers import ConsoleLogger
-from vla_tune.training.metrics import EvenlySpaced, Samples, Validation, held_out
+from vla_tune.training.metrics import EvenlySpaced, Validation, held_out
 
 
 def fine_tune(cfg: DictConfig, folder: Path, *, resume_command: str) -> float:
@@ -118,17 +118,17 @@ def _trained(run: Run, following: Following, *, resume_command: str) -> tuple[di
     origin = origin_of(checkpoint, device=device_of(cfg), data=data.fingerprint)
     begin(folder, contract, origin, resume=cfg.resume)
     torch.manual_seed(cfg.seed)
-    model = _loaded(cfg, checkpoint)
+    network = _loaded(cfg, checkpoint)
     recorded = recorded_in(data, count=cfg.evaluation.probed)
-    base = measured_base(model, contract, processor, recorded, device=device_of(cfg))
-    _adapt(cfg, adapter, model)
+    base = measured_base(network, contract, processor, recorded, device=device_of(cfg))
+    _adapt(cfg, adapter, network)
     if not steps_of(folder):
-        start(adapter, model, cfg.start, base_hash=origin.base_hash)
-    with forward_context(cfg.precision, device_of(cfg))():
-        check_liveness(model, pipeline, data.embodiment, pad_id=pad_id(processor), device=device_of(cfg))
+        start(adapter, network, cfg.start, base_hash=origin.base_hash)
+    model = head.over(network)
+    forward = Forward(model, pad_id(processor), forward_context(cfg.precision, device_of(cfg)))
+    check_liveness(forward, pipeline, data.embodiment)
     result = train(
         model=model,
-        head=head,
         samples=Transformed(data.training, training_pipeline(contract, processor)),
         validation=_validation(cfg, data, pipeline),
         optimizer=build(cfg.optimizer),
@@ -144,12 +144,13 @@ def _trained(run: Run, following: Following, *, resume_command: str) -> tuple[di
         **cfg.training,
     )
     weights = BaseWeights(content_hash=origin.base_hash, format=adapter.base)
-    adapter.save(folder / ADAPTER_FOLDER, model, base_hash=weights.content_hash)
+    adapter.save(folder / ADAPTER_FOLDER, network, base_hash=weights.content_hash)
     replace(contract, base=weights).save(folder / ADAPTER_FOLDER)
     seal(folder / ADAPTER_FOLDER)
     seen = EvenlySpaced(Transformed(data.training, pipeline), count=min(len(data.validation), cfg.validation.seen))
-    anew = list(getattr(model, "made_anew", ()))
-    return asdict(result) | {"made_anew": anew, "training_loss": _loss(cfg, seen, model, head, pad=pad_id(processor))}, base
+    anew = list(getattr(network, "made_anew", ()))
+    loss = Validation(seen).measure(forward, batch_size=cfg.training.batch_size).get("validation/loss")
+    return asdict(result) | {"made_anew": anew, "training_loss": loss}, base
 
 
 def _validation(cfg: DictConfig, data: Data, pipeline: Compose) -> Validation:
@@ -161,13 +162,6 @@ def _validation(cfg: DictConfig, data: Data, pipeline: Compose) -> Validation:
         inverse=pipeline.robot_actions,
         units=data.embodiment.action_units,
     )
-
-
-def _loss(cfg: DictConfig, samples: Samples, model: Any, head: Head, *, pad: int) -> float | None:
-    """Mean over some samples; None where there are none."""
-    device, autocast = torch.device(device_of(cfg)), forward_context(cfg.precision, device_of(cfg))
-    options = {"batch_size": cfg.training.batch_size, "pad_id": pad, "device": device, "autocast": autocast}
-    return Validation(samples).measure(model, head, **options).get("validation/loss")
 
 
 def start(adapter: Adapter, model: Any, run: str | None, *, base_hash: str) -> None:

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from vla_tune.check.machine import NO_GPU, unusable_gpu
 from vla_tune.data import build_pipeline
-from vla_tune.data.collate import collate
-from vla_tune.heads import HEADS, RegressionHead, head_of
+from vla_tune.heads import HEADS, head_of
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.cpu_bfloat16 import quick_bfloat16
 from vla_tune.models.foreign import plain_config
@@ -27,8 +26,6 @@ from vla_tune.models.openvla import OpenVLACheckpoint, OpenVLAConfig
 from vla_tune.models.plain_folder import plain
 from vla_tune.models.precision import stored_format
 from vla_tune.policy import LocalPolicy
-from vla_tune.policy.local import device_of as device_of_model
-from vla_tune.policy.local import evaluating
 from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE
 from vla_tune.run.stored import BASE_FOLDER, adapter_of, checkpoint_of, loading
 from vla_tune.schema import CONTRACT_FILE, BaseWeights, Contract
@@ -84,23 +81,21 @@ def _autocast(device: str) -> Iterator[None]:
         yield
 
 
-def policy_of(model: nn.Module, contract: Contract, processor: Processor, *, rows: int, device: str) -> LocalPolicy:
-    """A model behind the pipeline that its contract describes.
+def policy_of(network: nn.Module, contract: Contract, processor: Processor, *, rows: int, device: str) -> LocalPolicy:
+    """A network behind the pipeline that its contract describes.
 
     Raises:
-        ValueError: the model does not react to images or instructions.
+        ValueError: the network does not react to images or instructions.
     """
-    policy = unprobed_policy(model, contract, processor, rows=rows, device=device)
-    with policy.precision():
-        check_liveness(policy.model, policy.pipeline, contract.embodiment, pad_id=policy.pad_id, device=device)
+    policy = unprobed_policy(network, contract, processor, rows=rows, device=device)
+    check_liveness(policy.forward, policy.pipeline, contract.embodiment)
     return policy
 
 
-def unprobed_policy(model: nn.Module, contract: Contract, processor: Processor, *, rows: int, device: str) -> LocalPolicy:
+def unprobed_policy(network: nn.Module, contract: Contract, processor: Processor, *, rows: int, device: str) -> LocalPolicy:
     """The same, taken on trust, without a forward pass."""
     return LocalPolicy(
-        model,  # pyright: ignore[reportArgumentType]
-        head_of(contract, HEADS[contract.decoding], stop_id=stop_id(processor)),
+        head_of(contract, HEADS[contract.decoding], stop_id=stop_id(processor)).over(network),  # pyright: ignore[reportArgumentType]
         build_pipeline(contract, processor),
         contract,
         pad_id=pad_id(processor),
@@ -130,14 +125,8 @@ def load_policy(folder: Path, *, rows: int, device: str, contract: Contract | No
 
 
 def answer(policy: LocalPolicy) -> Tensor:
-    """What a policy's head computes for a fixed probe, so that two can be compared bit for bit."""
-    sample = probes(policy.pipeline, policy.contract.embodiment)[0]
-    batch = collate([sample], pad_id=policy.pad_id).to(device_of_model(policy.model))
-    with evaluating(policy.model), torch.inference_mode(), policy.precision():
-        hidden = policy.model(batch)
-        if isinstance(policy.head, RegressionHead):
-            return policy.head.raw(policy.model, batch)
-        return policy.model.vocabulary_logits(hidden[0])
+    """What a policy's model computes for a fixed probe, so that two can be compared bit for bit."""
+    return policy.forward(policy.forward.answer, [probes(policy.pipeline, policy.contract.embodiment)[0]])
 
 
 def load_base(run: Path, *, rows: int, device: str) -> LocalPolicy:

@@ -161,8 +161,7 @@ def _train(
     samples = Transformed(frames, pipeline)
     split = len(frames) - cfg.play.held_out
     return train(
-        model=model,
-        head=head_of(contract, build(cfg.head), stop_id=stop_id(tokenizer)),
+        model=head_of(contract, build(cfg.head), stop_id=stop_id(tokenizer)).over(model),
         samples=_Part(samples, 0, split),
         validation=held_out(
             _Part(samples, split, len(frames)),

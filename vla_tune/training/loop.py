@@ -18,8 +18,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from vla_tune.adapters import training_context
-from vla_tune.heads.base import Head
+from vla_tune.models.base import ActionModel
 from vla_tune.models.cpu_bfloat16 import quick_bfloat16
+from vla_tune.models.forward import Forward
 from vla_tune.training.accelerator import accelerator_for
 from vla_tune.training.checkpoint import CheckpointFolder
 from vla_tune.training.feed import feed
@@ -42,8 +43,7 @@ CHECKPOINTS = "checkpoints"
 
 def train(
     *,
-    model: nn.Module,
-    head: Head,
+    model: ActionModel,
     samples: Samples,
     optimizer: Callable[[list[dict[str, Any]]], Optimizer],
     schedule: Callable[..., LRScheduler],
@@ -65,9 +65,9 @@ def train(
     on_non_finite: OnNonFinite = Stop(),  # noqa: B008 (without a state)
     resumption: Resumption = Exact(),  # noqa: B008
 ) -> TrainingResult:
-    """Train the parameters of `model` that require a gradient for `steps` steps, resuming what lies in `run/checkpoints`.
+    """Train what requires a gradient in the model's network for `steps` steps, resuming what lies in `run/checkpoints`.
 
-    It trains where the model is. `optimizer` is called with parameter groups, `schedule` with the optimizer and `steps=`.
+    It trains where the network is. `optimizer` is called with parameter groups, `schedule` with the optimizer and `steps=`.
     `max_gradient_norm` may be infinite; each label weighs the same, over all `gradient_accumulation` batches of a step.
     `on_non_finite` decides about steps without a finite loss, `resumption` about settings that differ from a checkpoint's.
 
@@ -77,16 +77,18 @@ def train(
         WorkerDiedError: a worker was killed, after saving.
         ValueError: nothing is trainable, a number is out of its range, or the checkpoint in `run` was made with other settings.
     """
-    accelerator = _accelerator(precision, seed, device=next(model.parameters()).device)
-    objective = accelerator.prepare(Objective(model, head)).train()
+    network: nn.Module = model.network
+    accelerator = _accelerator(precision, seed, device=next(network.parameters()).device)
+    objective = accelerator.prepare(Objective(model)).train()
+    forward = Forward(model, pad_id, accelerator.autocast)  # pyright: ignore[reportArgumentType] (its argument is mistyped)
     sampler = StepSampler(size=len(samples), batch_size=batch_size, gradient_accumulation=gradient_accumulation, seed=seed)
     settings = asdict(sampler) | {"precision": precision, "device": accelerator.device.type}
-    state = _state(model, optimizer, schedule, steps=steps, settings=settings)
+    state = _state(network, optimizer, schedule, steps=steps, settings=settings)
     folder = CheckpointFolder(run / CHECKPOINTS, keep_last)
     progress = state.restore(folder, steps=steps, resumption=resumption)
     session = Session(
         advance=partial(update, objective, state.optimizer, accelerator=accelerator, max_gradient_norm=max_gradient_norm),
-        measure=_measuring(validation, model, head, accelerator, batch_size=batch_size, pad_id=pad_id),
+        measure=partial((validation or Validation([])).measure, forward, batch_size=batch_size),
         on_non_finite=on_non_finite,
         schedule=state.schedule,
         save=partial(state.save, folder),
@@ -96,28 +98,21 @@ def train(
         save_every=save_every,
         resume_command=resume_command,
     )
-    with quick_bfloat16(accelerator.device), {"bf16": training_context(model), "fp32": nullcontext()}[precision]:
+    with quick_bfloat16(accelerator.device), {"bf16": training_context(network), "fp32": nullcontext()}[precision]:
         progress = session.run(progress, feed(samples, sampler, start=progress.step, stop=steps, pad_id=pad_id, workers=workers))
-    return result_of(progress, model=model, device=accelerator.device, samples_per_step=sampler.samples_per_step)
+    return result_of(progress, model=network, device=accelerator.device, samples_per_step=sampler.samples_per_step)
 
 
 def _state(
-    model: nn.Module,
+    network: nn.Module,
     optimizer: Callable[[list[dict[str, Any]]], Optimizer],
     schedule: Callable[..., LRScheduler],
     *,
     steps: int,
     settings: dict[str, Any],
 ) -> TrainingState:
-    updater = optimizer(parameter_groups(model))
-    return TrainingState(trainable_parameters(model), updater, schedule(updater, steps=steps), settings=settings)
-
-
-def _measuring(
-    validation: Validation | None, model: nn.Module, head: Head, accelerator: Accelerator, *, batch_size: int, pad_id: int
-) -> Callable[..., dict[str, float]]:
-    options = {"batch_size": batch_size, "pad_id": pad_id, "device": accelerator.device, "autocast": accelerator.autocast}
-    return partial((validation or Validation([])).measure, model, head, **options)
+    updater = optimizer(parameter_groups(network))
+    return TrainingState(trainable_parameters(network), updater, schedule(updater, steps=steps), settings=settings)
 
 
 def _accelerator(precision: Literal["bf16", "fp32"], seed: int, *, device: torch.device) -> Accelerator:

@@ -1,7 +1,6 @@
 """Held-out loss, token accuracy and action error in robot units."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -9,10 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import nn
 
-from vla_tune.data.collate import Batch, collate
-from vla_tune.heads.base import Head, HeadLoss
+from vla_tune.data.collate import Batch
+from vla_tune.models.base import Loss
+from vla_tune.models.forward import Forward
 
 Sample = dict[str, Any]
 Inverse = Callable[[Float[np.ndarray, "T A"], Sample], Float[np.ndarray, "T A"]]
@@ -88,13 +87,9 @@ class Validation:
 
     def measure(
         self,
-        model: nn.Module,
-        head: Head,
+        forward: Forward,
         *,
         batch_size: int,
-        pad_id: int,
-        device: torch.device,
-        autocast: Callable[..., AbstractContextManager[Any]],
         stopped: Callable[[], bool] = lambda: False,
     ) -> dict[str, float]:
         """Loss, token accuracy, if there are codes, and mean absolute action errors in robot units: all, first frames, dimensions.
@@ -106,17 +101,16 @@ class Validation:
         """
         if not len(self.samples):
             return {}
-        batches = partial(_batches, batch_size=batch_size, pad_id=pad_id, device=device, stopped=stopped)
-        with _evaluating(model), torch.no_grad(), autocast():
-            outputs = [head.loss(model, batch) for _, batch in batches(self.samples)]  # pyright: ignore[reportArgumentType]
-            errors, first = (
-                [
-                    self._error(actions, row)
-                    for rows, batch in batches(samples)
-                    for actions, row in zip(head.predict(model, batch), rows, strict=True)  # pyright: ignore[reportArgumentType]
-                ]
-                for samples in (self.predicted, self.first_frames)
-            )
+        parts = partial(_parts, size=batch_size, stopped=stopped)
+        outputs = [output for part in parts(self.samples) for output in forward.losses(part)]
+        errors, first = (
+            [
+                self._error(actions, sample)
+                for part in parts(samples)
+                for actions, sample in zip(forward.each(part), part, strict=True)
+            ]
+            for samples in (self.predicted, self.first_frames)
+        )
         correct = [output.correct for output in outputs if output.correct is not None]
         return {
             "validation/loss": torch.cat([output.per_label for output in outputs]).float().mean().item(),
@@ -152,23 +146,11 @@ def held_out(
     )
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train()
-
-
-def _batches(
-    samples: Samples, *, batch_size: int, pad_id: int, device: torch.device, stopped: Callable[[], bool]
-) -> Iterator[tuple[list[Sample], Batch]]:
-    for start in range(0, len(samples), batch_size):
+def _parts(samples: Samples, *, size: int, stopped: Callable[[], bool]) -> Iterator[list[Sample]]:
+    for start in range(0, len(samples), size):
         if stopped():
             raise ValidationStopped
-        rows = [samples[index] for index in range(start, min(start + batch_size, len(samples)))]
-        yield rows, collate(rows, pad_id=pad_id).to(device)
+        yield [samples[index] for index in range(start, min(start + size, len(samples)))]
 
 
 def action_errors(
@@ -196,7 +178,7 @@ def _mask(sample: Mapping[str, Any]) -> Bool[np.ndarray, "T A"]:
     return sample["action_mask"]
 
 
-def culprits(batch: Batch, loss: HeadLoss) -> list[tuple[int, int]]:
+def culprits(batch: Batch, loss: Loss) -> list[tuple[int, int]]:
     """(episode, frame) of every sample with a loss that is not finite."""
     assert batch.index is not None
     bad = loss.rows[~loss.per_label.isfinite()].unique()

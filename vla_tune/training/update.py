@@ -10,22 +10,22 @@ from torch import nn
 from torch.optim import Optimizer
 
 from vla_tune.data.collate import Batch
-from vla_tune.heads.base import Head, HeadLoss
+from vla_tune.models.base import ActionModel, Loss
 from vla_tune.training.metrics import culprits
 from vla_tune.training.non_finite import NonFiniteLossError
 
 
 class Objective(nn.Module):
-    """A model and its head as one module, so that accelerate casts the vocabulary's matrix product as well."""
+    """The loss of a model as a module, so that accelerate casts all that leads to it: the vocabulary's matrix product as well."""
 
-    def __init__(self, model: nn.Module, head: Head) -> None:
+    def __init__(self, model: ActionModel) -> None:
         super().__init__()
-        self.model = model
-        self._head = head
+        self.network = model.network
+        self._loss = model.loss
 
-    def forward(self, batch: Batch) -> HeadLoss:
+    def forward(self, batch: Batch) -> Loss:
         """The loss of every label."""
-        return self._head.loss(self.model, batch)  # pyright: ignore[reportArgumentType]
+        return self._loss(batch)
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def update(
         NonFiniteLossError: nothing was moved.
     """
     optimizer.zero_grad(set_to_none=True)
-    losses: list[HeadLoss] = []
+    losses: list[Loss] = []
     for batch in batches:
-        output: HeadLoss = objective(batch.to(accelerator.device))
+        output: Loss = objective(batch.to(accelerator.device))
         _refuse_non_finite(output, batch, step)
         accelerator.backward(output.per_label.sum())
         losses.append(replace(output, per_label=output.per_label.detach()))
@@ -93,7 +93,7 @@ def update(
     return Updated(per_label.float().mean().item(), _accuracy(losses), norm)
 
 
-def _accuracy(losses: Sequence[HeadLoss]) -> float | None:
+def _accuracy(losses: Sequence[Loss]) -> float | None:
     correct = [loss.correct for loss in losses if loss.correct is not None]
     return torch.cat(correct).float().mean().item() if correct else None
 
@@ -108,7 +108,7 @@ def _scale_and_clip(optimizer: Optimizer, accelerator: Accelerator, *, labels: i
     return float(norm)
 
 
-def _refuse_non_finite(output: HeadLoss, batch: Batch, step: int) -> None:
+def _refuse_non_finite(output: Loss, batch: Batch, step: int) -> None:
     if bool(output.per_label.isfinite().all()):
         return
     where = "the batch has no index"

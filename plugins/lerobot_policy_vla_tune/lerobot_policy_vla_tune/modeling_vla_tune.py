@@ -26,4 +26,4 @@ class VlaTunePolicy(DeployedPolicy, PreTrainedPolicy):
             raise ValueError("no exported folder is named: --policy.path=..., as scripts/export.py wrote it.")
         policy = load_policy(Path(config.pretrained_path), rows=config.rows, device=str(config.device)).policy
         super().__init__(config, policy, policy.contract)
-        self.model = policy.model
+        self.model = policy.model.network

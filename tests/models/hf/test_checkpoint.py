@@ -46,7 +46,7 @@ def trained(model: HFVLA, head: AutoregressiveTokenHead, batch: Batch, *, steps:
     optimizer = torch.optim.AdamW(learning, 5e-3)
     losses = []
     for _ in range(steps):
-        loss = head.loss(model, batch).loss
+        loss = head.over(model).loss(batch).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -89,7 +89,7 @@ def test_lora_learns_is_saved_read_and_merged(
     one = merged(checkpoint, merge_in_memory(adapter, model, dtype=torch.float32), contract, tmp_path / "merged", base="fp32")
     final = one.load(device="cpu")
     torch.testing.assert_close(logits(final, batch), logits(model, batch), **CLOSE)
-    assert torch.equal(head.raw(final, prompt_of(batch)), head.raw(model, prompt_of(batch)))
+    assert torch.equal(head.over(final).raw(prompt_of(batch)), head.over(model).raw(prompt_of(batch)))
     assert Contract.load(tmp_path / "merged") == contract
     assert stored_format(tmp_path / "merged") == "fp32"
     assert one.interface == replace(checkpoint.interface, image=contract.image)

@@ -144,7 +144,7 @@ def test_a_policy_acts_alike_in_company(checkpoint, contract):
     processor = checkpoint.processor
     head = AutoregressiveTokenHead(action_space(contract, stop_id=stop_id(processor)))
     model, pipeline = checkpoint.load(device="cpu"), build_pipeline(contract, processor)
-    policy = LocalPolicy(model, head, pipeline, contract, pad_id=pad_id(processor), rows=3)
+    policy = LocalPolicy(head.over(model), pipeline, contract, pad_id=pad_id(processor), rows=3)
     noise = np.random.default_rng(0)
     images = [{role: noise.integers(0, 256, (64, 64, 3), dtype=np.uint8) for role in ("front", "wrist")} for _ in range(4)]
     sentences = ["lift the red block", "push the green block to the left", "touch it", "lift the red block"]

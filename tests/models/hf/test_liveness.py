@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -10,10 +9,12 @@ from torch import nn
 
 from vla_tune.data import build_pipeline
 from vla_tune.data.collate import Batch
+from vla_tune.heads import HEADS, head_of
+from vla_tune.models.forward import Forward
 from vla_tune.models.hf import HFCheckpoint
 from vla_tune.models.liveness import check_liveness, probes
 from vla_tune.schema import Contract
-from vla_tune.tokens import pad_id
+from vla_tune.tokens import pad_id, stop_id
 
 
 class Blind(nn.Module):
@@ -56,7 +57,8 @@ class Deaf(Blind):
 def check(checkpoint: HFCheckpoint, contract_for: Callable[..., Contract]) -> Callable[[nn.Module], None]:
     contract, processor = contract_for(checkpoint), checkpoint.processor
     pipeline = build_pipeline(contract, processor)
-    return partial(check_liveness, pipeline=pipeline, body=contract.embodiment, pad_id=pad_id(processor), device="cpu")
+    head = head_of(contract, HEADS[contract.decoding], stop_id=stop_id(processor))
+    return lambda network: check_liveness(Forward(head.over(network), pad_id(processor)), pipeline, contract.embodiment)
 
 
 def test_blind_and_deaf_models_are_told_from_live_ones(checkpoint: HFCheckpoint, check):
@@ -82,7 +84,11 @@ def test_both_instructions_have_as_many_tokens(checkpoint: HFCheckpoint, contrac
 def test_openvla_is_probed_alike(tiny_model, tiny_tokenizer, tiny_contract, decoding: str):
     contract = replace(tiny_contract, decoding=decoding)
     pipeline = build_pipeline(contract, tiny_tokenizer)
-    check = partial(check_liveness, pipeline=pipeline, body=contract.embodiment, pad_id=512, device="cpu")
+    head = head_of(contract, HEADS[decoding], stop_id=2)
+
+    def check(network: nn.Module) -> None:
+        check_liveness(Forward(head.over(network), 512), pipeline, contract.embodiment)
+
     check(tiny_model.eval())
     with pytest.raises(ValueError, match="is blind"):
         check(Blind(tiny_model))

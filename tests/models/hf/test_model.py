@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -115,7 +114,7 @@ def test_padding_and_company_change_nothing(model: HFVLA, head: AutoregressiveTo
         labels=F.pad(batch.labels, (0, 7), value=IGNORED),
         token_inputs=longer,
     )
-    torch.testing.assert_close(head.loss(model, padded).per_label, head.loss(model, batch).per_label, **CLOSE)
+    torch.testing.assert_close(head.over(model).loss(padded).per_label, head.over(model).loss(batch).per_label, **CLOSE)
     for row in range(len(batch)):
         length = int(batch.attention_mask[row].sum())
         torch.testing.assert_close(model(batch)[row, :length], model(row_of(batch, row, length))[0], **CLOSE)
@@ -124,14 +123,14 @@ def test_padding_and_company_change_nothing(model: HFVLA, head: AutoregressiveTo
 def test_codes_are_learned_and_then_decoded(model: HFVLA, head: AutoregressiveTokenHead, batch: Batch):
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for _ in range(40):
-        result = head.loss(model, batch)
+        result = head.over(model).loss(batch)
         optimizer.zero_grad()
         result.loss.backward()
         optimizer.step()
     assert result.correct.float().mean() > 0.95
     assert batch.labels is not None
     labels = torch.stack([row[row != IGNORED][:-1] for row in batch.labels])
-    decoded = head.raw(model.eval(), prompt_of(batch))
+    decoded = head.over(model.eval()).raw(prompt_of(batch))
     assert (decoded == labels).float().mean() > 0.95
     assert model.action_rows.inputs.weight.grad is not None
     assert model.action_rows.outputs.weight.grad is not None
@@ -139,10 +138,10 @@ def test_codes_are_learned_and_then_decoded(model: HFVLA, head: AutoregressiveTo
 
 
 def test_it_is_no_cuda_graph(model: HFVLA, head: AutoregressiveTokenHead):
-    assert head.replayable, "the head alone would not refuse"
+    assert head.over(model).replayable, "the head alone would not refuse"
     for launch in (graphed, compiled_graphs):
         with pytest.raises(ValueError, match="HFVLA cannot be a CUDA graph: transformers reads back"):
-            launch(partial(head.raw, model), model)
+            launch(head.over(model).raw, model)
 
 
 def test_a_vocabulary_that_learns_for_nothing_is_said(model: HFVLA) -> None:
