@@ -1,21 +1,30 @@
 """Every policy acts on the same observations, one at a time."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import gymnasium
+import numpy as np
 import pytest
 
 from vla_tune.bench.acting_suite import ActingSuite
 from vla_tune.data import build_pipeline
-from vla_tune.policy import LocalPolicy, RecordedPolicy
+from vla_tune.policy import LocalPolicy
+from vla_tune.schema import Observation
 
 
-class Recorded(RecordedPolicy):
-    """With the contract of the other policy."""
+class Recorded:
+    """Acts as another policy does, and keeps what it saw."""
 
-    @property
-    def contract(self):
-        return self.policy.contract
+    def __init__(self, policy: LocalPolicy) -> None:
+        self.policy, self.contract, self.observations = policy, policy.contract, []
+
+    def act(self, observations: Sequence[Observation]) -> np.ndarray:
+        self.observations.extend(observations)
+        return self.policy.act(observations)
+
+    def reset(self) -> None:
+        self.policy.reset()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from torch import nn
 
 from vla_tune.models.forward import TEXT_BUCKET
 from vla_tune.models.graphs import eager, graphed
-from vla_tune.policy import NonFiniteActionsError, Policy, RecordedPolicy, WatchedPolicy
+from vla_tune.policy import NonFiniteActionsError, Policy, WatchedPolicy
 from vla_tune.schema import Observation
 
 LONG = "please push the green block to the left side of the table until it lies beside the yellow block"
@@ -158,13 +158,3 @@ def test_a_wrong_observation_is_named(policy):
     images["front"] = good.images["front"] / 255  # behind the back of the type check
     with pytest.raises(ValueError, match="float64"):
         policy.act([floating])
-
-
-def test_a_record_keeps_what_was_seen_and_done(policy):
-    recorded, seen = RecordedPolicy(policy), crowd(3)
-    first = recorded.act(seen[:2])
-    second = recorded.act(seen[2:])
-    recorded.reset()
-    assert recorded.observations == seen
-    np.testing.assert_array_equal(np.stack(recorded.chunks), np.concatenate([first, second]))
-    np.testing.assert_array_equal(first, policy.act(seen[:2]))

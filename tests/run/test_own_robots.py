@@ -35,7 +35,7 @@ MADE_ANEW = {
     "eyes_only": ["proprio_projector left out (the base's is for 4)"],
 }
 MINE = f"hydra.searchpath=[file://{HERE / 'conf'}]"
-LEARNING = ["head=regression", "adapter=lora_r16", "optimizer.learning_rate=2e-3", "training.batch_size=32", "training.steps=200"]
+LEARNING = ["head=regression", "adapter=lora_r16", "optimizer.learning_rate=2e-3", "training.batch_size=32", "training.steps=500"]
 SMALL = [
     *(
         "head=regression",
@@ -112,7 +112,7 @@ def script(name: str, *arguments: str, allowed: tuple[int, ...] = (0,)) -> None:
     assert done.returncode in allowed, f"{name}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
 
 
-@pytest.mark.slow  # five processes a robot and 150 steps of training: minutes
+@pytest.mark.slow  # five processes a robot and 500 steps of training: ten minutes
 @pytest.mark.parametrize("robot", DIMENSIONS)
 def test_the_commands_of_the_readme(robot: str, own_arms: Any, tmp_path: Path):
     """Each in a process of its own; the stub is driven to where the instruction says."""

@@ -1,6 +1,6 @@
 """Policies: observations in, chunks of actions in robot units out."""
 
-from vla_tune.policy.local import LocalPolicy, NonFiniteActionsError, RecordedPolicy
+from vla_tune.policy.local import LocalPolicy, NonFiniteActionsError
 from vla_tune.policy.shared import SharedPolicies, SharedPolicy
 from vla_tune.schema import Policy, WatchedPolicy
 
@@ -8,7 +8,6 @@ __all__ = [
     "LocalPolicy",
     "NonFiniteActionsError",
     "Policy",
-    "RecordedPolicy",
     "SharedPolicies",
     "SharedPolicy",
     "WatchedPolicy",

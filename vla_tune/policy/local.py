@@ -16,7 +16,7 @@ from vla_tune.models.base import ActionModel
 from vla_tune.models.capabilities import Launchable, SpeaksCodes
 from vla_tune.models.forward import Forward, bucket, filled, passes
 from vla_tune.models.graphs import Pass, eager
-from vla_tune.schema import Contract, Embodiment, Observation, Policy
+from vla_tune.schema import Contract, Embodiment, Observation
 
 
 class NonFiniteActionsError(RuntimeError):
@@ -114,26 +114,6 @@ class LocalPolicy:
             rows = filled([samples[index] for index in members], self.rows)
             results |= zip(members, self.forward(partial(read, members=members), rows), strict=False)
         return [results[index] for index in range(len(samples))]
-
-
-@dataclass(frozen=True, eq=False)
-class RecordedPolicy:
-    """Acts as another policy does, and keeps what it saw and what it did."""
-
-    policy: Policy
-    observations: list[Observation] = field(default_factory=list)
-    chunks: list[Float[np.ndarray, "T A"]] = field(default_factory=list)
-
-    def act(self, observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
-        """What the other policy does."""
-        actions = self.policy.act(observations)
-        self.observations.extend(observations)
-        self.chunks.extend(actions)
-        return actions
-
-    def reset(self) -> None:
-        """Begins an episode; the record goes on."""
-        self.policy.reset()
 
 
 def to_sample(observation: Observation, embodiment: Embodiment) -> dict[str, Any]:
