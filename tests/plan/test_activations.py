@@ -2,6 +2,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from torch.distributed._tools.mem_tracker import MemTracker, _MemRefType
 
 from vla_tune.adapters import Full, Lora
 from vla_tune.plan import Load, architecture, numerics
@@ -79,6 +81,23 @@ def test_autograd_keeps_what_is_planned(adapter: dict[str, Any] | Full, precisio
     model = architecture(middle.outline(), chosen)
     planned = activation_bytes(model, load, numerics(model.base, precision=precision, device="cpu"))
     assert planned == pytest.approx(measured, rel=0.03)
+
+
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.ci)])
+def test_torch_counts_what_is_planned(precision: str, middle):
+    """By its own tracker, which takes a model only where every parameter learns."""
+    load = Load(batch_size=2, length=36 + 30, labels=16, cameras=1)
+    network, batch = middle.trained(Full()), middle.batch(load, codes=16)
+    tracker = MemTracker()
+    tracker.track_external(network)
+    with tracker, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        loss = middle.action_model(network, batch).loss(batch).loss
+        measured = tracker.get_tracker_snapshot("current")[torch.device("cpu")]
+    assert loss.requires_grad
+    model = architecture(middle.outline(), Full())
+    assert activation_bytes(model, load, numerics(model.base, precision=precision, device="cpu")) == pytest.approx(
+        measured[_MemRefType.ACT], rel=0.03
+    )
 
 
 def test_two_cameras_and_a_causal_prompt(middle, lora: Lora):

@@ -1,5 +1,6 @@
 """A model of another kind, here outside the package: it samples its actions by flow matching, and speaks no code."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,6 +14,7 @@ from vla_tune.heads.loss import rows_of
 from vla_tune.models.base import ActionModel, Loss
 from vla_tune.models.capabilities import Drawing, Launchable, Revealing, SpeaksCodes
 from vla_tune.models.forward import Forward
+from vla_tune.models.graphs import eager, graphed
 from vla_tune.models.liveness import check_liveness
 from vla_tune.policy import LocalPolicy
 from vla_tune.schema import Observation
@@ -122,6 +124,12 @@ def test_it_acts_alike_whatever_its_company(policy) -> None:
     np.testing.assert_array_equal(np.concatenate([policy.act([one]) for one in crowd(7)]), together)
     assert len({chunk.tobytes() for chunk in together}) == 7
     assert policy.outside_mass(crowd(2)) is None
+
+
+def test_it_is_launched_as_torch_does_or_not_at_all(policy) -> None:
+    assert replace(policy, launch=partial(eager)).act(crowd(1)).shape == (1, 4, 4)
+    with pytest.raises(ValueError, match=r"Flow computes no one tensor.*launch=eager"):
+        replace(policy, launch=graphed)
 
 
 def test_it_is_probed_by_its_actions(policy, tiny_contract) -> None:

@@ -51,6 +51,8 @@ class LocalPolicy:
             raise ValueError(f"rows={self.rows}: a forward pass needs at least 1.")
         if isinstance(self.model, Launchable):
             _ = self._raw  # a launch that the model cannot have is refused now, not at the first observation
+        elif getattr(self.launch, "func", self.launch) is not eager:
+            raise ValueError(f"{type(self.model).__name__} computes no one tensor that a graph could give: use launch=eager.")
 
     def act(self, observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
         """The next T actions for each observation, in robot units.
