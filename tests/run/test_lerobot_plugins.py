@@ -7,11 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from vla_tune.check.finding import CheckFailedError
+from vla_tune.check.kept import KEPT_FILE, Kept
 from vla_tune.export.lerobot_layout import policy_config, write_lerobot_layout
 from vla_tune.export.lerobot_policy import observations_in
+from vla_tune.run.objects import load_policy
 from vla_tune.schema import Contract
 
 NAMES = '["tool_translation_0.vel","tool_translation_1.vel","tool_translation_2.vel","suction.pos"]'
@@ -77,14 +81,32 @@ def lerobot(script: str, *arguments: str) -> str:
 
 
 def exported(base: Path) -> Path:
-    """The shape of what `scripts/export.py` writes; the weights are random."""
+    """The shape of what `scripts/export.py` writes, with what it does on two frames; the weights are random."""
     folder = base.parent / "exported"
     folder.mkdir()
     contract = Contract.load(base)
     base.rename(folder / "hf")
     contract.save(folder)
     write_lerobot_layout(folder, contract)
+    policy = load_policy(folder, rows=1, device="cpu").policy
+    Kept.of(policy, observations_in(batch_of(contract, 2), contract.embodiment), contract).save(folder)
     return folder
+
+
+def test_it_acts_in_lerobots_loops_only_if_it_does_what_was_trained(base: Path) -> None:
+    from lerobot_policy_vla_tune.configuration_vla_tune import VlaTuneConfig
+    from lerobot_policy_vla_tune.modeling_vla_tune import VlaTunePolicy
+
+    folder = exported(base)
+    config = VlaTuneConfig(device="cpu", pretrained_path=folder)
+    assert VlaTunePolicy(config).contract == Contract.load(folder)
+    kept = Kept.load(folder)
+    Kept(kept.seen, np.ascontiguousarray(-kept.chunks), kept.contract).save(folder)
+    with pytest.raises(CheckFailedError, match="kept actions"):
+        VlaTunePolicy(config)
+    (folder / KEPT_FILE).unlink()
+    with pytest.raises(ValueError, match=f"holds no {KEPT_FILE}"):
+        VlaTunePolicy(config)
 
 
 @pytest.mark.slow  # a process that imports LeRobot
