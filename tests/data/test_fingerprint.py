@@ -46,6 +46,11 @@ def test_one_picture_more_or_less_grey_is_noticed(kind: str, body, recorded, ope
     assert opened(written("same", recorded, kind)) != opened(written("others", others, kind))
 
 
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_the_same_recorded_again_is_the_same(kind: str, recorded, opened, written):
+    assert opened(written("one", recorded, kind)) == opened(written("again", recorded, kind))
+
+
 def test_another_sentence_for_one_episode_is_noticed(recorded, opened, written):
     others = [[dict(frame) for frame in episode] for episode in recorded]
     for frame in others[2]:

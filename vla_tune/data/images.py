@@ -4,8 +4,7 @@ import io
 import logging
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, SupportsInt, runtime_checkable
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image
 
 from vla_tune.data.folder import leave_out, parquet
 from vla_tune.data.frames import Frames
+from vla_tune.data.pieces import pieces
 from vla_tune.schema import Camera
 
 _log = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ class FrameSource(Protocol):
         """
         ...
 
-    def files(self, rows: Sequence[int]) -> list[Path]:
-        """The files that the pictures of some frames lie in, each once."""
+    def marks(self, rows: Sequence[int]) -> Iterator[bytes]:
+        """What tells the files with the pictures of some frames from others, without reading all of them (`data.fingerprint`)."""
         ...
 
 
@@ -74,9 +74,17 @@ class ParquetImages:
                 len(deep) - 1,
             )
 
-    def files(self, rows: Sequence[int]) -> list[Path]:
-        """The data files of some frames."""
-        return [self.frames.files[file].path for file in np.unique(self.frames.file[list(rows)]).tolist()]
+    def marks(self, rows: Sequence[int]) -> Iterator[bytes]:
+        """Of the column of pictures in every row group of the frames' files; what a writer notes beside it does not count."""
+        for file in np.unique(self.frames.file[list(rows)]).tolist():
+            path = self.frames.files[file].path
+            with parquet(path) as opened:
+                known = opened.metadata
+            for group in map(known.row_group, range(known.num_row_groups)):
+                for column in map(group.column, range(group.num_columns)):
+                    if column.path_in_schema.startswith(f"{self.camera.key}."):
+                        start = column.data_page_offset if column.dictionary_page_offset is None else column.dictionary_page_offset
+                        yield from pieces(path, start, column.total_compressed_size)
 
     def _decode(self, row: int) -> UInt8[np.ndarray, "H W 3"]:
         picture = self._opened(row)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cache
 from importlib import import_module
@@ -17,6 +17,7 @@ from jaxtyping import Float64, UInt8
 from vla_tune.data.folder import Span, leave_out
 from vla_tune.data.frames import Frames, time_tolerance_s
 from vla_tune.data.images import named, size_fault, undecodable
+from vla_tune.data.pieces import pieces
 from vla_tune.schema import Camera
 
 if TYPE_CHECKING:
@@ -74,10 +75,11 @@ class Videos:
             if fault is not None:
                 raise ValueError(f"{self._said(row)} {fault}, or {leave_out(self.frames.episode[row])}.")
 
-    def files(self, rows: Sequence[int]) -> list[Path]:
-        """The films of the episodes of some frames."""
+    def marks(self, rows: Sequence[int]) -> Iterator[bytes]:
+        """Of the films of the frames' episodes."""
         episodes = np.unique(self.frames.episode[list(rows)]).tolist()
-        return list(dict.fromkeys(self.spans[episode].file for episode in episodes))
+        for path in dict.fromkeys(self.spans[episode].file for episode in episodes):
+            yield from pieces(path)
 
     def _said(self, row: int) -> str:
         return f"{self.spans[int(self.frames.episode[row])].file}: {named(self.camera, self.frames, row)}"
