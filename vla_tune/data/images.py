@@ -5,6 +5,7 @@ import logging
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol, SupportsInt, runtime_checkable
 
 import numpy as np
@@ -78,13 +79,8 @@ class ParquetImages:
         """Of the column of pictures in every row group of the frames' files; what a writer notes beside it does not count."""
         for file in np.unique(self.frames.file[list(rows)]).tolist():
             path = self.frames.files[file].path
-            with parquet(path) as opened:
-                known = opened.metadata
-            for group in map(known.row_group, range(known.num_row_groups)):
-                for column in map(group.column, range(group.num_columns)):
-                    if column.path_in_schema.startswith(f"{self.camera.key}."):
-                        start = column.data_page_offset if column.dictionary_page_offset is None else column.dictionary_page_offset
-                        yield from pieces(path, start, column.total_compressed_size)
+            for start, size in _places(path, self.camera.key):
+                yield from pieces(path, start, size)
 
     def _decode(self, row: int) -> UInt8[np.ndarray, "H W 3"]:
         picture = self._opened(row)
@@ -129,6 +125,18 @@ class ParquetImages:
     def __getstate__(self) -> dict[str, Any]:
         """Without what was read: a worker process reads for itself."""
         return self.__dict__ | {"_read": OrderedDict()}
+
+
+def _places(path: Path, column: str) -> Iterator[tuple[int, int]]:
+    """Where the parts of a column begin in a data file, and how many bytes each has."""
+    with parquet(path) as opened:
+        known = opened.metadata
+    groups = map(known.row_group, range(known.num_row_groups))
+    parts = (group.column(number) for group in groups for number in range(group.num_columns))
+    for part in parts:
+        if part.path_in_schema.startswith(f"{column}."):
+            start = part.data_page_offset if part.dictionary_page_offset is None else part.dictionary_page_offset
+            yield start, part.total_compressed_size
 
 
 class CachedFrames:

@@ -12,7 +12,7 @@ from torch import Tensor
 from vla_tune.data.collate import Batch
 from vla_tune.heads.base import ActionSpace
 from vla_tune.heads.decoding import After, Constrained, Decoder, Watched
-from vla_tune.heads.loss import Softmax, WholeVocabulary, before, behind_prompt, cross_entropy, labelled, rows_of
+from vla_tune.heads.loss import Softmax, WholeVocabulary, behind_prompt, code_losses, everywhere
 from vla_tune.models.base import VLA, Loss
 
 
@@ -59,13 +59,7 @@ class AutoregressiveTokenModel:
 
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy and token accuracy at the labelled positions."""
-        positions, head = labelled(batch.labels), self.head
-        assert batch.labels is not None
-        hidden, labels = self.network(batch)[before(positions)], batch.labels[positions]
-        rows = head.rows.to(hidden.device)
-        log_probabilities, best = head.softmax(self.network, hidden, rows)
-        per_label = cross_entropy(log_probabilities, labels, rows=rows, targets=head.targets.to(hidden.device))
-        return Loss(per_label, best == labels, rows_of(positions))
+        return code_losses(self.network, batch, rows=self.head.rows, targets=self.head.targets, softmax=self.head.softmax)
 
     @torch.no_grad()
     def act(self, batch: Batch) -> Float[np.ndarray, "B T A"]:
@@ -118,7 +112,7 @@ class AutoregressiveTokenModel:
 
     def answer(self, batch: Batch) -> Float[Tensor, "places V"]:
         """Logits at every position of every row."""
-        return self.network.vocabulary_logits(self.network(batch).flatten(0, 1))
+        return everywhere(self.network, batch)
 
 
 def prompt_of(batch: Batch) -> Batch:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vla_tune.data.collate import Batch
-from vla_tune.models.base import VLA
+from vla_tune.models.base import VLA, Loss
 from vla_tune.tokens import IGNORED
 
 
@@ -58,6 +58,22 @@ def at_placeholders(hidden: Float[Tensor, "B L D"], batch: Batch, *, count: int)
     steps = torch.arange(count, device=hidden.device)
     places = batch.prompt_length[:, None] - 1 + steps
     return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
+def code_losses(network: VLA, batch: Batch, *, rows: Int[Tensor, " R"], targets: Float[Tensor, "R R"], softmax: Softmax) -> Loss:
+    """Cross-entropy and token accuracy at the labelled positions; a label is one of `rows`, its target the row's of `targets`."""
+    positions = labelled(batch.labels)
+    assert batch.labels is not None
+    hidden, labels = network(batch)[before(positions)], batch.labels[positions]
+    rows = rows.to(hidden.device)
+    log_probabilities, best = softmax(network, hidden, rows)
+    per_label = cross_entropy(log_probabilities, labels, rows=rows, targets=targets.to(hidden.device))
+    return Loss(per_label, best == labels, rows_of(positions))
+
+
+def everywhere(network: VLA, batch: Batch) -> Float[Tensor, "places V"]:
+    """Logits at every position of every row."""
+    return network.vocabulary_logits(network(batch).flatten(0, 1))
 
 
 def behind_prompt(network: VLA, batch: Batch) -> Float[Tensor, "B V"]:

@@ -1,6 +1,6 @@
 """Actions as tokens of the language model's vocabulary, all at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -11,16 +11,7 @@ from torch import Tensor
 
 from vla_tune.data.collate import Batch
 from vla_tune.heads.base import ActionSpace
-from vla_tune.heads.loss import (
-    Softmax,
-    WholeVocabulary,
-    at_placeholders,
-    before,
-    behind_prompt,
-    cross_entropy,
-    labelled,
-    rows_of,
-)
+from vla_tune.heads.loss import Softmax, WholeVocabulary, at_placeholders, behind_prompt, code_losses, everywhere, labelled
 from vla_tune.models.base import VLA, Loss
 
 
@@ -73,15 +64,11 @@ class ParallelTokenModel:
 
     def loss(self, batch: Batch) -> Loss:
         """Soft-target cross-entropy and token accuracy at the labelled positions."""
-        positions, head = labelled(batch.labels), self.head
-        assert batch.labels is not None
-        hidden, labels = self.network(batch)[before(positions)], batch.labels[positions]
-        rows = head.space.rows(hidden.device)
-        log_probabilities, best = head.softmax(self.network, hidden, rows)
-        per_label = cross_entropy(log_probabilities, labels, rows=rows, targets=head.targets.to(hidden.device))
-        rank = batch.placeholders.cumsum(dim=1)[positions]
+        head, rows = self.head, self.head.space.rows(batch.input_ids.device)
+        found = code_losses(self.network, batch, rows=rows, targets=head.targets, softmax=head.softmax)
+        rank = batch.placeholders.cumsum(dim=1)[labelled(batch.labels)]
         weights = torch.where(rank <= head.space.location_codes, head.location_weight, 1.0)
-        return Loss(weights * per_label, best == labels, rows_of(positions))
+        return replace(found, per_label=weights * found.per_label)
 
     @torch.no_grad()
     def act(self, batch: Batch) -> Float[np.ndarray, "B T A"]:
@@ -119,4 +106,4 @@ class ParallelTokenModel:
 
     def answer(self, batch: Batch) -> Float[Tensor, "places V"]:
         """Logits at every position of every row."""
-        return self.network.vocabulary_logits(self.network(batch).flatten(0, 1))
+        return everywhere(self.network, batch)
