@@ -20,7 +20,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, settings
+from omegaconf import DictConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -106,6 +108,17 @@ def ordinary_signals() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def configuration() -> Callable[..., DictConfig]:
+    """A root configuration with overrides."""
+
+    def composed(root: str, *overrides: str) -> DictConfig:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):  # by name, Hydra would look through all modules
+            return compose(root, overrides=list(overrides))
+
+    return composed
 
 
 @pytest.fixture

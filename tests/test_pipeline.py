@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from vla_tune.models.files import content_hash
@@ -19,17 +17,10 @@ from vla_tune.schema import Contract, FastTokens
 from vla_tune.training import TrainingInterrupted
 from vla_tune.training.loop import CHECKPOINTS
 
-CONF = Path(__file__).parents[1] / "conf"
-
 # The logits of random weights are nearly flat: rounding tips more of their near-ties, between bins further apart.
 LENIENT = ["tolerance.token_agreement=0.7", "tolerance.mean_error=0.2"]
 
 ANYTHING = ["tolerance.token_agreement=0.0", "tolerance.mean_error=10.0", "tolerance.drift_noise=10.0"]
-
-
-def configuration(root: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose(root, overrides=list(overrides))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +66,7 @@ def training(folders: Path) -> list[str]:
     ],
 )
 def test_demonstrations_become_a_merged_policy(
-    tmp_path: Path, training: list[str], choices: list[str], interrupted_after, monkeypatch
+    tmp_path: Path, training: list[str], choices: list[str], interrupted_after, monkeypatch, configuration
 ) -> None:
     run = tmp_path / "run"
     cfg = configuration("train", *training, *choices)
@@ -129,7 +120,7 @@ def test_demonstrations_become_a_merged_policy(
 
 
 @pytest.mark.ci  # the whole way again: what differs is in the tests of the heads and of the tokens
-def test_codes_of_varying_number_are_learned_and_acted_on(tmp_path: Path, training: list[str]) -> None:
+def test_codes_of_varying_number_are_learned_and_acted_on(tmp_path: Path, training: list[str], configuration) -> None:
     run = tmp_path / "run"
     cfg = configuration(
         "train", *training, "adapter=lora_r16", "head=autoregressive", "tokens=fast_256", "evaluation.remembered=[]"
@@ -145,7 +136,7 @@ def test_codes_of_varying_number_are_learned_and_acted_on(tmp_path: Path, traini
     assert last["validation/action_error"] > 0
 
 
-def test_what_a_head_cannot_learn_is_refused_before_anything_is_written(tmp_path: Path, training: list[str]) -> None:
+def test_what_a_head_cannot_learn_is_refused_before_anything_is_written(tmp_path: Path, training: list[str], configuration) -> None:
     for overrides, message in (
         (["tokens=fast_256"], "codes of varying number cannot be predicted in parallel: choose head=autoregressive"),
         (["tokens=uniform_256", "tokens.num_bins=400", "head=autoregressive"], "has ids that are action codes"),
@@ -155,7 +146,7 @@ def test_what_a_head_cannot_learn_is_refused_before_anything_is_written(tmp_path
         assert not (tmp_path / "run").exists()
 
 
-def test_a_run_with_another_configuration_is_refused(tmp_path: Path, training: list[str], interrupted_after) -> None:
+def test_a_run_with_another_configuration_is_refused(tmp_path: Path, training: list[str], interrupted_after, configuration) -> None:
     run = tmp_path / "run"
     with interrupted_after(2), pytest.raises(TrainingInterrupted):
         fine_tune(configuration("train", *training), run, resume_command="again")

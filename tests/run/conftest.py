@@ -12,15 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from vla_tune.models.openvla import OpenVLACheckpoint
 from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.schema import BaseWeights
-
-CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.fixture
@@ -38,17 +35,6 @@ def frames() -> list[dict[str, Any]]:
         }
         for row in range(6)
     ]
-
-
-@pytest.fixture
-def configuration():
-    """A root configuration with overrides."""
-
-    def make(root: str, *overrides: str) -> DictConfig:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            return compose(root, overrides=list(overrides))
-
-    return make
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
 from vla_tune.check.kept import KEPT_FILE
 from vla_tune.models.openvla import OpenVLA, OpenVLACheckpoint
@@ -18,8 +16,6 @@ from vla_tune.run.check import CHECK_FILE
 from vla_tune.run.evaluate import evaluate_run
 from vla_tune.run.fine_tune import fine_tune
 from vla_tune.run.folder import RESULTS_FILE
-
-CONF = Path(__file__).parents[2] / "conf"
 
 SMALL = [
     "adapter=lora_r2",
@@ -39,11 +35,6 @@ SMALL = [
     "evaluation.probed=3",
     "evaluation.replayed=1",
 ]
-
-
-def configuration(root: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose(root, overrides=list(overrides))
 
 
 @pytest.fixture
@@ -72,7 +63,7 @@ def options(tmp_path_factory, tiny_config_record, tiny_tokenizer, tiny_contract)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, options) -> Path:
+def finished(tmp_path_factory, options, configuration) -> Path:
     """Of a robot without an environment."""
     run = tmp_path_factory.mktemp("runs") / "run"
     fine_tune(configuration("train", *options, "evaluation=held_out", "~env"), run, resume_command="again")
@@ -104,14 +95,14 @@ def test_without_an_environment_a_run_ends_with_everything(finished):
     assert (finished / KEPT_FILE).is_file()
 
 
-def test_a_finished_run_is_only_reported(run, options, loads, capsys):
+def test_a_finished_run_is_only_reported(run, options, loads, capsys, configuration):
     cfg = configuration("train", *options, "evaluation=held_out", "~env")
     assert fine_tune(cfg, run, resume_command="again") == results_of(run)["open_loop"][1]["error"]
     assert loads == []
     assert "tool_translation [m]" in capsys.readouterr().out
 
 
-def test_nothing_may_follow(run, options, loads):
+def test_nothing_may_follow(run, options, loads, configuration):
     number = fine_tune(configuration("train", *options, "evaluation=none", "~env"), run, resume_command="again")
     results = results_of(run)
     assert number == results["training"]["validation"]["validation/loss"]
@@ -122,7 +113,7 @@ def test_nothing_may_follow(run, options, loads):
     assert loads == [0, 0, 0], "to train, to examine what was trained, merged: one at a time"
 
 
-def test_results_come_first_and_what_fails_later_goes_on(run, options, loads, monkeypatch):
+def test_results_come_first_and_what_fails_later_goes_on(run, options, loads, monkeypatch, configuration):
     cfg = configuration("train", *options, "evaluation=held_out", "~env", "evaluation.frames=3")
 
     def failing(*_):
@@ -141,7 +132,7 @@ def test_results_come_first_and_what_fails_later_goes_on(run, options, loads, mo
     assert loads[3:] == [0, 0, 0], "the base, what was trained, merged: it is not trained again"
 
 
-def test_it_is_evaluated_as_it_was_tried(run, tmp_path, options):
+def test_it_is_evaluated_as_it_was_tried(run, tmp_path, options, configuration):
     base = next(word for word in options if word.startswith("model.folder="))
     number = evaluate_run(configuration("eval", f"run={run}", base, "evaluation.frames=4"), tmp_path / "out")
     (row, *_) = results_of(tmp_path / "out")["open_loop"]

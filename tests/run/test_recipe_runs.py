@@ -4,11 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from vla_tune.run.fine_tune import fine_tune
-
-CONF = Path(__file__).parents[2] / "conf"
 
 ROBOTS = {"openvla_7b_lora": "so101", "openvla_7b_qlora": "so101", "openvla_oft": "so101", "aloha_bimanual": "aloha"}
 
@@ -23,11 +20,10 @@ ROBOTS = {"openvla_7b_lora": "so101", "openvla_7b_qlora": "so101", "openvla_oft"
         pytest.param("aloha_bimanual", marks=pytest.mark.ci),
     ],
 )
-def test_a_recipe_ends_in_results(recipe: str, fused, robot_data, few, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_recipe_ends_in_results(recipe: str, fused, robot_data, few, configuration, tmp_path: Path, monkeypatch):
     monkeypatch.setattr("vla_tune.run.timing.LARGEST_TIMED", 1)  # as a base of the recipe's own size, this one is not timed
     words = [f"experiment={recipe}", f"model.folder={fused.folder}", *robot_data(ROBOTS[recipe]), *few]
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        cfg = compose("train", overrides=words)
+    cfg = configuration("train", *words)
     error = fine_tune(cfg, tmp_path / "run", resume_command="again")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["training"]["steps"] == 2

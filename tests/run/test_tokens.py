@@ -3,8 +3,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
 from vla_tune.data.sources import Data
 from vla_tune.run.fine_tune import contract_of
@@ -13,8 +11,6 @@ from vla_tune.run.tokens import dimensions_of, examine_tokens, fit_tokenizer
 from vla_tune.schema import Contract, FastTokens
 from vla_tune.tokens import TrainingActions
 
-CONF = Path(__file__).parents[2] / "conf"
-
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
@@ -22,12 +18,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [f"data.sources.0.folder={tmp_path_factory.mktemp('data') / 'demonstrations'}", "data.sources.0.episodes=4"]
 
 
-def configuration(root: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose(root, overrides=list(overrides))
-
-
-def test_findings_are_printed_and_written(tmp_path: Path, few: list[str], capsys: pytest.CaptureFixture[str]):
+def test_findings_are_printed_and_written(tmp_path: Path, few: list[str], capsys: pytest.CaptureFixture[str], configuration):
     path = tmp_path / "new" / "tokens.json"
     found = examine_tokens(configuration("tokens", *few, f"json={path}"))
     written = json.loads(path.read_text())
@@ -40,7 +31,7 @@ def test_findings_are_printed_and_written(tmp_path: Path, few: list[str], capsys
     assert "No warnings." in printed
 
 
-def test_a_run_s_words_choose_what_is_examined(few: list[str]):
+def test_a_run_s_words_choose_what_is_examined(few: list[str], configuration):
     assert examine_tokens(configuration("tokens", *few, "tokens=quantile_256")).warnings == ()
     some = examine_tokens(configuration("tokens", *few, "tokens=fast_256", "horizon=8", "chunks=5"))
     assert (some.chunks, some.values) == (5, 32)
@@ -48,7 +39,9 @@ def test_a_run_s_words_choose_what_is_examined(few: list[str]):
         examine_tokens(configuration("tokens", *few, "tokens.num_bins=600"))
 
 
-def test_a_fitted_tokenizer_is_written_and_used_again(tmp_path: Path, few: list[str], capsys: pytest.CaptureFixture[str]):
+def test_a_fitted_tokenizer_is_written_and_used_again(
+    tmp_path: Path, few: list[str], capsys: pytest.CaptureFixture[str], configuration
+):
     path = tmp_path / "tokenizer.json"
     found = fit_tokenizer(configuration("tokenizer", *few, "tokens=fast_256", f"to={path}"))
     assert found.mean_codes < 16
@@ -60,13 +53,13 @@ def test_a_fitted_tokenizer_is_written_and_used_again(tmp_path: Path, few: list[
         examine_tokens(configuration("tokens", *few, "tokens=fast_file", f"tokens.file={path}", "horizon=6"))
 
 
-def test_bins_are_not_written(tmp_path: Path, few: list[str]):
+def test_bins_are_not_written(tmp_path: Path, few: list[str], configuration):
     with pytest.raises(ValueError, match="a BinTokenizer needs no file: choose tokens=fast_1024"):
         fit_tokenizer(configuration("tokenizer", *few, "tokens=uniform_256", f"to={tmp_path / 'tokenizer.json'}"))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_contract_holds_what_was_fitted(few: list[str]):
+def test_a_contract_holds_what_was_fitted(few: list[str], configuration):
     cfg = configuration("train", *few, "tokens=fast_256", "head=autoregressive", "execute_steps=2")
     data: Data = build(cfg.data)
     assert isinstance(data.actions, TrainingActions)

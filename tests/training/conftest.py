@@ -139,7 +139,7 @@ def remember() -> Remember:
 
 @pytest.fixture
 def run_training(tiny_head: ParallelTokenHead, tiny_samples, tmp_path: Path) -> Callable[..., TrainingResult]:
-    """`train` with small defaults; every argument can be replaced."""
+    """`train` with small defaults; every argument can be replaced, `head` by None where the model is whole."""
 
     def run(model: nn.Module, **replaced: Any) -> TrainingResult:
         steps = replaced.get("steps", 6)
@@ -163,6 +163,7 @@ def run_training(tiny_head: ParallelTokenHead, tiny_samples, tmp_path: Path) -> 
             "resume_command": "python scripts/train.py run=here",
         }
         options = defaults | replaced
-        return train(model=options.pop("head").over(model), **options)
+        head = options.pop("head")
+        return train(model=model if head is None else head.over(model), **options)
 
     return run

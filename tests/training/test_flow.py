@@ -18,7 +18,6 @@ from vla_tune.models.graphs import eager, graphed
 from vla_tune.models.liveness import check_liveness
 from vla_tune.policy import LocalPolicy
 from vla_tune.schema import Observation
-from vla_tune.training import train
 from vla_tune.training.metrics import Chosen, Validation
 from vla_tune.training.optim import adamw, constant
 
@@ -83,25 +82,21 @@ def test_it_says_its_loss_and_acts_and_no_more(flow) -> None:
     assert not isinstance(flow, SpeaksCodes | Launchable | Revealing)
 
 
-def test_it_learns(flow, tiny_samples, remember, tmp_path) -> None:
-    result = train(
-        model=flow,
-        samples=tiny_samples,
+def test_it_learns(flow, tiny_samples, remember, run_training) -> None:
+    result = run_training(
+        flow,
+        head=None,
         validation=Validation(tiny_samples, predicted=tiny_samples, first_frames=Chosen(tiny_samples, [0, 5])),
         optimizer=partial(adamw, learning_rate=1e-2, weight_decay=0.0),
         schedule=constant,
         steps=60,
         batch_size=10,
-        gradient_accumulation=1,
         max_gradient_norm=10.0,
-        precision="fp32",
         seed=0,
-        run=tmp_path,
         loggers=[remember],
         validate_every=20,
         save_every=60,
         keep_last=1,
-        pad_id=512,
         resume_command="",
     )
     losses = [line["validation/loss"] for line in remember.lines.values() if "validation/loss" in line]

@@ -4,25 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
 from vla_tune.run.evaluate import evaluate_run
 from vla_tune.run.fine_tune import fine_tune
 from vla_tune.run.merge import merge_run
 from vla_tune.schema import Contract, ProcessorRule
 
-CONF = Path(__file__).parents[3] / "conf"
-
-
-def configuration(root: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose(root, overrides=list(overrides))
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "option"), [("smolvlm", "smolvlm2_500m"), ("qwen2_5_vl", "qwen2_5_vl_3b")])
-def test_demonstrations_become_a_merged_policy(name: str, option: str, folder_of, families, tmp_path: Path):
+def test_demonstrations_become_a_merged_policy(name: str, option: str, folder_of, families, tmp_path: Path, configuration):
     run, folder = tmp_path / "run", folder_of(families[name])
     rows = ["model.rows.size=720"] if name == "qwen2_5_vl" else []
     training = [
