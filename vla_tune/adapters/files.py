@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vla_tune.models.finite import check_finite
 from vla_tune.models.sealed import unbroken
 from vla_tune.models.tensor_file import Place, write_tensor_file
+from vla_tune.models.tensor_reader import copy_tensors, read_tensor_file
+
+_ANOTHER_ADAPTER = "The adapter attached to the model is not the one that was saved: use the configuration of the training run"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, base: str, base_hash: str) -> None:
@@ -30,7 +31,7 @@ def read_tensors(path: Path, expected: Mapping[str, Tensor], *, base: str, base_
     """
     metadata, tensors = open_tensors(path)
     _check_metadata(path, metadata, base=base, base_hash=base_hash)
-    copy_tensors(path, tensors, expected)
+    fit_tensors(path, tensors, expected)
 
 
 def open_tensors_of(path: Path, *, base: str, base_hash: str) -> dict[str, Tensor]:
@@ -57,25 +58,18 @@ def open_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: name the folder that the training run saved.")
     unbroken(path.parent)
-    try:
-        with safe_open(path, framework="pt") as handle:
-            metadata, tensors = handle.metadata() or {}, {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or cut short ({error}): copy it again.") from None
+    metadata, tensors = read_tensor_file(path, remedy="copy it again")
     check_finite(tensors.items(), path)
     return metadata, tensors
 
 
-def copy_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def fit_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Copy `tensors`, which came from `path`, into `expected`, all or none.
 
     Raises:
         ValueError: a tensor is missing, left over or of another shape or dtype.
     """
-    _check_tensors(path, tensors, expected)
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            expected[name].copy_(tensor)
+    copy_tensors(tensors, expected, source=path, remedy=_ANOTHER_ADAPTER)
 
 
 def _check_metadata(path: Path, metadata: Mapping[str, str], *, base: str, base_hash: str) -> None:
@@ -86,19 +80,6 @@ def _check_metadata(path: Path, metadata: Mapping[str, str], *, base: str, base_
             f"{path} was trained on a base with hash {metadata.get('base_hash')}, this one has {base_hash}: "
             "an adapter changes the weights that it was trained on and no others. Use the base folder of its training run."
         )
-
-
-def _check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    missing, left_over = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing or left_over:
-        raise ValueError(
-            f"{path}: {len(missing)} tensors missing (first {missing[:2]}), {len(left_over)} left over (first {left_over[:2]}). "
-            "The adapter attached to the model is not the one that was saved: use the configuration of the training run."
-        )
-    for name, tensor in tensors.items():
-        found, wanted = (tensor.shape, tensor.dtype), (expected[name].shape, expected[name].dtype)
-        if found != wanted:
-            raise ValueError(f"{path}: {name} is {found[1]} {tuple(found[0])}, the model has {wanted[1]} {tuple(wanted[0])}.")
 
 
 def _digest(names: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vla_tune.adapters.base import AdapterReport
 from vla_tune.adapters.changes import Changes
-from vla_tune.adapters.files import copy_tensors, open_tensors, read_tensors
+from vla_tune.adapters.files import fit_tensors, open_tensors, read_tensors
 from vla_tune.adapters.lora import Lora
 from vla_tune.adapters.lora_file import CONFIG_FILE, PREFIX, WEIGHTS_FILE, read_config
 from vla_tune.adapters.targets import full_names
@@ -124,7 +124,7 @@ def load_published(folder: Path, model: nn.Module, lora: Lora) -> None:
     own = {name: tensor for name, tensor in tensors.items() if not _is_base_weight(path, name, tensor, model)}
     added = tuple(f"{PREFIX}{name}." for name in full_names(model, ()))
     expected = {name: weight for name, weight in lora.stored(model).items() if name in own or not name.startswith(added)}
-    copy_tensors(path, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in own.items()}, expected)
+    fit_tensors(path, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in own.items()}, expected)
 
 
 def _open(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from vla_tune.check.agreement import apart
 from vla_tune.check.finding import Finding
 from vla_tune.check.probes import ANOTHER_FUNCTION
+from vla_tune.models.tensor_reader import read_tensor_file
 from vla_tune.schema import Contract, Observation, Policy, contract_from_record, json_value
 
 KEPT_FILE = "probe.safetensors"
@@ -62,10 +62,9 @@ class Kept:
         path = folder / KEPT_FILE
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: it is written when a run is trained and goes along when it is exported.")
+        remedy = "export the run again"
+        metadata, tensors = read_tensor_file(path, remedy=remedy, framework="np")
         try:
-            with safe_open(path, framework="np") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-                metadata = file.metadata() or {}
             instructions = json_value(metadata[_INSTRUCTIONS], source=_INSTRUCTIONS)
             _check_instructions(instructions)
             _check_tensors(tensors)
@@ -77,8 +76,8 @@ class Kept:
                 for row, (state, instruction) in enumerate(rows)
             ]
             return cls(seen, tensors[_CHUNKS], contract)
-        except (SafetensorError, LookupError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged ({error}): export the run again.") from None
+        except (LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}): {remedy}.") from None
 
 
 def _check_instructions(instructions: Any) -> None:

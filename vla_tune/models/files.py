@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
+from vla_tune.models.tensor_reader import open_tensor_file
 from vla_tune.schema import read_object
 
 WEIGHTS_FILE = "model.safetensors"
@@ -43,7 +44,7 @@ def places(folder: Path) -> dict[str, safe_open]:
     """
     opened: dict[str, safe_open] = {}
     for path in weight_files(folder):
-        handle = _opened(path)
+        handle = open_tensor_file(path, remedy="copy or download it again")
         names = list(handle.keys())
         if twice := next((name for name in names if name in opened), None):
             raise ValueError(f"{folder}: {twice} lies in {path.name} and in another file: copy or download the checkpoint again.")
@@ -149,12 +150,3 @@ def _clear_abandoned(folder: Path) -> None:
         process = left.name.split(".")[-2]
         if process.isdigit() and not Path(f"/proc/{process}").exists() and Path("/proc/self").exists():
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _opened(path: Path) -> safe_open:
-    try:
-        return safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} ({path.stat().st_size:,} bytes) is damaged or cut short ({error}): copy or download it again."
-        ) from None

@@ -5,12 +5,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from vla_tune.models.nf4_blocks import BLOCK, OUTER_BLOCK, Blocks
 from vla_tune.models.notes import read_note
 from vla_tune.models.sealed import file_hash
 from vla_tune.models.tensor_file import Place, write_tensor_file
+from vla_tune.models.tensor_reader import open_tensor_file
 from vla_tune.schema import write_json
 
 _FORMAT = {"format": "vla-tune NF4, double quantisation", "version": "1"}
@@ -37,10 +37,7 @@ def map_blocks(path: Path, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[s
         ValueError: the file is damaged, does not hold exactly these layers, or is not as it was written.
     """
     remedy = f"remove {path}: it will be made again"
-    try:
-        handle = safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): {remedy}.") from None
+    handle = open_tensor_file(path, remedy=remedy)
     places = {f"{name}.{part}": place for name, shape in shapes.items() for part, place in _places(shape).items()}
     names = list(handle.keys())
     slices = {name: handle.get_slice(name) for name in names}

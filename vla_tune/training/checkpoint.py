@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vla_tune.models.tensor_file import Place, write_tensor_file
+from vla_tune.models.tensor_reader import copy_tensors, read_tensor_file
 
 TRAINED, OPTIMIZER, OPTIMIZER_RECORD, STATE = "trained.safetensors", "optimizer.safetensors", "optimizer.json", "state.json"
 _MOST_BYTES = 256 * 1024**2
@@ -73,7 +72,7 @@ class CheckpointFolder:
     def best(self) -> Path | None:
         """The checkpoint with the lowest validation loss so far, as the newest one tells."""
         last = self.last()
-        best = None if last is None else _read_json(last / STATE).get("best_step")
+        best = None if last is None else _read_json(last / STATE, f"remove {last}, or copy the run again").get("best_step")
         if best is not None and type(best) is not int:
             raise ValueError(f"{last}/{STATE} has best_step={str(best)[:40]!r}, which is no step: copy the run again.")
         return None if best is None else self.folder(best)
@@ -104,19 +103,17 @@ class CheckpointFolder:
         Raises:
             ValueError: a file is missing or cut short; the message names it and the checkpoint before.
         """
-        folder = self.folder(step)
-        try:
-            return Checkpoint(
-                step=step,
-                trained=_read_tensors(folder / TRAINED),
-                optimizer_tensors=_read_tensors(folder / OPTIMIZER),
-                optimizer_record=_read_json(folder / OPTIMIZER_RECORD),
-                state=_read_json(folder / STATE),
-            )
-        except ValueError as error:
-            earlier = [self.folder(other) for other in self.steps() if other < step]
-            advice = f"remove {folder} to continue from {earlier[-1]}" if earlier else "there is no earlier checkpoint; start again"
-            raise ValueError(f"{error}: {advice}.") from None
+        folder, earlier = self.folder(step), [other for other in self.steps() if other < step]
+        remedy = "there is no earlier checkpoint; start again"
+        if earlier:
+            remedy = f"remove {folder} to continue from {self.folder(earlier[-1])}"
+        return Checkpoint(
+            step=step,
+            trained=_read_tensors(folder / TRAINED, remedy),
+            optimizer_tensors=_read_tensors(folder / OPTIMIZER, remedy),
+            optimizer_record=_read_json(folder / OPTIMIZER_RECORD, remedy),
+            state=_read_json(folder / STATE, remedy),
+        )
 
     @contextmanager
     def _explaining(self, partial: Path, step: int) -> Iterator[None]:
@@ -151,30 +148,14 @@ def load_trained(model: nn.Module, folder: Path) -> None:
     """
     restore_parameters(
         {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad},
-        _read_tensors(folder / TRAINED),
+        _read_tensors(folder / TRAINED, "choose another checkpoint, or copy the run again"),
         source=str(folder / TRAINED),
     )
 
 
 def restore_parameters(parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor], *, source: str) -> None:
     """Copy `saved` into `parameters`: the same names, shapes and dtypes, or a ValueError that names the difference."""
-    missing, unexpected = sorted(set(parameters) - set(saved)), sorted(set(saved) - set(parameters))
-    if missing or unexpected:
-        raise ValueError(
-            f"{source} does not fit what is trained: missing {_some(missing)}, unexpected {_some(unexpected)}. "
-            "Attach the adapter that the run was made with."
-        )
-    for name, parameter in parameters.items():
-        have, want = (tuple(saved[name].shape), saved[name].dtype), (tuple(parameter.shape), parameter.dtype)
-        if have != want:
-            raise ValueError(f"{source}: {name} is {have[0]} {have[1]}, the model wants {want[0]} {want[1]}.")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
-
-
-def _some(names: list[str]) -> str:
-    return "none" if not names else ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    copy_tensors(saved, parameters, source=source, remedy="Attach the adapter that the run was made with")
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
@@ -204,14 +185,14 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
     try:
-        return load_file(path)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise ValueError(f"{path} is missing or damaged ({error})") from None
+        return read_tensor_file(path, remedy=remedy).tensors
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: {remedy}.") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, remedy: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"it has more than {_MOST_BYTES} bytes")
@@ -220,4 +201,4 @@ def _read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"it holds a {type(record).__name__}, no object")
         return record
     except (ValueError, RecursionError, FileNotFoundError) as error:
-        raise ValueError(f"{path} is missing or damaged ({error})") from None
+        raise ValueError(f"{path} is missing or damaged ({error}): {remedy}.") from None

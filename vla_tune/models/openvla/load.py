@@ -23,6 +23,7 @@ from vla_tune.models.openvla.model import OpenVLA
 from vla_tune.models.openvla.oft_files import add_dimensions, oft_tensors
 from vla_tune.models.patterns import matching_names
 from vla_tune.models.precision import cast, check_format, choose_attention, weight_dtype
+from vla_tune.models.tensor_reader import check_tensor_names
 from vla_tune.models.weights import Weights
 
 OPENVLA_NF4 = NF4(targets=("language_model.model.layers.*",))
@@ -154,10 +155,5 @@ def check_weights(tensors: Mapping[str, Tensor], model: OpenVLA, folder: Path) -
 
 def check_names(names: Collection[str], model: OpenVLA, folder: Path) -> None:
     """Refuse other weights than those that the configuration asks for."""
-    expected = model.state_dict().keys()
-    missing, unexpected = sorted(expected - set(names)), sorted(set(names) - expected)
-    if missing or unexpected:
-        raise ValueError(
-            f"{folder}: the weights do not fit the configuration; {len(missing)} missing (first {missing[:3]}), {len(unexpected)} "
-            f"unexpected (first {unexpected[:3]}). Take weights and {CONFIG_FILE} from the same checkpoint, without an adapter."
-        )
+    remedy = f"The weights do not fit the configuration: take both, {CONFIG_FILE} too, from the same checkpoint, without an adapter"
+    check_tensor_names(names, model.state_dict().keys(), source=folder, remedy=remedy)
