@@ -86,6 +86,8 @@ def golden_batch() -> Batch:
         attention_mask=torch.from_numpy(golden["attention_mask"]),
         placeholders=torch.zeros_like(ids, dtype=torch.bool),
         prompt_length=torch.ones(len(ids), dtype=torch.long),
+        parallel=False,
+        padded=bool((golden["attention_mask"] == 0).any()),
         state=torch.zeros(3, 1),
         labels=torch.from_numpy(golden["labels"]),
     )

@@ -68,10 +68,10 @@ def test_patches_stay_behind_bos(tiny_model, tiny_batch, method):
 @torch.no_grad()
 def test_cached_decoding_is_the_whole_pass(tiny_model, tiny_batch, tiny_head, method, padded, attention):
     model, prompt = tiny_model.eval(), prompt_of(tiny_batch)
-    prompt = replace(prompt, placeholders=torch.zeros_like(prompt.placeholders))
+    prompt = replace(prompt, placeholders=torch.zeros_like(prompt.placeholders), parallel=False)
     set_attention(model, attention)
     if not padded:
-        prompt = replace(prompt, attention_mask=torch.ones_like(prompt.attention_mask))
+        prompt = replace(prompt, attention_mask=torch.ones_like(prompt.attention_mask), padded=False)
     attached(model, method)
     codes = AutoregressiveTokenHead(tiny_head.space).over(model).raw(prompt)
     state, steps = model.prefill(prompt), []
@@ -94,6 +94,7 @@ def whole(prompt, row: int, ids: Tensor):
         attention_mask=torch.ones_like(ids, dtype=torch.bool),
         placeholders=torch.zeros_like(ids, dtype=torch.bool),
         prompt_length=torch.tensor([ids.shape[1] - 3]),
+        padded=False,
         index=None,
         actions=None,
         action_mask=None,

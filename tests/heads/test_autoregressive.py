@@ -74,6 +74,8 @@ def uncached(model: OpenVLA, batch: Batch, row: int, codes: list[int]) -> torch.
         attention_mask=torch.ones(1, len(ids), dtype=torch.bool),
         placeholders=torch.zeros(1, len(ids), dtype=torch.bool),
         prompt_length=batch.prompt_length[row : row + 1],
+        parallel=False,
+        padded=False,
         state=batch.state[row : row + 1],
     )
     return model.vocabulary_logits(model(alone)[:, -1])[0]
@@ -136,15 +138,15 @@ def test_rows_without_padding_are_read_the_same(model: OpenVLA, acting: Batch):
         input_ids=ids,
         attention_mask=torch.ones_like(ids, dtype=torch.bool),
         placeholders=torch.zeros_like(ids, dtype=torch.bool),
+        padded=False,
     )
     longer = replace(
         whole,
         input_ids=F.pad(ids, (0, 5), value=PAD),
         attention_mask=F.pad(whole.attention_mask, (0, 5)),
         placeholders=F.pad(whole.placeholders, (0, 5)),
+        padded=True,
     )
-    assert longer.padded
-    assert not whole.padded
     states = [model.prefill(batch) for batch in (whole, longer)]
     for code in (300, 400, 500):
         torch.testing.assert_close(states[0].hidden, states[1].hidden, atol=1e-4, rtol=1e-4)

@@ -102,7 +102,8 @@ def test_a_row_does_not_depend_on_its_company(model: OpenVLA, head, learning: Ba
     prompt = prompt_of(learning)
     together = head.over(model).act(prompt)
     for row in range(3):
-        alone = Batch(**{name: tensor[row : row + 1] for name, tensor in prompt.tensors().items()})
+        rows = {name: tensor[row : row + 1] for name, tensor in prompt.tensors().items()}
+        alone = Batch(**rows, parallel=False, padded=not bool(prompt.attention_mask[row].all()))
         assert head.over(model).act(alone)[0] == pytest.approx(together[row], abs=1e-6)
 
 

@@ -76,13 +76,14 @@ def test_padding_changes_nothing(tiny_model: OpenVLA, tiny_head, tiny_batch: Bat
         attention_mask=padded(tiny_batch.attention_mask, False),
         placeholders=padded(tiny_batch.placeholders, False),
         labels=padded(tiny_batch.labels, IGNORED),
+        padded=True,
     )
     for head in (tiny_head, replace(tiny_head, deviation=8.0)):
         torch.testing.assert_close(
             head.over(tiny_model).loss(longer).per_label, head.over(tiny_model).loss(tiny_batch).per_label, atol=1e-5, rtol=1e-5
         )
     assert torch.equal(tiny_head.over(tiny_model).raw(longer), tiny_head.over(tiny_model).raw(tiny_batch))
-    seen = replace(longer, attention_mask=torch.ones_like(longer.attention_mask))
+    seen = replace(longer, attention_mask=torch.ones_like(longer.attention_mask), padded=False)
     assert not torch.allclose(
         tiny_head.over(tiny_model).loss(seen).loss, tiny_head.over(tiny_model).loss(tiny_batch).loss, atol=1e-5
     )

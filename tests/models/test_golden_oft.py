@@ -22,8 +22,8 @@ from vla_tune.heads import ActionSpace, ParallelTokenHead, RegressionHead
 from vla_tune.models.openvla import OpenVLA, OpenVLACheckpoint
 from vla_tune.models.openvla.action_head import ActionHead
 from vla_tune.models.openvla.processor_file import image_rule
-from vla_tune.models.openvla.projector import ProprioProjector
 from vla_tune.models.openvla.statistics_file import published_statistics
+from vla_tune.models.openvla.vision import ProprioProjector
 from vla_tune.tokens import BinTokenizer, uniform_edges
 from vla_tune.tokens.prompt import parallel_ids
 

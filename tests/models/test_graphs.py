@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from vla_tune.data.collate import Batch
 from vla_tune.heads import AutoregressiveTokenHead
 from vla_tune.heads.autoregressive import prompt_of
-from vla_tune.models.graphs import Graphed, compiled_graphs, eager, graphed
+from vla_tune.models.graphs import Graphed, compiled_graphs, eager, graphed, kind
 from vla_tune.models.nf4 import quantize
 from vla_tune.models.openvla.load import OPENVLA_NF4
 from vla_tune.models.precision import set_attention
@@ -93,10 +93,15 @@ def test_a_batch_knows_its_shape_before_it_moves(tiny_batch: Batch):
     assert tiny_batch.padded
     emptied = {name: torch.zeros_like(tensor) for name, tensor in tiny_batch.tensors().items()}
     moved = tiny_batch.with_tensors(emptied)
-    assert moved.parallel, "asked once, not read from the device"
+    assert moved.parallel, "known beforehand, not read from the device"
     assert moved.padded
-    assert not replace(tiny_batch, placeholders=emptied["placeholders"]).parallel
     assert tiny_batch.to("cpu").tensors().keys() == tiny_batch.tensors().keys()
+
+
+def test_a_graph_is_of_one_kind_of_batch(tiny_batch: Batch):
+    assert kind(other(tiny_batch, 0)) == kind(tiny_batch)
+    assert kind(replace(tiny_batch, parallel=False)) != kind(tiny_batch)
+    assert kind(replace(tiny_batch, padded=False)) != kind(tiny_batch), "rows without padding are read by another kernel"
 
 
 @pytest.mark.gpu
@@ -118,7 +123,7 @@ def test_codes_one_after_the_other_are_replayed(tiny_model, single, tiny_batch: 
     model, batch = tiny_model.cuda().eval(), prompt_of(tiny_batch).to("cuda")
     set_attention(model, attention)
     if not padded:
-        batch = replace(batch, attention_mask=torch.ones_like(batch.attention_mask))
+        batch = replace(batch, attention_mask=torch.ones_like(batch.attention_mask), padded=False)
     assert batch.padded == padded
     function = partial(single.raw, model)
     graph = Graphed(function)

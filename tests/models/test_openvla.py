@@ -10,8 +10,8 @@ from vla_tune.data.collate import Batch
 from vla_tune.models.base import VLA
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
 from vla_tune.models.openvla.model import bidirectional_mask, prefix_mask
-from vla_tune.models.openvla.projector import FusedProjector, ProprioProjector, SingleProjector
 from vla_tune.models.openvla.tiny import tiny_config
+from vla_tune.models.openvla.vision import FusedProjector, ProprioProjector, SingleProjector
 
 SIGLIP = ("vit_so400m_patch14_siglip_224", {"embed_dim": 72, "depth": 3, "num_heads": 4})
 PADDING = 512
@@ -98,7 +98,7 @@ def test_the_ids_at_placeholders_do_not_matter(tiny_model: OpenVLA, tiny_batch: 
 @torch.no_grad()
 def test_a_later_token_reaches_back_only_in_parallel(tiny_model: OpenVLA, tiny_batch: Batch, parallel: bool):
     tiny_model.config.prompt_attention = "causal"
-    batch = tiny_batch if parallel else replace(tiny_batch, placeholders=torch.zeros_like(tiny_batch.placeholders))
+    batch = tiny_batch if parallel else replace(tiny_batch, placeholders=torch.zeros_like(tiny_batch.placeholders), parallel=False)
     position, longest = 8, batch.attention_mask.all(dim=1)
     assert longest.any()
     ids = batch.input_ids.clone()
@@ -121,10 +121,12 @@ def test_padding_reaches_nothing(tiny_model: OpenVLA, tiny_batch: Batch, paralle
         input_ids=F.pad(tiny_batch.input_ids, (0, 6), value=PADDING),
         placeholders=F.pad(slots, (0, 6)),
         attention_mask=mask,
+        parallel=parallel,
+        padded=True,
         labels=None,
     )
     other = replace(padded, input_ids=padded.input_ids.masked_fill(~mask, 33))
-    alone = tiny_model(replace(tiny_batch, placeholders=slots))[tiny_batch.attention_mask]
+    alone = tiny_model(replace(tiny_batch, placeholders=slots, parallel=parallel))[tiny_batch.attention_mask]
     torch.testing.assert_close(tiny_model(padded)[mask], alone, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(tiny_model(other)[mask], alone, atol=1e-5, rtol=1e-5)
 
@@ -133,7 +135,7 @@ def test_padding_reaches_nothing(tiny_model: OpenVLA, tiny_batch: Batch, paralle
 @torch.no_grad()
 def test_a_prompt_sees_itself_but_no_code(tiny_model: OpenVLA, tiny_batch: Batch, attention: str):
     tiny_model.config.prompt_attention = attention
-    batch = replace(tiny_batch, placeholders=torch.zeros_like(tiny_batch.placeholders))  # codes one after the other
+    batch = replace(tiny_batch, placeholders=torch.zeros_like(tiny_batch.placeholders), parallel=False)  # codes one after the other
     before, length = tiny_model(batch), int(batch.prompt_length[0])
     ids = batch.input_ids.clone()
     ids[0, length + 1] = 300
@@ -215,6 +217,7 @@ def test_samples_of_a_batch_do_not_meet(tiny_model: OpenVLA, tiny_batch: Batch):
             name: getattr(tiny_batch, name)[1:2]
             for name in ("pixel_values", "input_ids", "attention_mask", "placeholders", "prompt_length", "state")
         }
+        row |= {"parallel": tiny_batch.parallel, "padded": not bool(tiny_batch.attention_mask[1].all())}
         torch.testing.assert_close(tiny_model(Batch(**row)), together[1:2], atol=1e-5, rtol=1e-5)
 
 

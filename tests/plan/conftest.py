@@ -107,6 +107,8 @@ class Middle:
             attention_mask=torch.ones(size, text, dtype=torch.bool),
             placeholders=placeholders,
             prompt_length=torch.full((size,), text - 1 - load.labels),
+            parallel=codes > 0,
+            padded=False,
             state=torch.zeros(size, 4),
             labels=labels,
             actions=torch.zeros(size, load.actions, 4),

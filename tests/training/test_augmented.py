@@ -10,8 +10,7 @@ import torch
 from vla_tune.data import training_pipeline
 from vla_tune.data.transformed import Transformed
 from vla_tune.schema import Augmentation, Contract
-from vla_tune.training.feed import _Batches, feed
-from vla_tune.training.sampler import StepSampler
+from vla_tune.training.feed import StepSampler, _Batches, feed
 
 RULE = Augmentation(
     crop_area=0.9,
@@ -43,7 +42,7 @@ def samples(tiny_contract: Contract, tiny_tokenizer) -> Transformed:
 
 def seen(samples: Transformed, *, start: int, workers: int = 0) -> list[torch.Tensor]:
     """Pixels of the steps from `start` to the sixth."""
-    with feed(samples, SAMPLER, start=start, stop=6, pad_id=512, workers=workers) as steps:
+    with feed(samples, SAMPLER, start=start, stop=6, pad_id=512, workers=workers, device="cpu") as steps:
         batches = [batch for fetched in steps for batch in fetched.batches]
     assert {batch.input_ids.shape[1] for batch in batches}
     return [
@@ -83,5 +82,5 @@ def test_two_workers_make_what_none_makes(samples: Transformed):
 
 
 def _all(samples: Transformed) -> list:
-    with feed(samples, SAMPLER, start=0, stop=6, pad_id=512, workers=0) as steps:
+    with feed(samples, SAMPLER, start=0, stop=6, pad_id=512, workers=0, device="cpu") as steps:
         return [batch for fetched in steps for batch in fetched.batches]

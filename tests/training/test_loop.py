@@ -11,11 +11,11 @@ from vla_tune.data.transformed import Transformed
 from vla_tune.models.base import Loss
 from vla_tune.models.openvla import OpenVLA
 from vla_tune.training import CheckpointFolder, NonFiniteLossError, load_trained
+from vla_tune.training.feed import StepSampler
 from vla_tune.training.loggers import JsonlLogger, read_metrics
 from vla_tune.training.metrics import Chosen, Validation
 from vla_tune.training.non_finite import Skip
 from vla_tune.training.optim import constant
-from vla_tune.training.sampler import StepSampler
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,6 +86,8 @@ def _batch(
         attention_mask=torch.ones_like(ids, dtype=torch.bool),
         placeholders=placeholders,
         prompt_length=torch.full((rows,), prompt_length),
+        parallel=bool(placeholders.any()),
+        padded=False,
         state=torch.zeros(rows, config.proprio_dimension),
         labels=labels,
     )

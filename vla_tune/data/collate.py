@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,13 @@ class Batch:
     """Positions whose embeddings are zeroed: those decoded in parallel, and those of locations at the end of a prompt."""
     prompt_length: Int[Tensor, " B"]
     """Ids before the first code."""
+    parallel: bool
+    """Whether there are placeholders behind the prompt; then every position sees every other.
+
+    This and `padded` are known from the samples, so that no device is asked in the middle of a pass.
+    """
+    padded: bool
+    """Whether a row is shorter than the batch is long."""
     state: Float[Tensor, "B S"]
     labels: Int[Tensor, "B L"] | None = None
     actions: Float[Tensor, "B T A"] | None = None
@@ -44,20 +50,6 @@ class Batch:
         """B."""
         return len(self.input_ids)
 
-    @cached_property
-    def parallel(self) -> bool:
-        """Whether there are placeholders behind the prompt; then every position sees every other.
-
-        Known once and for all, so that a GPU is not asked in the middle of a pass.
-        """
-        places = torch.arange(self.placeholders.shape[1], device=self.placeholders.device)
-        return bool((self.placeholders & (places >= self.prompt_length[:, None])).any())
-
-    @cached_property
-    def padded(self) -> bool:
-        """Whether a row is shorter than the longest; known as `parallel` is."""
-        return not bool(self.attention_mask.all())
-
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`."""
         return self.with_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
@@ -65,16 +57,14 @@ class Batch:
     def tensors(self) -> dict[str, Tensor]:
         """What there is, by name; what lies in a mapping, as `mapping.name`."""
         named = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        mapped = {f"{name}.{key}": child for name in _MAPPINGS for key, child in named.pop(name).items()}
-        return {name: tensor for name, tensor in named.items() if tensor is not None} | mapped
+        mapped = {f"{name}.{key}": child for name in _MAPPINGS for key, child in named[name].items()}
+        return {name: value for name, value in named.items() if isinstance(value, Tensor)} | mapped
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Batch":
         """The same batch in other memory: `tensors` hold the same values, or values for the same places."""
         plain = {name: tensor for name, tensor in tensors.items() if "." not in name}
         mapped = {name: {key: tensors[f"{name}.{key}"] for key in getattr(self, name)} for name in _MAPPINGS}
-        batch = replace(self, **plain, **mapped)
-        batch.__dict__.update(parallel=self.parallel, padded=self.padded)  # cached properties live there
-        return batch
+        return replace(self, **plain, **mapped)
 
 
 def collate(samples: Sequence[dict[str, Any]], *, pad_id: int, multiple: int = 1) -> Batch:
@@ -83,19 +73,23 @@ def collate(samples: Sequence[dict[str, Any]], *, pad_id: int, multiple: int = 1
     Padding takes part in nothing: it is masked from attention and its labels are `IGNORED`. Labels of padded actions are
     `IGNORED` too, where one code stands for one action value.
     """
-    longest = max(len(sample["input_ids"]) for sample in samples)
-    length = -(-longest // multiple) * multiple
+    lengths = [len(sample["input_ids"]) for sample in samples]
+    length = -(-max(lengths) // multiple) * multiple
     text = {
         "input_ids": _padded(samples, "input_ids", length, pad_id),
         "placeholders": _padded(samples, "placeholders", length, False),
-        "attention_mask": torch.stack([torch.arange(length) < len(sample["input_ids"]) for sample in samples]),
+        "attention_mask": torch.arange(length) < torch.tensor(lengths)[:, None],
+    }
+    known = {
+        "parallel": any(bool(sample["placeholders"][sample["prompt_length"] :].any()) for sample in samples),
+        "padded": min(lengths) < length,
     }
     if "labels" in samples[0] and "actions" in samples[0]:
         text["labels"] = _padded(samples, "labels", length, IGNORED)
         text |= {name: _stacked(samples, name) for name in ("actions", "action_mask", "index")}
     images = ["pixel_values"] if "pixel_values" in samples[0] else []
     stacked = {name: _stacked(samples, name) for name in (*images, "prompt_length", "state")}
-    return Batch(**stacked, **text, **_processed(samples, length))
+    return Batch(**stacked, **text, **known, **_processed(samples, length))
 
 
 def _processed(samples: Sequence[dict[str, Any]], length: int) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class Scale:
 
     def unclipped(self, values: Float[np.ndarray, "*N D"]) -> Float64[np.ndarray, "*N D"]:
         """`forward` before values outside [-1, 1] are clipped."""
-        low, high = self._bounds
+        low, high = self.bounds
         scaled = 2 * (values - low) / (high - low + _EPSILON) - 1
         return np.where(self._mask, np.where(low == high, 0.0, scaled), values).astype(np.float64)
 
@@ -80,14 +80,25 @@ class Scale:
 
     def robot_units(self, values: Float[np.ndarray, "*N D"]) -> Float64[np.ndarray, "*N D"]:
         """`inverse` before it is rounded to float32."""
-        low, high = self._bounds
+        low, high = self.bounds
         values = values.astype(np.float64)
         return np.where(self._mask, 0.5 * (values + 1) * (high - low) + low, values)
 
-    @property
+    @cached_property
+    def width(self) -> int:
+        """D."""
+        return len(self.statistics.normalization)
+
+    @cached_property
     def bounds(self) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, " D"]]:
         """What -1 and 1 stand for; -1 and 1 themselves where nothing is scaled."""
-        return self._bounds
+        column = {name: np.array(values, dtype=np.float64) for name, values in self.statistics.numbers.items()}
+        low, high = np.zeros((2, self.width))
+        for kind, ends in _ENDS.items():
+            here = np.array([each == kind for each in self.statistics.normalization], dtype=bool)
+            for into, end in zip((low, high), ends(column), strict=True):
+                into[here] = end[here]
+        return low, high
 
     @cached_property
     def _mask(self) -> Bool[np.ndarray, " D"]:
@@ -96,16 +107,6 @@ class Scale:
     @cached_property
     def _clipped(self) -> Bool[np.ndarray, " D"]:
         return np.isin(self.statistics.normalization, _CLIPPED)
-
-    @cached_property
-    def _bounds(self) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, " D"]]:
-        column = {name: np.array(values, dtype=np.float64) for name, values in self.statistics.numbers.items()}
-        low, high = np.zeros((2, len(self.statistics.normalization)))
-        for kind, ends in _ENDS.items():
-            here = np.array([each == kind for each in self.statistics.normalization], dtype=bool)
-            for into, end in zip((low, high), ends(column), strict=True):
-                into[here] = end[here]
-        return low, high
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class NormalizeState:
         Raises:
             ValueError: the sample has no state, or one of another width.
         """
-        width = len(self.scale.statistics.mask)
+        width = self.scale.width
         if self.key not in sample:
             raise ValueError(f"the sample has no {self.key!r}, only {sorted(sample)}: give the robot's state under that name.")
         if sample[self.key].shape != (width,):

@@ -121,11 +121,14 @@ def prompt_of(batch: Batch) -> Batch:
         return batch
     longest = int(batch.prompt_length.max())
     known = torch.arange(longest, device=batch.input_ids.device) < batch.prompt_length[:, None]
+    attention_mask, placeholders = batch.attention_mask[:, :longest] & known, batch.placeholders[:, :longest]
     return replace(
         batch,
         input_ids=batch.input_ids[:, :longest],
-        attention_mask=batch.attention_mask[:, :longest] & known,
-        placeholders=batch.placeholders[:, :longest],
+        attention_mask=attention_mask,
+        placeholders=placeholders,
+        parallel=bool((placeholders & ~known).any()),
+        padded=not bool(attention_mask.all()),
         token_inputs={name: value[:, :longest] for name, value in batch.token_inputs.items()},
         labels=None,
     )

@@ -64,10 +64,15 @@ class Graphed:
         """What the function gives for `batch`; the result is the caller's."""
         if not batch.input_ids.is_cuda:
             return self.function(batch)
-        key = (batch.parallel, *((name, tensor.shape, tensor.dtype) for name, tensor in batch.tensors().items()))
+        key = kind(batch)
         if key not in self._captured:
             self._captured[key] = _captured(self.function, batch)
         return self._captured[key].replay(batch.tensors())
+
+
+def kind(batch: Batch) -> tuple[object, ...]:
+    """Batches of one kind share a graph: a pass over them launches the same kernels."""
+    return (batch.parallel, batch.padded, *((name, tensor.shape, tensor.dtype) for name, tensor in batch.tensors().items()))
 
 
 @dataclass(frozen=True, eq=False)

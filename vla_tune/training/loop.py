@@ -23,7 +23,7 @@ from vla_tune.models.cpu_bfloat16 import quick_bfloat16
 from vla_tune.models.forward import Forward
 from vla_tune.training.accelerator import accelerator_for
 from vla_tune.training.checkpoint import CheckpointFolder
-from vla_tune.training.feed import feed
+from vla_tune.training.feed import StepSampler, feed
 from vla_tune.training.loggers import Logger
 from vla_tune.training.metrics import Samples, Validation
 from vla_tune.training.non_finite import OnNonFinite, Stop
@@ -31,7 +31,6 @@ from vla_tune.training.optim import parameter_groups, trainable_parameters
 from vla_tune.training.peak_memory import watch_peak
 from vla_tune.training.result import TrainingResult, result_of
 from vla_tune.training.resumption import Exact, Resumption
-from vla_tune.training.sampler import StepSampler
 from vla_tune.training.session import Session
 from vla_tune.training.settings import check_alone
 from vla_tune.training.state import TrainingState
@@ -99,7 +98,8 @@ def train(
         resume_command=resume_command,
     )
     with quick_bfloat16(accelerator.device), {"bf16": training_context(network), "fp32": nullcontext()}[precision]:
-        progress = session.run(progress, feed(samples, sampler, start=progress.step, stop=steps, pad_id=pad_id, workers=workers))
+        batches = feed(samples, sampler, start=progress.step, stop=steps, pad_id=pad_id, workers=workers, device=accelerator.device)
+        progress = session.run(progress, batches)
     return result_of(progress, model=network, device=accelerator.device, samples_per_step=sampler.samples_per_step)
 
 

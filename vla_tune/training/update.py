@@ -70,7 +70,7 @@ def update(
     max_gradient_norm: float,
     step: int,
 ) -> Updated:
-    """Move the parameters by the gradient of the mean loss over all labels of `batches`.
+    """Move the parameters by the gradient of the mean loss over all labels of `batches`, which lie where the model does.
 
     Each label weighs the same, however the labels are spread over the batches (a mean of the batches' means would not do that).
 
@@ -80,7 +80,7 @@ def update(
     optimizer.zero_grad(set_to_none=True)
     losses: list[Loss] = []
     for batch in batches:
-        output: Loss = objective(batch.to(accelerator.device))
+        output: Loss = objective(batch)
         _refuse_non_finite(output, batch, step)
         accelerator.backward(output.per_label.sum())
         losses.append(replace(output, per_label=output.per_label.detach()))

@@ -48,6 +48,8 @@ def row_of(batch: Batch, row: int, length: int) -> Batch:
         attention_mask=torch.ones(1, length, dtype=torch.bool),
         placeholders=batch.placeholders[row : row + 1, :length],
         prompt_length=batch.prompt_length[row : row + 1],
+        parallel=False,
+        padded=False,
         state=batch.state[row : row + 1],
         vision_inputs=cut,
         token_inputs={name: value[row : row + 1, :length] for name, value in batch.token_inputs.items()},
@@ -113,6 +115,7 @@ def test_padding_and_company_change_nothing(model: HFVLA, head: AutoregressiveTo
         placeholders=F.pad(batch.placeholders, (0, 7)),
         labels=F.pad(batch.labels, (0, 7), value=IGNORED),
         token_inputs=longer,
+        padded=True,
     )
     torch.testing.assert_close(head.over(model).loss(padded).per_label, head.over(model).loss(batch).per_label, **CLOSE)
     for row in range(len(batch)):

@@ -17,8 +17,7 @@ from vla_tune.models.base import Decoding
 from vla_tune.models.cache import roomy_cache
 from vla_tune.models.openvla.action_head import ActionHead
 from vla_tune.models.openvla.config import OpenVLAConfig
-from vla_tune.models.openvla.projector import FusedProjector, ProprioProjector, SingleProjector
-from vla_tune.models.openvla.vision import VisionBackbone
+from vla_tune.models.openvla.vision import FusedProjector, ProprioProjector, SingleProjector, VisionBackbone
 from vla_tune.models.virtual_tokens import VirtualTokens
 
 

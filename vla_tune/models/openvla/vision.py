@@ -1,4 +1,4 @@
-"""timm vision towers: patch features of the second-to-last block, side by side."""
+"""timm vision towers and the projector: patch features of the second-to-last block, side by side, in the language model's width."""
 
 import inspect
 import re
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from timm.layers.layer_scale import LayerScale as TimmLayerScale
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.film import add_film, filmed_features
@@ -65,6 +66,37 @@ class VisionBackbone(nn.Module):
         read = _features if language is None else partial(filmed_features, language=language)
         channels = pixels.split(3, dim=1)
         return torch.cat([read(tower, three) for tower, three in zip(self.towers, channels, strict=True)], dim=-1)
+
+
+class SingleProjector(nn.Module):
+    """fc1, GELU, fc2: the projector of one vision tower (Prismatic's `gelu-mlp`)."""
+
+    def __init__(self, vision_width: int, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(vision_width, width)
+        self.fc2 = nn.Linear(width, width)
+
+    def forward(self, features: Float[Tensor, "*batch E"]) -> Float[Tensor, "*batch D"]:
+        """Features in the language model's width."""
+        return self.fc2(F.gelu(self.fc1(features)))
+
+
+class FusedProjector(nn.Module):
+    """fc1, GELU, fc2, GELU, fc3: the projector of two fused towers (Prismatic's `fused-gelu-mlp`)."""
+
+    def __init__(self, vision_width: int, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(vision_width, 4 * vision_width)
+        self.fc2 = nn.Linear(4 * vision_width, width)
+        self.fc3 = nn.Linear(width, width)
+
+    def forward(self, features: Float[Tensor, "*batch E"]) -> Float[Tensor, "*batch D"]:
+        """Features in the language model's width."""
+        return self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(features)))))
+
+
+class ProprioProjector(SingleProjector):
+    """The robot's state as one token (OpenVLA-OFT, arXiv 2502.19645, §4): fc1, GELU, fc2."""
 
 
 def _tower(config: OpenVLAConfig, index: int) -> VisionTransformer:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_tune.training.sampler import StepSampler
+from vla_tune.training.feed import StepSampler
 
 sizes = st.integers(1, 40)
 
