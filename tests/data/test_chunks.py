@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla_tune.data.chunks import ChunksByTimestamp, Rest
-from vla_tune.data.dataset import Demonstrations
+from vla_tune.data.dataset import ChunksByTimestamp, Demonstrations, Rest
 from vla_tune.data.sources import Local, load_demonstrations
 from vla_tune.schema import Embodiment, to_record
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from vla_tune.data.chunks import ChunksByTimestamp, RecordedChunks
 from vla_tune.data.dataset import Demonstrations
+from vla_tune.data.sources import Hub
 from vla_tune.data.statistics import dataset_statistics
 from vla_tune.data.videos import video_backend
 from vla_tune.record.writer import Storage, write_episodes
@@ -176,7 +177,7 @@ def test_a_hub_dataset_is_downloaded_by_lerobot(image_folder: Path, body: Embodi
             self.root = image_folder
 
     monkeypatch.setattr("lerobot.datasets.lerobot_dataset.LeRobotDataset", Downloaded)
-    dataset = Demonstrations.from_hub("me/blocks", embodiment=body, chunks=ChunksByTimestamp(2), episodes=[1], revision="main")
+    dataset = Hub("me/blocks", episodes=[1], revision="main").open(body, ChunksByTimestamp(2))
     assert dataset.episodes == (1,)
     assert asked == {"repo_id": "me/blocks", "episodes": [1], "revision": "main", "video_backend": video_backend()}
 

@@ -9,8 +9,7 @@ import numpy as np
 
 from vla_tune.bench.measure import Row, Work, measure
 from vla_tune.data import build_pipeline
-from vla_tune.data.chunks import ChunksByTimestamp
-from vla_tune.data.dataset import Demonstrations
+from vla_tune.data.dataset import ChunksByTimestamp, Demonstrations
 from vla_tune.data.mixture import Samples
 from vla_tune.data.sources import Source
 from vla_tune.data.transformed import Transformed

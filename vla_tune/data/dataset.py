@@ -1,37 +1,78 @@
-"""Demonstrations of a robot: a LeRobotDataset v3.0, read for training."""
+"""Demonstrations of a robot, read for training: a frame's pictures, the chunk of actions from there on, and what was said.
+
+What is checked on opening is in `vla_tune.data.opening`.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int64, UInt8
 from torch.utils.data import Dataset
 
-from vla_tune.data.chunks import Chunks, Rest
-from vla_tune.data.folder import (
-    check_folder,
-    column_names,
-    feature,
-    is_depth,
-    leave_out,
-    read_episodes,
-    read_tasks,
-    video_columns,
-    video_spans,
-)
-from vla_tune.data.frames import Frames, check_times, converted, read_frames
-from vla_tune.data.hub import downloaded
-from vla_tune.data.images import CachedFrames, FrameSource, ParquetImages
-from vla_tune.data.names import with_names
-from vla_tune.data.videos import Videos
-from vla_tune.schema import Camera, Embodiment, conversion, same_rate
+from vla_tune.data.frames import Frames
+from vla_tune.data.images import FrameSource
+from vla_tune.data.opening import opened
+from vla_tune.schema import Embodiment, Group
 
 CACHE_BYTES = 2 * 1024**3
 LOOKED_AT_BYTES = 4 * 1024**3
 _log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Chunks(Protocol):
+    """A source of action chunks of `horizon` steps."""
+
+    @property
+    def horizon(self) -> int:
+        """T."""
+        ...
+
+    def columns(self, action_dimension: int) -> dict[str, tuple[int, ...]]:
+        """Further columns to read, with the shape of a row."""
+        ...
+
+    def chunk(self, frames: Frames, row: int) -> tuple[Float32[np.ndarray, "T A"], Bool[np.ndarray, "T A"]]:
+        """The actions from `row` on, and which of them count."""
+        ...
+
+    def values(self, frames: Frames, rows: np.ndarray) -> Float32[np.ndarray, "M A"]:
+        """Every action of the given rows once: what statistics describe."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChunksByTimestamp:
+    """The recorded actions at t, t + 1/fps, ..., t + (T - 1)/fps of the same episode.
+
+    Beyond the episode's end the last action is repeated, as LeRobot does, and masked (`Demonstrations` puts no motion there
+    where actions are motions).
+    """
+
+    horizon: int
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise ValueError(f"horizon={self.horizon}: a chunk has at least 1 action.")
+
+    def columns(self, action_dimension: int) -> dict[str, tuple[int, ...]]:
+        """None."""
+        return {}
+
+    def chunk(self, frames: Frames, row: int) -> tuple[Float32[np.ndarray, "T A"], Bool[np.ndarray, "T A"]]:
+        """The next T actions; frames are equally spaced (checked on opening), so time stamps and rows agree."""
+        rows = row + np.arange(self.horizon)
+        actions = frames.actions[np.minimum(rows, frames.end[row] - 1)]
+        return actions, np.repeat((rows < frames.end[row])[:, None], actions.shape[1], axis=1)
+
+    def values(self, frames: Frames, rows: np.ndarray) -> Float32[np.ndarray, "M A"]:
+        """The action column."""
+        return frames.actions[rows]
 
 
 class Demonstrations(Dataset[dict[str, Any]]):
@@ -68,55 +109,18 @@ class Demonstrations(Dataset[dict[str, Any]]):
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.root, self.chunks, self._rest = Path(root), chunks, Rest.of(embodiment.action)
-        info, there = check_folder(self.root), conversion(embodiment, units or {}, source=str(self.root))
-        shapes = _shapes(embodiment, chunks)
-        _check_features(info, embodiment, shapes, self.root)
-        filmed = [camera for camera in embodiment.cameras if info["features"][camera.key]["dtype"] == "video"]
-        listed = read_episodes(self.root, ["length", *(column for camera in filmed for column in video_columns(camera.key))])
-        self.episodes = _selected(episodes, exclude, listed["episode_index"].tolist(), info["total_episodes"], self.root)
-        names = {key: column_names(info, key) for key in (embodiment.state_key, embodiment.action_key)}
-        self.embodiment = with_names(embodiment, names[embodiment.state_key], names[embodiment.action_key], source=str(self.root))
-        self.frames = converted(
-            read_frames(
-                self.root,
-                state_key=embodiment.state_key,
-                action_key=embodiment.action_key,
-                shapes=shapes,
-                tasks=read_tasks(self.root),
-                episodes=self.episodes,
-            ),
-            there,
-            source=self.root,
+        there = opened(
+            self.root,
+            embodiment,
+            columns=chunks.columns(embodiment.action_dimension),
+            episodes=episodes,
+            exclude=exclude,
+            units=units or {},
         )
-        _check_lengths(self.frames, listed, self.root)
-        check_times(self.frames, float(info["fps"]))
+        self.embodiment, self.episodes, self.frames = there.embodiment, there.episodes, there.frames
         self.rows = np.arange(len(self.frames))
         capacity = cache_bytes // len(embodiment.cameras)
-        sources = {camera.key: _source(camera, info, listed, self.root, self.frames) for camera in embodiment.cameras}
-        self.images = {key: CachedFrames(source, self.frames, capacity=capacity) for key, source in sources.items()}
-
-    @classmethod
-    def from_hub(
-        cls,
-        repo_id: str,
-        *,
-        revision: str | None = None,
-        embodiment: Embodiment,
-        chunks: Chunks,
-        episodes: Sequence[int] | None = None,
-        exclude: Sequence[int] = (),
-        units: Mapping[str, str] | None = None,
-        cache_bytes: int = CACHE_BYTES,
-    ) -> "Demonstrations":
-        """The dataset at https://huggingface.co/datasets/<repo_id>, downloaded once by LeRobot; arguments as above.
-
-        Raises:
-            OSError: it cannot be downloaded; the message names the dataset and the ways out.
-        """
-        wanted = None if episodes is None else [episode for episode in episodes if episode not in exclude]
-        root = downloaded(repo_id, revision=revision, episodes=wanted)
-        selected = {"episodes": episodes, "exclude": exclude, "units": units}
-        return cls(root, embodiment=embodiment, chunks=chunks, **selected, cache_bytes=cache_bytes)
+        self.images = {key: CachedFrames(source, self.frames, capacity=capacity) for key, source in there.pictures.items()}
 
     def __len__(self) -> int:
         """Frames in the episodes in use."""
@@ -206,69 +210,56 @@ class Demonstrations(Dataset[dict[str, Any]]):
                 images[row]
 
 
-def _shapes(body: Embodiment, chunks: Chunks) -> dict[str, tuple[int, ...]]:
-    """Of a row of each column that is read."""
-    own = {body.state_key: (body.state_dimension,)} if body.state else {}
-    return own | {body.action_key: (body.action_dimension,)} | chunks.columns(body.action_dimension)
+class CachedFrames:
+    """Decodes each picture once while the decoded ones fit in `capacity` bytes, and on demand beyond.
+
+    An episode is decoded as a whole, since its pictures lie together on disk. Nothing is evicted: with random access, a full
+    cache serves its share of the reads whichever pictures it holds.
+    """
+
+    def __init__(self, source: FrameSource, frames: Frames, *, capacity: int) -> None:
+        self.source, self.frames, self.capacity = source, frames, capacity
+        self._kept: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
+        self._bytes = 0
+
+    def __getitem__(self, row: int) -> UInt8[np.ndarray, "H W 3"]:
+        """The picture of a frame; not to be written to."""
+        if row in self._kept:
+            return self._kept[row]
+        if self._bytes >= self.capacity:
+            return self.source.decode([row])[0]
+        episode = range(row - int(self.frames.frame[row]), int(self.frames.end[row]))
+        rows = [other for other in episode if other not in self._kept]
+        for other, picture in zip(rows, self.source.decode(rows), strict=True):
+            picture.flags.writeable = False
+            if self._bytes + picture.nbytes <= self.capacity or other == row:
+                self._kept[other] = picture
+                self._bytes += picture.nbytes
+        return self._kept[row]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the pictures: a worker process fills its own cache."""
+        return self.__dict__ | {"_kept": {}, "_bytes": 0}
 
 
-def _selected(
-    episodes: Sequence[int] | None, exclude: Sequence[int], listed: Sequence[int], total: int, root: Path
-) -> tuple[int, ...]:
-    if episodes is None and len(listed) != total:
-        raise ValueError(
-            f"{root}: meta/info.json counts {total} episodes, meta/episodes lists {len(listed)}: the copy is incomplete. If some "
-            "were removed on purpose, correct total_episodes, or name those to use with data.sources.0.episodes=[...]."
-        )
-    known = set(listed)
-    if outside := [episode for episode in (*(episodes or ()), *exclude) if episode not in known]:
-        raise ValueError(f"{root} has no episodes {outside}: it has {_ranges(listed)}.")
-    chosen = sorted({int(episode) for episode in (listed if episodes is None else episodes)} - set(exclude))
-    if not chosen:
-        raise ValueError(f"no episode of {root} is selected: name some of {_ranges(listed)}, or leave the selection out for all.")
-    return tuple(chosen)
+_REST: Mapping[str, tuple[float, ...]] = {"quaternion_xyzw": (0.0, 0.0, 0.0, 1.0), "rotation_6d": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)}
+"""Rotations by nothing that are not written as zeros: quaternion x y z w, and the first two columns of the unit matrix."""
 
 
-def _ranges(numbers: Sequence[int]) -> str:
-    """Written as 0..3, 5, 7..9."""
-    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-    parts = [part.tolist() for part in np.split(np.asarray(numbers), breaks)]
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}..{part[-1]}" for part in parts if part)
+@dataclass(frozen=True, eq=False)
+class Rest:
+    """What an action is while nothing moves: no motion in the dimensions that are motions (`delta`)."""
 
+    moves: Bool[np.ndarray, " A"]
+    values: Float32[np.ndarray, " A"]
 
-def _check_lengths(frames: Frames, listed: Mapping[str, np.ndarray], root: Path) -> None:
-    lengths = dict(zip(listed["episode_index"].tolist(), listed["length"].tolist(), strict=True))
-    first = frames.frame == 0
-    for episode, end, start in zip(frames.episode[first].tolist(), frames.end[first].tolist(), np.flatnonzero(first), strict=True):
-        if lengths[episode] != end - start:
-            raise ValueError(
-                f"{root}: episode {episode} has {end - start} frames, meta/episodes says {lengths[episode]}: the copy is "
-                f"incomplete; copy it again, or {leave_out(episode)}."
-            )
+    @classmethod
+    def of(cls, groups: Sequence[Group]) -> "Rest":
+        """Of a robot's action groups."""
+        moves = [group.representation == "delta" for group in groups for _ in range(group.dimension)]
+        values = [value for group in groups for value in _REST.get(group.rotation, (0.0,) * group.dimension)]
+        return cls(np.array(moves, bool), np.array(values, np.float32))
 
-
-def _check_features(info: dict[str, Any], body: Embodiment, shapes: Mapping[str, tuple[int, ...]], root: Path) -> None:
-    for key, shape in shapes.items():
-        found = tuple(feature(info, key, root)["shape"])
-        if found != shape:
-            raise ValueError(
-                f"{root}: {key!r} has shape {found}, {body.name!r} needs {shape}. Correct the embodiment or the dataset."
-            )
-    for camera in body.cameras:
-        described, size = feature(info, camera.key, root), (camera.height, camera.width)
-        if (found := tuple(described["shape"])) not in ((*size, 3), (3, *size)):
-            raise ValueError(f"{root}: {camera.key!r} has shape {found}, {body.name!r} says {size} pixels. Correct the embodiment.")
-        if is_depth(described) or described["dtype"] not in ("image", "video"):
-            raise ValueError(
-                f"{root}: {camera.key!r} holds {'distances (a depth map)' if is_depth(described) else described['dtype']} and no "
-                "pictures of colours: name a colour camera in the embodiment."
-            )
-    if not same_rate(float(info["fps"]), body.control_hz):
-        rates = f"{info['fps']} frames per second, {body.name!r} acts at {body.control_hz:g} Hz"
-        raise ValueError(f"{root} has {rates}: resample the dataset or correct the embodiment.")
-
-
-def _source(camera: Camera, info: dict[str, Any], listed: Mapping[str, np.ndarray], root: Path, frames: Frames) -> FrameSource:
-    if info["features"][camera.key]["dtype"] == "image":
-        return ParquetImages(camera, frames)
-    return Videos(video_spans(root, info, camera.key, listed), float(info["fps"]), camera, frames)
+    def after(self, actions: Float32[np.ndarray, "T A"], counted: Bool[np.ndarray, "T A"]) -> Float32[np.ndarray, "T A"]:
+        """A chunk whose padding beyond the episode's end stays where it is: a motion that is repeated would go on."""
+        return actions if counted.all() else np.where(counted | ~self.moves, actions, self.values)

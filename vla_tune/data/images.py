@@ -1,4 +1,4 @@
-"""Pictures of a camera, decoded from the dataset's data files, and the cache of what was decoded."""
+"""Pictures of a camera, decoded from the dataset's data files."""
 
 import io
 import logging
@@ -137,38 +137,6 @@ def _places(path: Path, column: str) -> Iterator[tuple[int, int]]:
         if part.path_in_schema.startswith(f"{column}."):
             start = part.data_page_offset if part.dictionary_page_offset is None else part.dictionary_page_offset
             yield start, part.total_compressed_size
-
-
-class CachedFrames:
-    """Decodes each picture once while the decoded ones fit in `capacity` bytes, and on demand beyond.
-
-    An episode is decoded as a whole, since its pictures lie together on disk. Nothing is evicted: with random access, a full
-    cache serves its share of the reads whichever pictures it holds.
-    """
-
-    def __init__(self, source: FrameSource, frames: Frames, *, capacity: int) -> None:
-        self.source, self.frames, self.capacity = source, frames, capacity
-        self._kept: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
-        self._bytes = 0
-
-    def __getitem__(self, row: int) -> UInt8[np.ndarray, "H W 3"]:
-        """The picture of a frame; not to be written to."""
-        if row in self._kept:
-            return self._kept[row]
-        if self._bytes >= self.capacity:
-            return self.source.decode([row])[0]
-        episode = range(row - int(self.frames.frame[row]), int(self.frames.end[row]))
-        rows = [other for other in episode if other not in self._kept]
-        for other, picture in zip(rows, self.source.decode(rows), strict=True):
-            picture.flags.writeable = False
-            if self._bytes + picture.nbytes <= self.capacity or other == row:
-                self._kept[other] = picture
-                self._bytes += picture.nbytes
-        return self._kept[row]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the pictures: a worker process fills its own cache."""
-        return self.__dict__ | {"_kept": {}, "_bytes": 0}
 
 
 def _eight_bits(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:

@@ -8,9 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from vla_tune.data.actions import NormalizedActions
-from vla_tune.data.chunks import Chunks
-from vla_tune.data.dataset import Demonstrations
+from vla_tune.data.dataset import Chunks, Demonstrations
 from vla_tune.data.fingerprint import fingerprint
+from vla_tune.data.hub import downloaded
 from vla_tune.data.mixture import Mixture, Samples
 from vla_tune.data.names import check_one_robot
 from vla_tune.data.statistics import dataset_statistics
@@ -58,16 +58,14 @@ class Hub:
     """Group -> its unit in these data, where it is not the embodiment's: they are converted, e.g. `joints: rad`."""
 
     def open(self, embodiment: Embodiment, chunks: Chunks) -> Demonstrations:
-        """The repository's demonstrations, downloaded once."""
-        return Demonstrations.from_hub(
-            self.repo_id,
-            revision=self.revision,
-            embodiment=embodiment,
-            chunks=chunks,
-            episodes=self.episodes,
-            exclude=self.exclude,
-            units=self.units,
-        )
+        """The repository's demonstrations, downloaded once by LeRobot.
+
+        Raises:
+            OSError: they cannot be downloaded; the message names the dataset and the ways out.
+        """
+        wanted = None if self.episodes is None else [episode for episode in self.episodes if episode not in self.exclude]
+        root = downloaded(self.repo_id, revision=self.revision, episodes=wanted)
+        return Local(str(root), self.episodes, self.exclude, self.units).open(embodiment, chunks)
 
 
 @dataclass(frozen=True, eq=False)

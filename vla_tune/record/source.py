@@ -7,8 +7,8 @@ from pathlib import Path
 
 import gymnasium
 
-from vla_tune.data.chunks import Chunks, RecordedChunks
-from vla_tune.data.dataset import Demonstrations
+from vla_tune.data.chunks import RecordedChunks
+from vla_tune.data.dataset import Chunks, Demonstrations
 from vla_tune.record.counterfactual import Play, record_counterfactual
 from vla_tune.record.demonstrations import Noise, record_demonstrations
 from vla_tune.record.tabletop import TabletopWorld, tabletop_expert

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 import av.logging
 
-from vla_tune.data.chunks import ChunksByTimestamp
-from vla_tune.data.dataset import Demonstrations
+from vla_tune.data.dataset import ChunksByTimestamp, Demonstrations
 from vla_tune.data.videos import video_backend
 from vla_tune.schema import Embodiment, dimension_names
 

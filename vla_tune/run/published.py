@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vla_tune.data.chunks import ChunksByTimestamp
+from vla_tune.data.dataset import ChunksByTimestamp
 from vla_tune.data.sources import Data, Local, load_demonstrations
 from vla_tune.models.files import CONFIG_FILE as MODEL_FILE
 from vla_tune.models.foreign import plain_config
