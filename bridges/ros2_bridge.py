@@ -41,10 +41,10 @@ from vla_tune.control.instructed import Instructed
 from vla_tune.control.joints import joints_in_order
 from vla_tune.control.limits import Limits
 from vla_tune.control.log import InMemory
-from vla_tune.control.loop import Controller, Parts
-from vla_tune.control.rejection import ActionRange
+from vla_tune.control.loop import Controller
+from vla_tune.control.parts import Parts
 from vla_tune.control.robot import Seen
-from vla_tune.control.safety import Safety
+from vla_tune.control.safety import ActionRange, Safety
 from vla_tune.control.setpoints import FromCommanded, SetPoints
 from vla_tune.control.state import Rules
 from vla_tune.control.units import in_robot_units

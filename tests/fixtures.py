@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_leaves
 from vla_tune.adapters import Adapter
 from vla_tune.adapters.merging import merged
 from vla_tune.control import loop
-from vla_tune.control.inference import Computed, Inference
+from vla_tune.control.loop import Computed, Inference
 from vla_tune.control.robot import Seen
 from vla_tune.data.collate import Batch, collate
 from vla_tune.heads import ParallelTokenHead, action_space

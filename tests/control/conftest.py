@@ -8,10 +8,10 @@ import pytest
 from vla_tune.control.emergency import AnyOf
 from vla_tune.control.limits import Limits
 from vla_tune.control.log import InMemory
-from vla_tune.control.loop import Controller, Parts
-from vla_tune.control.rejection import ActionRange
+from vla_tune.control.loop import Controller
+from vla_tune.control.parts import Parts
 from vla_tune.control.robot import Seen
-from vla_tune.control.safety import Safety
+from vla_tune.control.safety import ActionRange, Safety
 from vla_tune.control.setpoints import FromCommanded, SetPoints
 from vla_tune.control.state import Clock, Rules
 from vla_tune.execution import RecedingHorizon

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vla_tune.control.inference import Inference
-from vla_tune.control.loop import ticks_per_action
-from vla_tune.control.rejection import ActionRange
+from vla_tune.control.loop import Inference
+from vla_tune.control.parts import ticks_per_action
+from vla_tune.control.safety import ActionRange
 from vla_tune.control.setpoints import SetPoints
 from vla_tune.control.simulated import Dropped, FrozenCamera, NotANumber, spoilt
 from vla_tune.control.state import Rules, State

@@ -10,9 +10,9 @@ from gymnasium import spaces
 from vla_tune.control.emergency import AnyOf
 from vla_tune.control.limits import Limits, LimitsOfData
 from vla_tune.control.log import InMemory
-from vla_tune.control.loop import Controller, Parts
-from vla_tune.control.rejection import ActionRange
-from vla_tune.control.safety import Safety
+from vla_tune.control.loop import Controller
+from vla_tune.control.parts import Parts
+from vla_tune.control.safety import ActionRange, Safety
 from vla_tune.control.setpoints import FromMeasured, SetPoints, measured_by
 from vla_tune.control.simulated import Delayed, Dropped, NotANumber, SimulatedRobot, spoilt
 from vla_tune.control.state import Rules, State

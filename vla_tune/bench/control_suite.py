@@ -12,10 +12,10 @@ from vla_tune.bench.table import row_lines
 from vla_tune.control.emergency import AnyOf
 from vla_tune.control.limits import Limits, Values
 from vla_tune.control.log import InMemory
-from vla_tune.control.loop import Controller, Parts
-from vla_tune.control.rejection import ActionRange
+from vla_tune.control.loop import Controller
+from vla_tune.control.parts import Parts
 from vla_tune.control.robot import Seen
-from vla_tune.control.safety import Filtered, Safety
+from vla_tune.control.safety import ActionRange, Filtered, Safety
 from vla_tune.control.setpoints import FromCommanded, SetPoints
 from vla_tune.control.state import Counts, Rules, State
 from vla_tune.execution import Execution

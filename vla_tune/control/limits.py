@@ -94,7 +94,7 @@ class LimitsOfData:
 
     An absolute group stays within the data's smallest and largest values and a margin, and may cross that range in a tick. A delta
     is as large as the data's largest and the margin at most (twice that from the last command where it has a position: the
-    environment may not have reached it); it may go anywhere. So what a `vla_tune.control.rejection.ActionRange` of the same margin
+    environment may not have reached it); it may go anywhere. So what a `vla_tune.control.safety.ActionRange` of the same margin
     lets pass is never held back. A workspace, or the speed of a real robot, has to be given.
 
     Args:

@@ -1,55 +1,91 @@
 """The controller: one command per tick, whatever the policy, the network or the sensors do."""
 
 import logging
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
 
 import numpy as np
 from jaxtyping import Float
 
-from vla_tune.control.emergency import AnyOf, EmergencyStop
-from vla_tune.control.inference import Computed, Inference
-from vla_tune.control.log import Tick, TickLog
-from vla_tune.control.rejection import ActionRange, Freshness
-from vla_tune.control.robot import Robot, Seen
-from vla_tune.control.safety import Filtered, Safety, UnsafeError
-from vla_tune.control.setpoints import SetPoints
-from vla_tune.control.state import Clock, Counts, Rules, State, WallClock
-from vla_tune.control.watchdog import Watchdog
-from vla_tune.execution import Execution, two_ended
-from vla_tune.schema import Policy, same_rate
+from vla_tune.control.emergency import AnyOf, EmergencyStop, Watchdog
+from vla_tune.control.log import Tick
+from vla_tune.control.parts import Parts, ticks_per_action
+from vla_tune.control.robot import Seen
+from vla_tune.control.safety import Filtered, Freshness, UnsafeError
+from vla_tune.control.state import Counts, State
+from vla_tune.execution import two_ended
+from vla_tune.schema import Policy
 
 _log = logging.getLogger(__name__)
 _RECENT = 5
 """Answers, the slowest of which is expected of the next one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What a controller consists of.
+@dataclass(frozen=True)
+class Computed:
+    """What came of an observation."""
 
-    Attributes:
-        robot: Takes an action per tick; if it ticks faster than the policy acts, set-points between are interpolated.
-        policy: Gives chunks, in the background.
-        actions: Which of them are refused.
-        set_points: What actions mean.
-        safety: What may be commanded.
-        execution: How chunks are played.
-        stop: Polled at every tick.
-        rules: When to hold and when to stop.
-        log: Is told of every tick.
-        clock: Time.
+    seen: Seen
+    played: int
+    """How many actions had been played when it was made."""
+    seconds: float
+    chunk: Float[np.ndarray, "T A"] | None
+    error: Exception | None
+
+
+class Inference:
+    """Computes one chunk at a time in a thread of its own, so that the loop never waits for the policy.
+
+    The thread is a daemon: a policy that never answers keeps neither the loop nor the program.
+
+    Args:
+        policy: Only this thread calls it.
+        clock: Seconds.
     """
 
-    robot: Robot
-    policy: Policy
-    actions: ActionRange
-    set_points: SetPoints
-    safety: Safety
-    execution: Execution
-    stop: EmergencyStop
-    rules: Rules
-    log: TickLog
-    clock: Clock = field(default_factory=WallClock)
+    def __init__(self, policy: Policy, *, clock: Callable[[], float]) -> None:
+        self._policy, self._clock = policy, clock
+        self._questions: SimpleQueue[tuple[Seen, int] | None] = SimpleQueue()
+        self._answers: SimpleQueue[Computed] = SimpleQueue()
+        self._stopped = False
+        self.busy = False
+        """Whether an answer is still to come, or to be taken."""
+        threading.Thread(target=self._run, name="inference", daemon=True).start()
+
+    def ask(self, seen: Seen, *, played: int) -> None:
+        """Begin to compute a chunk."""
+        assert not self.busy, "the policy is asked one question at a time"
+        self.busy = True
+        self._questions.put((seen, played))
+
+    def take(self) -> Computed | None:
+        """What came, once."""
+        if self._answers.empty():
+            return None
+        self.busy = False
+        return self._answers.get()
+
+    def close(self) -> None:
+        """No more questions."""
+        self._stopped = True
+        self._questions.put(None)
+
+    def _run(self) -> None:
+        while (asked := self._questions.get()) is not None and not self._stopped:
+            self._put(self._compute(*asked))
+
+    def _put(self, computed: Computed) -> None:
+        self._answers.put(computed)
+
+    def _compute(self, seen: Seen, played: int) -> Computed:
+        begun, chunk, failure = self._clock(), None, None
+        try:
+            chunk = self._policy.act([seen.observation])[0]
+        except Exception as error:  # whatever a policy or a network raises, the loop decides
+            failure = error
+        return Computed(seen, played, self._clock() - begun, chunk, failure)
 
 
 class Controller:
@@ -250,15 +286,3 @@ class Controller:
             return
         _log.info("%s -> %s: %s", self.state, state, reason)
         self.state, self.reason, self._note = state, reason, reason
-
-
-def ticks_per_action(robot_hz: float, policy_hz: float) -> int:
-    """How many ticks of the robot one action of the policy takes.
-
-    Raises:
-        ValueError: it is no whole number.
-    """
-    ticks = round(robot_hz / policy_hz)
-    if ticks < 1 or not same_rate(robot_hz, ticks * policy_hz):
-        raise ValueError(f"the robot ticks at {robot_hz:g} Hz, the policy acts at {policy_hz:g} Hz: choose a whole multiple of it.")
-    return ticks

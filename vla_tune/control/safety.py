@@ -1,12 +1,19 @@
-"""What stands between a policy and a robot: nothing leaves it that is not finite, inside the box, and smooth."""
+"""What stands between a policy and a robot.
 
-from dataclasses import dataclass
+No old, broken or frozen observation is acted on, no chunk that no training data resembles is played, and no command leaves that is
+not finite, inside the box, and smooth.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float
 from ruckig import ControlInterface, InputParameter, OutputParameter, Result, Ruckig, RuckigError, Synchronization
 
 from vla_tune.control.limits import Axes
+from vla_tune.control.robot import Seen
+from vla_tune.extents import Extents
 
 _ROUNDING = 1e-4
 """Of a step's limit: set-points are made from float32 actions, which is no clamping."""
@@ -14,6 +21,77 @@ _PAST_THE_END = 0.05
 """Of a gripper's range: decoded codes end a little beyond it, which is no clamping."""
 _AT_REST = 1e-6
 """Of a velocity's limit: a trajectory ends with rounding."""
+_AHEAD = 0.02
+"""Seconds by which a sensor's time may be ahead of the clock: a picture that stays would be fresh for so much longer."""
+
+
+@dataclass(kw_only=True)
+class Freshness:
+    """Refuses observations that do not show the present.
+
+    Args:
+        stale: Seconds after which one is too old.
+        frozen: Seconds of motion without a change in a camera's picture after which that camera is taken for frozen.
+    """
+
+    stale: float
+    frozen: float
+    _pictures: dict[str, np.ndarray] = field(default_factory=dict, init=False)
+    _moved: dict[str, float] = field(default_factory=dict, init=False)
+    _last: float | None = field(default=None, init=False)
+
+    def problem(self, seen: Seen, *, now: float, moving: bool) -> str | None:
+        """Why `seen` is refused; None if it is not."""
+        frozen = self._frozen(seen, now, moving)
+        if not np.isfinite(seen.observation.state).all():
+            return f"the observed state is {seen.observation.state.tolist()}"
+        age = now - seen.time
+        if age < -_AHEAD:
+            return f"the observation is {-age:.2f} s ahead of the clock"
+        if not age <= self.stale:  # a time that is NaN is none
+            return f"the observation is {age:.2f} s old"
+        return f"the camera {frozen} shows the same picture for {self.frozen:g} s of motion" if frozen else None
+
+    def _frozen(self, seen: Seen, now: float, moving: bool) -> str | None:
+        passed, self._last = 0.0 if self._last is None else now - self._last, now
+        for role, picture in seen.observation.images.items():
+            same = role in self._pictures and np.array_equal(self._pictures[role], picture)
+            self._moved[role] = self._moved.get(role, 0.0) + (passed if moving else 0.0) if same else 0.0
+            self._pictures[role] = picture
+        return next((role for role, moved in self._moved.items() if moved > self.frozen), None)
+
+
+@dataclass(frozen=True)
+class ActionRange:
+    """Refuses chunks that are not finite or far outside the actions of the training data.
+
+    Args:
+        extents: Of those actions.
+        margin: How far outside is allowed, as a share of the range from min to max, or from engaged to released where that is
+            more; decoded codes can lie some way outside (FAST's, by about a tenth of it), and two codes are always allowed: a
+            dimension that never moved in the data has no range.
+    """
+
+    extents: Extents
+    margin: float
+
+    @cached_property
+    def _allowed(self) -> tuple[Float[np.ndarray, " A"], Float[np.ndarray, " A"]]:
+        return self.extents.allowed(self.margin)
+
+    def problem(self, chunk: Float[np.ndarray, "T A"]) -> str | None:
+        """Why `chunk` is refused; None if it is not."""
+        low, high = self._allowed
+        if chunk.ndim != 2 or chunk.shape[1] != len(low) or not len(chunk):
+            return f"it has shape {list(chunk.shape)}, not [T {len(low)}]"
+        if not np.isfinite(chunk).all():
+            return "it holds NaN or infinity"
+        outside = (chunk < low) | (chunk > high)
+        if not outside.any():
+            return None
+        row, column = np.argwhere(outside)[0].tolist()
+        least, most = self.extents.low[column], self.extents.high[column]
+        return f"dimension {column} is {chunk[row, column]:.4g}, in the training data {least:.4g} to {most:.4g}"
 
 
 class UnsafeError(ValueError):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -76,15 +77,9 @@ class SetPoints:
 
         A gripper is at the end that it is nearer to, or released; a sum is at zero; what is absolute and not measured is NaN.
         """
-        states = {group.name: part for group, part in placed(self.embodiment.state)}
-        position = np.zeros(self.embodiment.action_dimension)
-        for group, part in placed(self.embodiment.action):
-            if (by := self._measuring(group)) is not None:
-                position[part] = _nearest_end(group, by, state[states[by.name]])
-            elif group.gripper is not None:
-                position[part] = group.gripper.released
-            elif group.representation != "delta":
-                position[part] = np.nan
+        position = self._unmeasured_at.copy()
+        for group, part, by, place in self._measured_parts:
+            position[part] = _nearest_end(group, by, state[place])
         return position
 
     def target(
@@ -99,20 +94,42 @@ class SetPoints:
         """The action that asks for the set-point `target`."""
         return target - self._begin(commanded, measured)
 
-    @property
+    @cached_property
     def deltas(self) -> Bool[np.ndarray, " A"]:
         """Which dimensions change a set-point instead of naming one."""
         return self._where(lambda group: group.representation == "delta") & ~two_ended(self.embodiment)
 
-    @property
+    @cached_property
     def unmeasured(self) -> Bool[np.ndarray, " A"]:
         """Which dimensions name a set-point of which nobody knows where it is before the first action."""
         absolute = self._where(lambda group: group.representation != "delta" and self._measuring(group) is None)
         return absolute & ~two_ended(self.embodiment)
 
     def _begin(self, commanded: Float[np.ndarray, " A"], measured: Float[np.ndarray, " A"]) -> Float[np.ndarray, " A"]:
-        sums = self.deltas & self._where(lambda group: self._measuring(group) is None)
-        return np.where(sums, commanded, np.where(self.deltas, self.origin.of(commanded, measured), 0.0))
+        return np.where(self._sums, commanded, np.where(self.deltas, self.origin.of(commanded, measured), 0.0))
+
+    @cached_property
+    def _sums(self) -> Bool[np.ndarray, " A"]:
+        """Which deltas have no position."""
+        return self.deltas & self._where(lambda group: self._measuring(group) is None)
+
+    @cached_property
+    def _measured_parts(self) -> list[tuple[Group, slice, Group, slice]]:
+        """The action groups that are measured, each with what measures it, and the place of both."""
+        states = {group.name: part for group, part in placed(self.embodiment.state)}
+        pairs = [(group, part, self._measuring(group)) for group, part in placed(self.embodiment.action)]
+        return [(group, part, by, states[by.name]) for group, part, by in pairs if by is not None]
+
+    @cached_property
+    def _unmeasured_at(self) -> Float[np.ndarray, " A"]:
+        """Where a set-point is of which nothing measured tells more."""
+        position = np.zeros(self.embodiment.action_dimension)
+        for group, part in placed(self.embodiment.action):
+            if group.gripper is not None:
+                position[part] = group.gripper.released
+            elif group.representation != "delta":
+                position[part] = np.nan
+        return position
 
     def _measuring(self, group: Group) -> Group | None:
         """The state group that tells its position; a number without a unit is no way from one."""

@@ -80,9 +80,8 @@ class Clock(Protocol):
 class WallClock:
     """Real time."""
 
-    def now(self) -> float:
-        """`time.monotonic`."""
-        return time.monotonic()
+    now = staticmethod(time.monotonic)
+    """Seconds since some moment in the past."""
 
     def sleep_until(self, when: float) -> None:
         """Sleeps for the rest."""

@@ -12,11 +12,11 @@ from omegaconf import DictConfig
 from vla_tune.control.emergency import AnyOf, StopFile, StopKey, StopSignal
 from vla_tune.control.instructed import Instructed
 from vla_tune.control.log import All, InMemory, JsonLines
-from vla_tune.control.loop import Controller, Parts
+from vla_tune.control.loop import Controller
+from vla_tune.control.parts import Parts
 from vla_tune.control.plot import plot_ticks
-from vla_tune.control.rejection import ActionRange
 from vla_tune.control.robot import Robot, RobotError
-from vla_tune.control.safety import Safety
+from vla_tune.control.safety import ActionRange, Safety
 from vla_tune.control.setpoints import SetPoints, measured_by
 from vla_tune.control.simulated import SimulatedRobot, spoilt
 from vla_tune.control.state import Counts, State

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -74,17 +75,17 @@ class Embodiment:
     action: tuple[Group, ...]
     control_hz: float
 
-    @property
+    @cached_property
     def state_dimension(self) -> int:
         """S."""
         return sum(group.dimension for group in self.state)
 
-    @property
+    @cached_property
     def action_dimension(self) -> int:
         """A."""
         return sum(group.dimension for group in self.action)
 
-    @property
+    @cached_property
     def action_units(self) -> tuple[str, ...]:
         """The unit of each action dimension."""
         return tuple(group.unit for group in self.action for _ in range(group.dimension))
