@@ -1,11 +1,51 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_tune.training.feed import StepSampler
+from vla_tune.training.feed import StepSampler, feed
 
 sizes = st.integers(1, 40)
+
+
+class Samples:
+    """Of growing length; those that are `broken` are refused."""
+
+    def __init__(self, broken: dict[int, Exception]) -> None:
+        self.broken = broken
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index in self.broken:
+            raise self.broken[index]
+        ids = np.arange(4 + index)
+        state = np.full(2, index, np.float32)
+        return {"input_ids": ids, "placeholders": ids > 9, "prompt_length": np.int64(3), "state": state}
+
+
+SAMPLER = StepSampler(size=4, batch_size=1, gradient_accumulation=2, seed=0)
+
+
+def test_batches_lie_where_they_are_asked_for() -> None:
+    with feed(Samples({}), SAMPLER, start=0, stop=2, pad_id=0, workers=0, device="cpu") as steps:
+        fetched = list(steps)
+    assert [len(step.batches) for step in fetched] == [2, 2]
+    assert sorted(int(batch.state[0, 0]) for step in fetched for batch in step.batches) == [0, 1, 2, 3]
+    with feed(Samples({}), SAMPLER, start=0, stop=1, pad_id=0, workers=0, device="meta") as steps:
+        assert {batch.input_ids.device.type for batch in next(steps).batches} == {"meta"}
+
+
+@pytest.mark.parametrize("error", [ValueError("episode 1, frame 2: it is dark"), OSError("the disk is gone")])
+def test_a_refused_sample_is_told_in_its_own_words(error: Exception) -> None:
+    last = int(SAMPLER.indices(1)[-1])
+    with feed(Samples({last: error}), SAMPLER, start=0, stop=2, pad_id=0, workers=0, device="cpu") as steps:
+        next(steps)
+        with pytest.raises(type(error), match=str(error)):
+            next(steps)
 
 
 @given(sizes, st.integers(1, 7), st.integers(1, 3), st.integers(0, 1000))
