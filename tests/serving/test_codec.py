@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from vla_tune.serving.codec import MAX_BYTES, MAX_DEPTH, MessageError, decode, encode, from_json
+from vla_tune.serving.codec import decode, encode
+from vla_tune.serving.limits import MAX_BYTES, MAX_DEPTH, MessageError
+from vla_tune.serving.strict_json import from_json
 
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
 KINDS = st.sampled_from(["|b1", "|u1", "<i2", "<u4", ">i8", "<f2", "<f4", ">f8"])

@@ -8,7 +8,8 @@ import socket
 import pytest
 
 from vla_tune.serving import doors as module
-from vla_tune.serving.doors import Doors, Seldom, affordable, seldom_complaining
+from vla_tune.serving.connection import Doors
+from vla_tune.serving.doors import Seldom, affordable, seldom_complaining
 from vla_tune.serving.metrics import Metrics
 from vla_tune.serving.rest import Rest, _Front, _Listener
 from vla_tune.serving.security import Loopback

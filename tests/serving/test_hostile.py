@@ -15,7 +15,7 @@ from websockets.sync.client import ClientConnection, connect
 from vla_tune.schema import Observation
 from vla_tune.serving import codec
 from vla_tune.serving.client import RemotePolicy
-from vla_tune.serving.protocol import request_of
+from vla_tune.serving.codec import request_of
 
 GROWTH = 24 * 2**20
 """Bytes by which a Python process may differ after thousands of messages (arenas, caches)."""

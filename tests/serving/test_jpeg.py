@@ -11,9 +11,9 @@ from PIL import Image
 
 from vla_tune.schema import Observation
 from vla_tune.serving.client import RemotePolicy, ServerError
-from vla_tune.serving.codec import MessageError
+from vla_tune.serving.codec import observation_in, request_of
 from vla_tune.serving.jpeg import check_quality, from_jpeg, to_jpeg
-from vla_tune.serving.protocol import observation_in, request_of
+from vla_tune.serving.limits import MessageError
 
 
 def picture(height: int = 64, width: int = 64) -> np.ndarray:

@@ -7,9 +7,9 @@ import pytest
 
 from vla_tune.schema import Contract, Observation
 from vla_tune.schema.sense import check_contract
-from vla_tune.serving.codec import MessageError
+from vla_tune.serving.codec import STATE, observation_in, request_of
+from vla_tune.serving.limits import MessageError
 from vla_tune.serving.openvla_json import message_of
-from vla_tune.serving.protocol import STATE, observation_in, request_of
 
 
 @pytest.fixture

@@ -22,7 +22,9 @@ from vla_tune.serving import codec
 from vla_tune.serving import connection as connection_module
 from vla_tune.serving.answers import without_frames
 from vla_tune.serving.client import RemotePolicy, ServerError, UnreachableError
-from vla_tune.serving.protocol import contract_in, observation_in, request_of
+from vla_tune.serving.codec import observation_in, request_of
+from vla_tune.serving.limits import MAX_BYTES
+from vla_tune.serving.protocol import contract_in
 from vla_tune.serving.security import Insecure, Loopback, Tls
 
 
@@ -235,7 +237,7 @@ def test_a_message_that_is_too_large_ends_its_connection_only(served, echo):
         policy.act([seen()])
         with connect(address.url, compression=None, proxy=None) as connection:
             connection.recv()
-            connection.send(bytes(codec.MAX_BYTES + 1))
+            connection.send(bytes(MAX_BYTES + 1))
             with pytest.raises(ConnectionClosed) as caught:
                 connection.recv()
             assert caught.value.rcvd is not None

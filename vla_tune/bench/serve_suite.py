@@ -17,7 +17,7 @@ from vla_tune.bench.table import row_lines
 from vla_tune.schema import Camera, Contract, Observation
 from vla_tune.serving import codec
 from vla_tune.serving.client import RemotePolicy
-from vla_tune.serving.protocol import request_of
+from vla_tune.serving.codec import request_of
 
 OURS, THREAD, BLOCKING = "vla-tune", "minimal, inference in a thread", "minimal, inference in the event loop"
 _OPTIONS = {"compression": None, "proxy": None, "max_size": None}

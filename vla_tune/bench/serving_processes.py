@@ -15,8 +15,8 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from vla_tune.bench.measure import memory_of
 from vla_tune.schema import Contract
+from vla_tune.serving.codec import STATE
 from vla_tune.serving.metrics import Metrics
-from vla_tune.serving.protocol import STATE
 from vla_tune.serving.security import Loopback
 from vla_tune.serving.server import PolicyServer
 from vla_tune.serving.worker import Worker

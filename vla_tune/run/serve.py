@@ -23,12 +23,13 @@ from vla_tune.run.proof import proof
 from vla_tune.run.published import named_folder, stated_contract
 from vla_tune.run.recorded import dark_observation
 from vla_tune.run.shared import SharedRuns, load_shared
-from vla_tune.schema import Contract, Observation, Policy
+from vla_tune.schema import Contract, Observation
+from vla_tune.serving.adapters import Adapters, FixedAdapters
 from vla_tune.serving.jpeg import check_quality
 from vla_tune.serving.metrics import Metrics
 from vla_tune.serving.rest import Rest
-from vla_tune.serving.server import Adapters, FixedAdapters, PolicyServer
-from vla_tune.serving.worker import ActByName, Worker
+from vla_tune.serving.server import PolicyServer
+from vla_tune.serving.worker import ActByName, Worker, alone
 
 DEFAULT = "default"
 """The name of a policy that is served alone."""
@@ -198,12 +199,3 @@ def _policies(cfg: DictConfig) -> Served:
     shared = load_shared(named, rows=cfg.rows, device=device)
     adapters = RunsUnder(Path(cfg.adapters), shared, cfg.unproved) if cfg.adapters else FixedAdapters()
     return Served(shared.policies.act, shared.contracts, adapters, named)
-
-
-def alone(policy: Policy) -> ActByName:
-    """A policy that is served alone, whatever its name."""
-
-    def act(observations: Sequence[Observation], _: Sequence[str]) -> Sequence[Float[np.ndarray, "T A"]]:
-        return list(policy.act(observations))
-
-    return act

@@ -1,50 +1,25 @@
 """A policy that runs elsewhere: needs numpy, msgpack and websockets, and no torch."""
 
 import itertools
-import logging
-import random
-import socket
-import ssl
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 from jaxtyping import Float
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-from websockets.sync.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection
 
 from vla_tune.schema import Contract, Observation
-from vla_tune.serving import codec
-from vla_tune.serving.protocol import (
-    ADAPTER,
-    ADD,
-    ENDPOINT,
-    REMOVE,
-    REQUEST_ID,
-    chunk_shape,
-    contract_hash,
-    contract_in,
-    request_of,
-)
-from vla_tune.serving.replies import SAID, ServerError, chunk_of, content_of, timing_of
+from vla_tune.serving.codec import ADAPTER, ADD, ENDPOINT, REMOVE, REQUEST_ID, decode, encode, request_of
+from vla_tune.serving.handshake import SAID, ServerError, UnreachableError, Way, announced_shape
+from vla_tune.serving.limits import MessageError
 from vla_tune.serving.security import is_loopback
-
-_log = logging.getLogger(__name__)
-_NAMED = 3
-"""Differing fields in a message, at most."""
-_CLOSING = 1.0
-"""Seconds for a server to say goodbye; an answer that did not come in time must not take much longer to be given up."""
-
-
-class UnreachableError(ConnectionError):
-    """There is no connection, or no answer in time."""
 
 
 @dataclass(eq=False)
@@ -98,6 +73,11 @@ class RemotePolicy:
             raise ValueError(f"{self.url}: the key would cross the network in clear; use wss:// (the server: security=tls).")
 
     @property
+    def _way(self) -> Way:
+        given = {"api_key": self.api_key, "certificate": self.certificate, "timeout": self.timeout, "patience": self.patience}
+        return Way(url=self.url, sleep=self.sleep, **given)
+
+    @property
     def metadata(self) -> dict[str, Any]:
         """What the server said first."""
         with self._turn:
@@ -148,7 +128,7 @@ class RemotePolicy:
     def _exchanged(self, message: dict[str, Any]) -> dict[str, Any]:
         connection = self._connected()
         numbered = {REQUEST_ID: next(self._numbers)} if self._metadata.get(REQUEST_ID) is True else {}
-        encoded = codec.encode(message | numbered)
+        encoded = encode(message | numbered)
         self._expect_nothing(connection)
         connection.send(encoded)
         try:
@@ -156,7 +136,7 @@ class RemotePolicy:
         except TimeoutError:
             self.close()  # its answer may still come, and must not be taken for the next one's
             raise UnreachableError(f"{self.url} gave no answer within {self.timeout:g} s.") from None
-        except codec.MessageError as error:
+        except MessageError as error:
             self.close()
             raise ServerError(f"{self.url} sent what cannot be read: {error}") from None
         if reply.get(REQUEST_ID) != numbered.get(REQUEST_ID):
@@ -177,66 +157,50 @@ class RemotePolicy:
 
     def _connected(self) -> ClientConnection:
         if self._connection is None:
-            connection = self._connect()
+            connection = self._closing.enter_context(self._way.open())
             try:
                 self._metadata = content_of(connection.recv(timeout=self.timeout))
-                self._check_contract()
-                self._shape = chunk_shape(self._metadata, self.adapter)
-                if self.contract is not None and self._shape != (known := _shape_of(self.contract)):
-                    raise ValueError(f"{self.url} announces chunks of {list(self._shape)}, the contract {list(known)}.")
+                asked = {"contract": self.contract, "adapter": self.adapter, "jpeg_quality": self.jpeg_quality}
+                self._shape = announced_shape(self.url, self._metadata, **asked)
             except BaseException:
                 self.close()
                 raise
             self._connection = connection
         return self._connection
 
-    def _connect(self) -> ClientConnection:
-        deadline, pause = time.monotonic() + self.patience, 0.05
-        headers = {} if self.api_key is None else {"Authorization": f"Api-Key {self.api_key}"}
-        context = ssl.create_default_context(cafile=self.certificate) if self.url.startswith("wss:") else None
-        options: dict[str, Any] = {"compression": None, "proxy": None, "max_size": codec.MAX_BYTES, "ssl": context}
-        options |= {"close_timeout": _CLOSING, "max_queue": 1}
-        while True:
-            try:
-                opened = connect(self.url, additional_headers=headers, open_timeout=self.timeout, **options)
-                # a server that reads nothing would keep a large observation, and who sends it, for ever
-                opened.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", *_divided(self.timeout)))
-                return self._closing.enter_context(opened)
-            except InvalidStatus as error:
-                raise ServerError(f"{self.url} refused: HTTP {error.response.status_code} {error.response.body!r}"[:SAID]) from None
-            except ssl.SSLCertVerificationError as error:
-                remedy = "name its authority as certificate="
-                raise ServerError(f"{self.url} has a certificate that is not trusted ({error.verify_message}): {remedy}.") from None
-            except (OSError, WebSocketException) as error:
-                if time.monotonic() + pause > deadline:
-                    raise UnreachableError(f"{self.url} cannot be reached within {self.patience:g} s ({error}).") from None
-                self.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(2 * pause, 2.0)
 
-    def _check_contract(self) -> None:
-        known = self._metadata.get("adapters", {})
-        name = self.adapter or self._metadata.get("default_adapter")
-        if not isinstance(known, dict) or not isinstance(name, str) or name not in known:
-            there = ", ".join(map(str, known)) if isinstance(known, dict) else f"a {type(known).__name__}"
-            raise ValueError(f"{self.url} has no adapter {str(name)[:80]!r}: there are {there}."[:SAID])
-        offered = self._metadata.get("jpeg_quality")
-        if self.jpeg_quality not in (None, offered):
-            raise ValueError(
-                f"{self.url} was started with jpeg_quality={offered}, this client with {self.jpeg_quality}: choose one."
-            )
-        given = self.contract and replace(self.contract, jpeg_quality=offered)  # a client may send what is better than announced
-        if given is not None and contract_hash(given) != known[name]:
-            found = _difference(given, self._metadata)
-            raise ValueError(f"{self.url} acts by another contract than the one given: {found}.")
+def content_of(message: str | bytes) -> dict[str, Any]:
+    """What a server said.
+
+    Raises:
+        ServerError: a text, which is an error.
+        MessageError: it cannot be read.
+    """
+    if isinstance(message, str):
+        raise ServerError(message[:SAID])
+    content = decode(message)
+    if not isinstance(content, dict):
+        raise MessageError(f"a message is a map, not a {type(content).__name__}.")
+    return content
 
 
-def _shape_of(contract: Contract) -> tuple[int, int]:
-    return contract.horizon, contract.embodiment.action_dimension
+def chunk_of(actions: Any, shape: tuple[int, int]) -> Float[np.ndarray, "T A"]:
+    """Actions that can be played, in memory of their own: what was decoded cannot be written.
+
+    Raises:
+        ServerError: they are something else.
+    """
+    if not isinstance(actions, np.ndarray) or actions.shape != shape or actions.dtype.kind != "f" or not np.isfinite(actions).all():
+        found = f"{actions.dtype} {list(actions.shape)}" if isinstance(actions, np.ndarray) else type(actions).__name__
+        raise ServerError(f"the server's actions are {found}, and not finite numbers {list(shape)}: look at its log.")
+    return np.array(actions)
 
 
-def _divided(seconds: float) -> tuple[int, int]:
-    """Whole seconds and microseconds."""
-    return divmod(max(1, round(seconds * 1_000_000)), 1_000_000)
+def timing_of(record: Any) -> dict[str, float]:
+    """What the server says about its time, if it does."""
+    return (
+        {key: float(value) for key, value in record.items() if isinstance(value, int | float)} if isinstance(record, dict) else {}
+    )
 
 
 def remote_policy(
@@ -265,13 +229,3 @@ def remote_policy(
         timeout=float(timeout),
         patience=float(patience),
     )
-
-
-def _difference(contract: Contract, metadata: dict[str, Any]) -> str:
-    """What differs first: what the server announces, and what was given."""
-    try:
-        other = contract_in(metadata)
-    except ValueError as error:
-        return str(error)
-    found = other.differences(contract, beside=("version",))
-    return "; ".join(found[:_NAMED]) or "the adapter is not the server's default, and its contract differs"

@@ -1,4 +1,4 @@
-"""Messages of numpy arrays as openpi writes them: msgpack, read strictly.
+"""Observations and actions as openpi's messages: numpy arrays in msgpack, read strictly, under names that follow from the contract.
 
 An array is a map with the keys `__ndarray__`, `data`, `dtype`, `shape`, which are bytes; a scalar one with `__npgeneric__`, `data`
 and `dtype`. The public decoder takes any dtype and any shape, and one message with the dtype `|O` makes it follow pointers that the
@@ -9,37 +9,41 @@ Who reads holds up everybody else in its process, so a message is counted while 
 after the first few thousands.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite, prod
 from typing import Any
 
 import msgpack
 import numpy as np
 
-MAX_BYTES = 16 * 2**20
-"""Of a message."""
-MAX_DEPTH = 16
-"""Of lists and maps inside each other."""
-MAX_ITEMS = 256
-"""Of a list or a map."""
-MAX_OBJECTS = 20_000
-"""Items of all lists and maps together; an observation has about fifty."""
-MAX_DIGITS = 20
-"""Of a whole number in JSON."""
-MAX_TEXT = 2**20
-"""Bytes of one text."""
-MAX_DIMENSIONS = 8
-"""Of an array."""
+from vla_tune.schema import Camera, Contract, Observation
+from vla_tune.serving.jpeg import from_jpeg, to_jpeg
+from vla_tune.serving.limits import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_DIMENSIONS,
+    MAX_ITEMS,
+    MAX_OBJECTS,
+    MAX_PROMPT,
+    MAX_TEXT,
+    MessageError,
+)
+
+PROMPT, STATE, ADAPTER, ENDPOINT = "prompt", "observation/state", "adapter", "endpoint"
+REQUEST_ID = "request_id"
+"""A number that a client may give a question, if the server announces that it repeats it in the answer."""
+_LARGER = 16
+"""Times the pixels of the contract's camera that a JPEG may have; small files can hold very large pictures."""
+_SLIM = 8
+"""Times its shorter side that a picture's longer one may be: to crop or to pad a line of a million pixels takes gigabytes."""
+_BESIDE = frozenset({ADAPTER, ENDPOINT, REQUEST_ID, "session_id"})
+"""What a request may hold beside an observation."""
+ADD, REMOVE = "add_adapter", "remove_adapter"
 _DTYPES = frozenset(
     ["|b1", "|u1", "|i1", *(f"{order}{kind}{size}" for order in "<>" for kind in "iu" for size in (2, 4, 8))]
     + [f"{order}f{size}" for order in "<>" for size in (2, 4, 8)]
 )
 _ARRAY, _SCALAR = b"__ndarray__", b"__npgeneric__"
-
-
-class MessageError(ValueError):
-    """A message that is refused; its text may be sent back."""
 
 
 def encode(value: Any) -> bytes:
@@ -77,44 +81,6 @@ def decode(message: bytes | bytearray | memoryview, *, most: int = MAX_OBJECTS) 
     return value
 
 
-def from_json(text: str | bytes, *, hook: Callable[[dict[str, Any]], Any] = lambda record: record) -> Any:
-    """What a JSON text of few parts says; `hook` reads each object.
-
-    Raises:
-        MessageError: it is no JSON, too deep, says a thing twice, or has more than `MAX_OBJECTS` parts, which is seen before any is
-            built.
-    """
-    marks = (b"[", b"{", b",") if isinstance(text, bytes) else ("[", "{", ",")
-    if sum(map(text.count, marks)) > MAX_OBJECTS:  # pyright: ignore[reportArgumentType]
-        raise MessageError(f"a JSON text holds at most {MAX_OBJECTS:,} values; arrays are sent as bytes, not number by number.")
-    try:
-        return json.loads(
-            text,
-            object_pairs_hook=lambda pairs: hook(_without_repeats(pairs)),
-            parse_int=_whole,
-            parse_float=_finite,
-            parse_constant=_constant,
-        )
-    except MessageError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise MessageError(f"this is no JSON that is read here: {type(error).__name__} {error}"[:300]) from None
-
-
-def _whole(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:
-        raise MessageError(f"a whole number of {len(digits):,} digits: at most {MAX_DIGITS} are read.")
-    return int(digits)
-
-
-def _finite(digits: str) -> float:
-    return number if isfinite(number := float(digits)) else _constant(digits[:MAX_DIGITS])
-
-
-def _constant(name: str) -> Any:
-    raise MessageError(f"{name} is no JSON: only finite numbers are read.")
-
-
 def _hooks(most: int) -> tuple[Callable[[list[Any]], list[Any]], Callable[[list[tuple[Any, Any]]], Any]]:
     """What msgpack calls with each list and with each map that it has built, those inside first."""
     left = most
@@ -126,7 +92,7 @@ def _hooks(most: int) -> tuple[Callable[[list[Any]], list[Any]], Callable[[list[
             raise MessageError(f"a message has more than {most:,} parts; arrays are sent as bytes, not number by number.")
         return items
 
-    return counted, lambda pairs: _read(_without_repeats(counted(pairs)))
+    return counted, lambda pairs: _read(without_repeats(counted(pairs)))
 
 
 def _read(record: dict[Any, Any]) -> Any:
@@ -151,7 +117,12 @@ def _check_depth(value: Any, depth: int) -> None:
         _check_depth(item, depth - 1)
 
 
-def _without_repeats(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+def without_repeats(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A map.
+
+    Raises:
+        MessageError: a key comes twice.
+    """
     record = dict(pairs)
     if len(record) != len(pairs):
         raise MessageError("a map says the same key twice: which one holds cannot be told.")
@@ -200,3 +171,106 @@ def _check_dtype(name: Any) -> np.dtype:
     if not isinstance(name, str) or name not in _DTYPES:
         raise MessageError(f"arrays of dtype {str(name)[:30]!r} are not sent: only of numbers and booleans.")
     return np.dtype(name)
+
+
+def image_key(role: str) -> str:
+    """Of a camera's picture in a request."""
+    return f"observation/{role}"
+
+
+def request_of(observation: Observation, *, adapter: str | None = None, jpeg_quality: int | None = None) -> dict[str, Any]:
+    """The message that asks for actions, with a state if there is one; with a `jpeg_quality`, its pictures are JPEG files."""
+    images: dict[str, Any] = {image_key(role): np.ascontiguousarray(image) for role, image in observation.images.items()}
+    if jpeg_quality is not None:
+        images = {key: to_jpeg(image, jpeg_quality) for key, image in images.items()}
+    named = {} if adapter is None else {ADAPTER: adapter}
+    state = np.asarray(observation.state)
+    return images | ({STATE: state} if state.size else {}) | {PROMPT: observation.instruction} | named
+
+
+def observation_in(message: Mapping[str, Any], contract: Contract) -> Observation:
+    """What a request shows.
+
+    Raises:
+        MessageError: something is missing, left over, or of another kind; it is named with what is expected.
+    """
+    body = contract.embodiment
+    keys = {image_key(camera.role): camera for camera in body.cameras}
+    expected = {*keys, *([STATE] if body.state else []), PROMPT}
+    given = message.keys() - _BESIDE
+    if given != expected:
+        missing, unknown = sorted(expected - given), sorted(str(key)[:40] for key in given - expected)[:5]
+        raise MessageError(f"an observation holds {sorted(expected)}: missing {missing}, unknown {unknown}.")
+    images = {camera.role: _image(key, _unpacked(key, message[key], camera, contract)) for key, camera in keys.items()}
+    state = _state(message[STATE], body.state_dimension) if body.state else np.zeros(0, np.float32)
+    return Observation(images=images, state=state, instruction=_text(message[PROMPT]))
+
+
+def _unpacked(key: str, value: Any, camera: Camera, contract: Contract) -> Any:
+    if not isinstance(value, bytes):
+        return value
+    if contract.jpeg_quality is None:
+        raise MessageError(f"{key} is a file, pictures are arrays here: start the server with jpeg_quality=... to allow JPEG.")
+    return from_jpeg(value, largest=_LARGER * camera.height * camera.width)
+
+
+def _image(key: str, value: Any) -> np.ndarray:
+    if not (isinstance(value, np.ndarray) and value.dtype.str == "|u1" and value.ndim == 3 and value.shape[2] == 3 and value.size):
+        raise MessageError(f"{key} is {_kind(value)}: an image is uint8 [height width 3], RGB.")
+    height, width = value.shape[:2]
+    if max(height, width) > _SLIM * min(height, width):
+        raise MessageError(f"{key} is {height} x {width}: no side of a picture is more than {_SLIM} times the other.")
+    return value
+
+
+def _state(value: Any, dimension: int) -> np.ndarray:
+    if not (isinstance(value, np.ndarray) and value.shape == (dimension,) and value.dtype.kind in "fiu"):
+        raise MessageError(f"{STATE} is {_kind(value)}: the state is {dimension} numbers in robot units.")
+    with np.errstate(over="ignore"):  # it is infinite then, which is said
+        state = value.astype(np.float32)
+    if not all(map(isfinite, map(float, state))):  # a few numbers, for which this is a fifth of numpy's time
+        raise MessageError(f"{STATE} holds NaN or infinity: {state.tolist()}. Check the sensor.")
+    return state
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise MessageError(f"{PROMPT} is {_kind(value)}: it is the instruction, as text that is not empty.")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise MessageError(f"{PROMPT} holds half a character (a surrogate): send it as UTF-8.") from None
+    if size > MAX_PROMPT:
+        raise MessageError(f"{PROMPT} has {size:,} bytes, an instruction at most {MAX_PROMPT:,}: say it in a sentence.")
+    return value
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    short = value[:40] if isinstance(value, str | bytes) else value
+    return f"{type(value).__name__} {str(short)!r}" if isinstance(value, str | bytes | int | float) else type(value).__name__
+
+
+def request_id_in(message: Mapping[str, Any]) -> int | None:
+    """The number that a client gave its question; None if it gave none.
+
+    Raises:
+        MessageError: it is no number.
+    """
+    number = message.get(REQUEST_ID)
+    if number is not None and type(number) is not int:
+        raise MessageError(f"{REQUEST_ID} is {_kind(number)}: it is a whole number.")
+    return number
+
+
+def adapter_in(message: Mapping[str, Any], known: Sequence[str]) -> str:
+    """The adapter that a request names; the first one if it names none.
+
+    Raises:
+        MessageError: there is none of this name.
+    """
+    name = message.get(ADAPTER, known[0])
+    if not isinstance(name, str) or name not in known:
+        raise MessageError(f"adapter {str(name)[:80]!r}: loaded are {', '.join(known)}.")
+    return name

@@ -1,9 +1,9 @@
-"""How many connections may be open, and which one gives way: who says nothing must not keep out who does."""
+"""What a listener leaves for everything else: files that can be opened, and room in the log."""
 
 import logging
 import resource
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -15,35 +15,6 @@ _COMPLAINTS = {
     "aiohttp.server": "Error handling request",  # no HTTP; what our own code raises is caught there
 }
 """By the logger, how what anybody can cause begins."""
-
-
-@dataclass(eq=False)
-class Doors:
-    """The connections of one listener that nobody is answering.
-
-    Args:
-        most: Open ones; a further one takes the place of the one that has said nothing for longest.
-    """
-
-    most: int
-    _silent: dict[Hashable, Callable[[], object]] = field(default_factory=dict, init=False)
-
-    def enter(self, connection: Hashable, close: Callable[[], object]) -> None:
-        """A connection waits for its first or next message; `close` ends it if its place is needed."""
-        self._silent.pop(connection, None)
-        while len(self._silent) >= self.most:
-            oldest = next(iter(self._silent))
-            self._silent.pop(oldest)()
-        self._silent[connection] = close
-
-    def heard(self, connection: Hashable) -> None:
-        """A whole message came of it; a byte now and then is silence."""
-        if connection in self._silent:
-            self._silent[connection] = self._silent.pop(connection)
-
-    def leave(self, connection: Hashable) -> None:
-        """It has ended, or is being answered."""
-        self._silent.pop(connection, None)
 
 
 def affordable(most: int) -> int:

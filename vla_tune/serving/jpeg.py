@@ -5,7 +5,7 @@ import io
 import numpy as np
 from jaxtyping import UInt8
 
-from vla_tune.serving.codec import MessageError
+from vla_tune.serving.limits import MessageError
 
 QUALITIES = range(50, 101)
 _SEGMENTS = 64

@@ -9,7 +9,8 @@ import numpy as np
 
 from vla_tune.schema import Contract
 from vla_tune.serving import codec
-from vla_tune.serving.protocol import PROMPT, STATE, image_key
+from vla_tune.serving.codec import PROMPT, STATE, image_key
+from vla_tune.serving.strict_json import from_json
 
 SINGLE, FULL = "image", "full_image"
 """The first camera, as OpenVLA's clients name it, and as OFT's do."""
@@ -32,7 +33,7 @@ def decoded(text: Any) -> Mapping[str, Any]:
         raise codec.MessageError(
             f"a request holds at most {_BRACKETS:,} lists and objects: write pictures as json_numpy does, {_WRITTEN}."
         )
-    content = codec.from_json(text, hook=_array)
+    content = from_json(text, hook=_array)
     if not isinstance(content, Mapping):
         raise codec.MessageError(f"a request is a JSON object, not a {type(content).__name__}.")
     return content

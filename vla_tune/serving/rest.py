@@ -14,16 +14,18 @@ from jaxtyping import Float
 
 from vla_tune.schema import Contract
 from vla_tune.serving import codec
-from vla_tune.serving.answers import FAILED, check_chunk, error_record
-from vla_tune.serving.doors import Doors, affordable
+from vla_tune.serving.answers import FAILED, error_record
+from vla_tune.serving.codec import STATE, adapter_in, observation_in
+from vla_tune.serving.connection import Doors
+from vla_tune.serving.doors import affordable
+from vla_tune.serving.limits import MAX_BYTES
 from vla_tune.serving.openvla_json import ENCODED, SINGLE, STATISTICS, decoded, message_of, written
-from vla_tune.serving.protocol import STATE, adapter_in, observation_in
 from vla_tune.serving.security import stranger
 from vla_tune.serving.server import PolicyServer
-from vla_tune.serving.worker import RefusedError
+from vla_tune.serving.worker import RefusedError, check_chunk
 
 _log = logging.getLogger(__name__)
-_MAX_BYTES = codec.MAX_BYTES * 4 // 3 + 65536
+_MAX_BYTES = MAX_BYTES * 4 // 3 + 65536
 """Of a request: what the websocket takes, in base64."""
 _OPEN = 64
 """Requests that may be read or answered at once, and connections that may be open without one."""

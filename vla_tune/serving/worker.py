@@ -8,11 +8,12 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from vla_tune.schema import Observation
+from vla_tune.schema import Contract, Observation, Policy
 
 _STOPS = "the server stops"
 
@@ -49,6 +50,15 @@ type ActByName = Callable[[Sequence[Observation], Sequence[str]], Sequence[Float
 
 No `vla_tune.schema.Policy`, which is one adapter: here those of several share a forward pass, and their chunks may differ in shape.
 """
+
+
+def alone(policy: Policy) -> ActByName:
+    """A policy that is served alone, whatever its name."""
+
+    def act(observations: Sequence[Observation], _: Sequence[str]) -> Sequence[Float[np.ndarray, "T A"]]:
+        return list(policy.act(observations))
+
+    return act
 
 
 type Done = Callable[[Reply | Exception], None]
@@ -192,6 +202,20 @@ class Worker:
                 request.done(outcome)
         finally:
             self._begin()
+
+
+def check_chunk(actions: Any, contract: Contract) -> None:
+    """What a policy gave is a chunk of its contract, of finite numbers.
+
+    Raises:
+        RuntimeError: it is something else; a client could not use it.
+    """
+    expected = (contract.horizon, contract.embodiment.action_dimension)
+    if not isinstance(actions, np.ndarray) or actions.shape != expected or actions.dtype.kind != "f":
+        found = f"{actions.dtype} {list(actions.shape)}" if isinstance(actions, np.ndarray) else type(actions).__name__
+        raise RuntimeError(f"the policy's chunk is {found}, the contract says {list(expected)}.")
+    if not np.isfinite(actions).all():
+        raise RuntimeError("the policy's chunk holds NaN or infinity: it is not sent.")
 
 
 def _refuse(request: _Request, reason: str) -> None:

@@ -6,7 +6,7 @@ from itertools import permutations
 
 import pytest
 
-from vla_tune.serving.turns import Question, Turns
+from vla_tune.serving.connection import Question, Turns
 
 
 async def said(number: int) -> dict[str, int]:
