@@ -5,13 +5,14 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from vla_tune.models.base import Outline
 from vla_tune.models.openvla.load import empty_model, load_config
 from vla_tune.run import fit
 from vla_tune.run.fine_tune import fine_tune
@@ -124,9 +125,24 @@ def test_what_cannot_be_planned_is_counted(tmp_path: Path, capsys: pytest.Captur
         check_fit(unheard(tmp_path, weight=(60_000, 100_000)))
 
 
+class Mumbling(Unheard):
+    """One whose architecture is not to be found."""
+
+    def outline(self) -> Outline:
+        raise FileNotFoundError("there is no config.json")
+
+
 def test_what_can_neither_be_planned_nor_counted(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"neither be planned \(Unheard cannot be planned.*fit=ignore"):
-        check_fit(unheard(tmp_path / "empty"))
+    mumbling = OmegaConf.merge(unheard(tmp_path / "empty"), {"model": {"_target_": f"{__name__}.Mumbling"}})
+    with pytest.raises(ValueError, match=r"neither be planned \(there is no config\.json\).*fit=ignore"):
+        check_fit(cast(DictConfig, mumbling))
+
+
+def test_what_tells_nothing_about_itself_is_passed_over_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    check_fit(unheard(tmp_path / "empty"))
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "neither be planned (Unheard cannot be planned: " in said
+    assert said.endswith("nobody knows whether it fits.")
 
 
 @pytest.mark.parametrize("fits", [True, False])

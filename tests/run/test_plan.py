@@ -5,10 +5,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig
+from torch import nn
 
+from vla_tune.models.base import Outline
 from vla_tune.plan import Plan
 from vla_tune.run.objects import build
 from vla_tune.run.plan import plan_run, planned
@@ -119,3 +122,34 @@ def test_an_unknown_gpu_is_refused_with_the_known_ones():
 def test_an_unknown_sharding():
     with pytest.raises(ValueError, match="sharding='zero'"):
         plan_of("sharding=zero")
+
+
+class Silent:
+    """A checkpoint that tells nothing about its architecture."""
+
+    def __init__(self, folder: str, **_: object) -> None:
+        self.folder = folder
+
+
+class OfAnotherKind(Silent):
+    """One that is no language model, and tells how its loss is computed."""
+
+    def outline(self) -> Outline:
+        with torch.device("meta"):
+            return Outline(model=nn.Sequential(nn.Linear(64, 128), nn.Linear(128, 4)), loss=_loss)
+
+
+def _loss(model: nn.Module, rows: int) -> torch.Tensor:
+    return model(torch.zeros(rows, 64)).square().mean()
+
+
+def test_a_model_of_another_kind_is_planned_by_what_it_tells(capsys: pytest.CaptureFixture[str]):
+    plan = run(f"model._target_={__name__}.OfAnotherKind", "model.folder=mine", "adapter=full", "~head", "training.batch_size=1000")
+    assert plan.total == plan.trainable == 64 * 128 + 128 + 128 * 4 + 4
+    assert plan.bytes_.activations == pytest.approx(1000 * (64 * 2 + 128 * 2 + 4 * 2), rel=0.05)  # in an autocast
+    assert "It fits" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_tells_nothing_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"^Silent cannot be planned: .*\. Give it an outline\(\), which returns Outline.*\.$"):
+        run(f"model._target_={__name__}.Silent", "model.folder=mine")

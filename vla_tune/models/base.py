@@ -3,8 +3,8 @@
 A model says its loss and acts (`ActionModel`); what only some can do besides is a small protocol of `models.capabilities`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -118,21 +118,29 @@ class ModelInterface:
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
-    """A model without memory for its weights, and what its modules do not say about themselves."""
+    """A model without memory for its weights, and what its modules do not say about themselves.
+
+    For a model of any kind `Outline(model=..., loss=...)` is enough.
+    """
 
     model: nn.Module
     """On the meta device."""
-    image_tokens: int
+    loss: Callable[[nn.Module, int], Tensor] | None = None
+    """The loss of a batch of so many rows, which a plan runs without memory: it must follow from shapes alone.
+
+    None where all blocks are of the kinds that `plan.activations` has formulas for; then the fields below tell the rest.
+    """
+    image_tokens: int = 0
     """Positions of the sequence that one camera image takes."""
-    state_tokens: int
+    state_tokens: int = 0
     """Positions that the robot's state takes."""
-    tokens: Mapping[str, int]
+    tokens: Mapping[str, int] = field(default_factory=dict)
     """Tokens that one camera image is inside a module, by its name; language models and heads are left out."""
-    head: str
-    """Name of the linear layer that speaks the vocabulary."""
-    nf4_targets: Sequence[str]
+    head: str | None = None
+    """Name of the linear layer that speaks the vocabulary, where one does."""
+    nf4_targets: Sequence[str] = ()
     """Patterns of the linear layers that `base=nf4` keeps in 4 bits."""
-    unreached: Sequence[str]
+    unreached: Sequence[str] = ()
     """Names of modules that no output depends on: they get no gradient."""
 
 

@@ -33,6 +33,11 @@ class Numerics:
         """Whether layers with the same input keep it once; each makes its own copy where it must cast."""
         return self.stream == self.compute == self.adapter
 
+    @property
+    def autocast(self) -> bool:
+        """Whether products are computed in another dtype than the weights'."""
+        return self.adapter == 2
+
 
 def numerics(weights: str, *, precision: str, device: str) -> Numerics:
     """For weights in a format of `models.precision`, and a forward pass in `precision` (bf16 is an autocast)."""

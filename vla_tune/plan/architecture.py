@@ -82,10 +82,13 @@ class Architecture:
     """In the order in which they run."""
     linears: tuple[PlacedLinear, ...]
     head: Reader
-    """The vocabulary."""
+    """The vocabulary; where no layer speaks one, it has no outputs."""
     final_norm_learns: bool
     uncounted: tuple[str, ...]
-    """Children of the model whose linear layers learn in blocks of a kind that is not known here: their activations are missing."""
+    """Children of the model whose linear layers learn in blocks of a kind that is not known here: their activations are missing.
+
+    None is, where the outline tells how to compute a loss.
+    """
 
     @property
     def base_parameters(self) -> int:
@@ -123,7 +126,8 @@ def architecture(outline: Outline, adapter: Adapter) -> Architecture:
     with torch.device("meta"):
         attached.attach(model)
     own, added = _split(model, base_names)
-    _refuse_unknown(added, adapter)
+    if outline.loss is None:
+        _refuse_unknown(added, adapter)
     kept = {name: parameter for name, parameter in own.items() if name.removesuffix(".weight") not in in_4bit}
     quantized = [sizes[f"{name}.weight"] for name in in_4bit]
     learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -143,9 +147,9 @@ def architecture(outline: Outline, adapter: Adapter) -> Architecture:
         largest_quantized=max(quantized, default=0),
         blocks=blocks,
         linears=readers,
-        head=_reader(model.get_submodule(outline.head)),
+        head=Reader(inputs=_width(blocks), outputs=0) if outline.head is None else _reader(model.get_submodule(outline.head)),
         final_norm_learns=_final_norm_learns(learning),
-        uncounted=_uncounted(blocks, readers),
+        uncounted=_uncounted(blocks, readers) if outline.loss is None else (),
     )
 
 
@@ -178,6 +182,11 @@ def _uncounted(blocks: Sequence[PlacedBlock], linears: Sequence[PlacedLinear]) -
     known = [block.name for block in blocks]
     missed = [linear.name for linear in linears if linear.reader.changes and not _below(linear.name, known)]
     return tuple(dict.fromkeys(name.split(".")[0] for name in missed if not name.startswith("action_rows")))
+
+
+def _width(blocks: Sequence[PlacedBlock]) -> int:
+    """Of the sequence that leaves the last block."""
+    return next((placed.block.width for placed in reversed(blocks) if placed.inside is None), 0)
 
 
 def _count(parameters: Mapping[str, nn.Parameter], *, below: str) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from vla_tune.plan.activations import DecoderBlock, Numerics, rms_norm
 from vla_tune.plan.architecture import Architecture, PlacedBlock
+from vla_tune.plan.passes import Pass, acting_peak, training_pass
 from vla_tune.plan.states import StateBytes
 
 BEHIND = "action_head"
@@ -140,9 +141,15 @@ def training_bytes(model: Architecture, states: StateBytes, load: Load, of: Nume
 
 
 def _largest_block(model: Architecture) -> int:
-    """Bytes of a block's weights, at the mean size of a weight of the base."""
-    total = sum(tower.parameters for tower in model.towers)
-    return max(block.parameters for block in model.blocks) * model.weight_bytes // total
+    """Bytes of a block's weights, at the mean size of a weight of the base; of a tower's where no block is known."""
+    largest = max((part.parameters for part in model.blocks or model.towers), default=0)
+    return largest * model.weight_bytes // max(1, model.base_parameters)
+
+
+def _run(model: Architecture, load: Load, of: Numerics) -> Pass | None:
+    """What a pass takes that was run, where the outline tells how."""
+    loss = model.outline.loss
+    return None if loss is None else training_pass(model.outline.model, loss, load.batch_size, autocast=of.autocast)
 
 
 def activation_bytes(model: Architecture, load: Load, of: Numerics, *, divided: int = 1) -> int:
@@ -150,6 +157,8 @@ def activation_bytes(model: Architecture, load: Load, of: Numerics, *, divided: 
 
     Weights that are `divided` over devices are cast where they lie.
     """
+    if (passed := _run(model, load, of)) is not None:
+        return passed.kept
     flowing = flowing_blocks(model)
     if not flowing and not model.head.changes:
         return 0
@@ -207,6 +216,8 @@ def cast_bytes(model: Architecture, flowing: Sequence[tuple[PlacedBlock, bool]],
 
 def backward_bytes(model: Architecture, load: Load, of: Numerics) -> int:
     """For a moment: the vocabulary's gradients, or those of one block, run again first where there is checkpointing."""
+    if (passed := _run(model, load, of)) is not None:
+        return max(0, passed.peak - max(passed.kept, model.gradient_bytes)) + of.compute * model.largest_quantized
     labels = load.batch_size * load.labels
     vocabulary = labels * model.head.outputs * (of.compute + 8)
     blocks = max((_live(model, block, load, of) for block, _ in flowing_blocks(model)), default=0)
@@ -221,6 +232,9 @@ def acting_bytes(model: Architecture, load: Load, of: Numerics, *, rows: int) ->
     """
     if not rows:
         return 0
+    if model.outline.loss is not None:
+        peak = acting_peak(model.outline.model, model.outline.loss, rows, autocast=of.autocast)
+        return peak + of.compute * model.largest_quantized
     of_rows = replace(load, batch_size=rows, checkpointing=False)
     blocks = max((_kept(model, placed, of_rows, of, first=False) for placed in model.blocks), default=0)
     vocabulary = rows * max(1, load.labels) * 4 * model.head.outputs

@@ -6,6 +6,7 @@ from vla_tune.models.precision import weight_dtype
 from vla_tune.plan.architecture import Architecture, PlacedLinear
 from vla_tune.plan.device import Device
 from vla_tune.plan.memory import Bytes, Load, flowing_blocks
+from vla_tune.plan.passes import operations
 
 SHARE = 0.4
 """Of the vendor's peak that training is assumed to reach: 0.4 to 0.55 with full batches, 0.15 to 0.3 in stock scripts."""
@@ -45,6 +46,8 @@ def speed(model: Architecture, size: Bytes, load: Load, device: Device, *, steps
 
 def step_flops(model: Architecture, load: Load) -> int:
     """Of one forward and backward pass of a batch on one device."""
+    if model.outline.loss is not None:
+        return operations(model.outline.model, model.outline.loss, load.batch_size).both
     flowing = {placed.name for placed, _ in flowing_blocks(model)}
     linears = sum(_linear_flops(model, placed, load, flowing) for placed in model.linears)
     labels = load.batch_size * load.labels
@@ -87,14 +90,21 @@ def action_floor_seconds(model: Architecture, load: Load, device: Device, *, pas
     """
     if device.peak_flops is None or device.bandwidth is None:
         return None
+    first = max(_seeing_flops(model, load) / device.peak_flops, model.weight_bytes / device.bandwidth)
+    return first + (passes - 1) * _read_again(model) / device.bandwidth
+
+
+def _seeing_flops(model: Architecture, load: Load) -> float:
+    """Of one observation on the way forward."""
+    if model.outline.loss is not None:
+        return float(operations(model.outline.model, model.outline.loss, 1).forward)
     language = sum(2 * load.length * placed.reader.weights for placed in model.linears if placed.inside is None)
     images = sum(
         2 * load.tokens(model, placed.inside) * placed.reader.weights / load.batch_size
         for placed in model.linears
         if placed.inside is not None
     )
-    first = max((language + images) / device.peak_flops, model.weight_bytes / device.bandwidth)
-    return first + (passes - 1) * _read_again(model) / device.bandwidth
+    return float(language + images)
 
 
 def _read_again(model: Architecture) -> int:

@@ -95,6 +95,8 @@ def _memory(plan: Plan) -> Table:
 
 def _load(plan: Plan) -> str:
     kept = ", checkpointing" if plan.load.checkpointing else ""
+    if plan.model.outline.loss is not None:
+        return f"batch {plan.load.batch_size}{kept}, run without memory"
     return f"batch {plan.load.batch_size} x {plan.load.length} tokens{kept}"
 
 

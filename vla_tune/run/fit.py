@@ -20,7 +20,7 @@ from vla_tune.plan import Device, Plan, device_here
 from vla_tune.plan.advice import Change
 from vla_tune.plan.table import advice_text, needed, size_text, verdict
 from vla_tune.run.objects import build, device_of
-from vla_tune.run.plan import advised, planned
+from vla_tune.run.plan import NoOutlineError, advised, planned
 
 LARGE = 1_000_000_000
 """Parameters from which a CPU is only taken where it was asked for."""
@@ -42,10 +42,16 @@ def ignore(said: str) -> None:
     print(f"fit=ignore: {said}", file=sys.stderr)
 
 
+def tell(said: str) -> None:
+    """The run begins: whoever brings a model that tells nothing about itself knows best."""
+    print(said, file=sys.stderr)
+
+
 def check_fit(cfg: DictConfig) -> None:
     """Plan the run that `cfg` describes; nothing of its weights is read.
 
-    Where no plan can be made, the parameters are counted in the headers of the weights' files.
+    Where no plan can be made, the parameters are counted in the headers of the weights' files. A checkpoint that can neither tell
+    its architecture nor be counted is passed over, in a line.
 
     Raises:
         ValueError: it does not fit the device, or a large model would be trained on a CPU that was not asked for.
@@ -54,7 +60,8 @@ def check_fit(cfg: DictConfig) -> None:
     try:
         plan = planned(cfg, device=device)
     except Exception as error:  # whatever is unknown about the model: its files are counted instead
-        _without_plan(cfg, device, fit, reason=" ".join(str(error).split()) or type(error).__name__)
+        unknown = tell if isinstance(error, NoOutlineError) else fit
+        _without_plan(cfg, device, fit, unknown=unknown, reason=" ".join(str(error).split()) or type(error).__name__)
         return
     memory = partial(_check_memory, cfg, plan, fit)
     cpu = partial(check_cpu, cfg, plan.model.base_parameters, besides=_besides(plan))
@@ -96,13 +103,13 @@ def refusal(cfg: DictConfig, plan: Plan, advice: list[Change]) -> str:
     return f"{cfg.model.folder} cannot be trained like this. {verdict(plan)} {advice_text(plan, advice)}"
 
 
-def _without_plan(cfg: DictConfig, device: Device, fit: Fit, *, reason: str) -> None:
-    """What the headers of its weights say is all that is known."""
+def _without_plan(cfg: DictConfig, device: Device, fit: Fit, *, unknown: Fit, reason: str) -> None:
+    """What the headers of its weights say is all that is known; where they say nothing, `unknown` is told."""
     folder = cfg.model.get("folder")
     try:
         parameters = counted_parameters(Path(str(folder)))
     except (OSError, ValueError):
-        fit(f"{folder} can neither be planned ({reason}) nor are there weights to count, so nobody knows whether it fits.")
+        unknown(f"{folder} can neither be planned ({reason}) nor are there weights to count, so nobody knows whether it fits.")
         return
     check_cpu(cfg, parameters)
     base = build(cfg.adapter).base

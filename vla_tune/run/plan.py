@@ -26,10 +26,17 @@ register_resolvers()
 type Compose = Callable[[list[str]], DictConfig]
 
 
+class NoOutlineError(ValueError):
+    """A checkpoint does not tell its architecture without its weights."""
+
+
 def plan_run(cfg: DictConfig, *, overrides: Sequence[str], compose: Compose) -> Plan:
     """Print what `cfg` will take, and write it to `cfg.json`; `overrides` made `cfg`, and `compose` makes others like it."""
     device = instantiate(cfg.gpu, _convert_="all")
-    plan = planned(cfg, device=device)
+    try:
+        plan = planned(cfg, device=device)
+    except NoOutlineError as error:
+        raise ValueError(f"{error} Give it an outline(), which returns Outline(model=, loss=) of vla_tune.models.base.") from None
     advice = advised(cfg, plan, overrides=overrides, compose=compose)
     print_plan(plan, advice, title=f"{cfg.model.folder} with {' '.join(overrides) or 'the defaults'}")
     if cfg.json:
@@ -91,7 +98,7 @@ def load_of(cfg: DictConfig, model: Architecture) -> Load:
     """What goes through the model at once: the robot's cameras and actions come with `data`."""
     cameras, codes = len(cfg.data.embodiment.cameras), _codes(cfg)
     context = cameras * model.outline.image_tokens + model.outline.state_tokens
-    labels = {"autoregressive": codes + 1, "parallel": codes, "regression": 0}[_decoding(cfg)]
+    labels = {"autoregressive": codes + 1, "parallel": codes}.get(_decoding(cfg), 0)
     return Load(
         batch_size=cfg.training.batch_size,
         length=context + cfg.plan.prompt_tokens + codes + 1,
@@ -169,7 +176,8 @@ def _described(model: str, adapter: str, optimizer: str) -> tuple[Architecture, 
 def _attached(model: str, adapter: str) -> Architecture:
     checkpoint = instantiate(OmegaConf.create(model), _convert_="all")
     if not isinstance(checkpoint, Outlined):
-        raise ValueError(f"{type(checkpoint).__name__} cannot be planned: it does not tell its architecture without its weights.")
+        name = type(checkpoint).__name__
+        raise NoOutlineError(f"{name} cannot be planned: it does not tell its architecture without its weights.")
     return architecture(checkpoint.outline(), instantiate(OmegaConf.create(adapter), _convert_="all"))
 
 
@@ -180,4 +188,4 @@ def _codes(cfg: DictConfig) -> int:
 
 
 def _decoding(cfg: DictConfig) -> str:
-    return decoding_of(instantiate(cfg.head))
+    return "" if cfg.get("head") is None else decoding_of(instantiate(cfg.head))
