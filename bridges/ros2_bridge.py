@@ -37,17 +37,16 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray
 
 from vla_tune.control.emergency import AnyOf, StopFile, StopSignal
-from vla_tune.control.instructed import Instructed
 from vla_tune.control.joints import joints_in_order
 from vla_tune.control.limits import Limits
 from vla_tune.control.log import InMemory
 from vla_tune.control.loop import Controller
 from vla_tune.control.parts import Parts
 from vla_tune.control.robot import Seen
+from vla_tune.control.robot_policy import Instructed, in_robot_units
 from vla_tune.control.safety import ActionRange, Safety
 from vla_tune.control.setpoints import FromCommanded, SetPoints
 from vla_tune.control.state import Rules
-from vla_tune.control.units import in_robot_units
 from vla_tune.execution import RecedingHorizon
 from vla_tune.extents import Extents
 from vla_tune.schema import Contract, Embodiment, Observation

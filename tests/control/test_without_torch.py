@@ -5,10 +5,10 @@ import sys
 
 CODE = """
 import sys
-import vla_tune.control.loop, vla_tune.control.lerobot_robot, vla_tune.control.instructed, vla_tune.control.units
+import vla_tune.control.loop, vla_tune.control.lerobot_robot, vla_tune.control.robot_policy
 from vla_tune.schema import Policy
 from vla_tune.serving.client import RemotePolicy
-assert issubclass(RemotePolicy, Policy) and issubclass(vla_tune.control.instructed.Instructed, Policy)
+assert issubclass(RemotePolicy, Policy) and issubclass(vla_tune.control.robot_policy.Instructed, Policy)
 print(sorted({"torch", "transformers", "peft", "lerobot", "hydra"} & sys.modules.keys()))
 """
 

@@ -10,17 +10,16 @@ import numpy as np
 from omegaconf import DictConfig
 
 from vla_tune.control.emergency import AnyOf, StopFile, StopKey, StopSignal
-from vla_tune.control.instructed import Instructed
 from vla_tune.control.log import All, InMemory, JsonLines
 from vla_tune.control.loop import Controller
 from vla_tune.control.parts import Parts
 from vla_tune.control.plot import plot_ticks
 from vla_tune.control.robot import Robot, RobotError
+from vla_tune.control.robot_policy import Instructed, in_robot_units
 from vla_tune.control.safety import ActionRange, Safety
 from vla_tune.control.setpoints import SetPoints, measured_by
 from vla_tune.control.simulated import SimulatedRobot, spoilt
 from vla_tune.control.state import Counts, State
-from vla_tune.control.units import in_robot_units
 from vla_tune.evaluation.episodes import episode_seed
 from vla_tune.evaluation.stats import wilson_interval
 from vla_tune.execution import under_contract

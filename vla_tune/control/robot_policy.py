@@ -1,4 +1,4 @@
-"""A policy on a robot whose driver speaks other units."""
+"""A policy as a robot has it: told what to do by whoever starts it, in the units of the robot's driver."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,6 +7,22 @@ import numpy as np
 from jaxtyping import Float
 
 from vla_tune.schema import Contract, Conversion, Observation, Policy, conversion, in_units
+
+
+@dataclass(frozen=True)
+class Instructed:
+    """Acts as `policy` does, with this instruction in every observation."""
+
+    policy: Policy
+    instruction: str
+
+    def act(self, observations: Sequence[Observation]) -> Float[np.ndarray, "N T A"]:
+        """The next T actions for each observation, in robot units."""
+        return self.policy.act([replace(observation, instruction=self.instruction) for observation in observations])
+
+    def reset(self) -> None:
+        """A new episode begins."""
+        self.policy.reset()
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vla_tune.control.units import in_robot_units
+from vla_tune.control.robot_policy import in_robot_units
 from vla_tune.extents import Extents
 from vla_tune.schema import Observation
 
