@@ -1,6 +1,6 @@
 """A tiny base on disk, LoRA layers that have learned something, and the base of the original's LoRA numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 from vla_tune.adapters import Lora
 from vla_tune.data.collate import Batch
+from vla_tune.models.base import ActionModel
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
 from vla_tune.models.openvla.load import load
 from vla_tune.models.openvla.save import save_checkpoint
@@ -46,6 +48,24 @@ def randomize(model: OpenVLA, seed: int = 2) -> None:
         for name, parameter in model.named_parameters():
             if ".lora_B." in name:
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+@pytest.fixture
+def learn() -> Callable[..., list[float]]:
+    """Fifteen steps on one batch; returns the losses."""
+
+    def learning(model: ActionModel, batch: Batch, parameters: Iterable[nn.Parameter], *, rate: float) -> list[float]:
+        optimizer, losses = torch.optim.AdamW(parameters, lr=rate), []
+        for _ in range(15):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model.loss(batch).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    return learning
 
 
 @pytest.fixture

@@ -46,18 +46,11 @@ def test_at_first_it_is_the_base_exactly(load_base, tiny_batch, base, autocast):
 
 
 @pytest.mark.parametrize("base", ["fp32", "nf4"])
-def test_it_learns(load_base, tiny_batch, tiny_head, base):
+def test_it_learns(load_base, tiny_batch, tiny_head, learn, base):
     model = load_base(base)
     Bottleneck(size=16, base=base).attach(model)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer, losses = torch.optim.AdamW(learning, lr=5e-3), []
-    for _ in range(15):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = tiny_head.over(model).loss(tiny_batch).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = learn(tiny_head.over(model), tiny_batch, learning, rate=5e-3)
     assert losses[-1] < 0.9 * losses[0]
 
 

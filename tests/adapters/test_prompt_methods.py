@@ -116,19 +116,12 @@ def test_both_kernels_agree(tiny_model, tiny_batch, method):
 
 @pytest.mark.parametrize("base", ["fp32", "bf16", "nf4"])
 @pytest.mark.parametrize("method", METHODS)
-def test_it_learns_and_nothing_else_does(load_base, tiny_batch, tiny_head, method, base):
+def test_it_learns_and_nothing_else_does(load_base, tiny_batch, tiny_head, learn, method, base):
     model = load_base(base)
     frozen = {name: parameter.clone() for name, parameter in model.named_parameters()}
     attached(model, method, base=base)
     assert all(parameter.dtype == torch.float32 for parameter in learned(model).values())
-    optimizer, losses = torch.optim.AdamW(learned(model).values(), lr=1e-2), []
-    for _ in range(15):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = tiny_head.over(model).loss(tiny_batch).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = learn(tiny_head.over(model), tiny_batch, learned(model).values(), rate=1e-2)
     assert losses[-1] < losses[0] - 0.2
     assert all(torch.equal(parameter, frozen[name]) for name, parameter in model.named_parameters() if name in frozen)
 

@@ -44,17 +44,7 @@ def test_openvla_normalises_alike(case: str, mask: tuple[bool, ...]):
 def test_statistics_are_openvlas():
     """Reference: openvla's `get_dataset_statistics` on the same actions (float32)."""
     numbers, column = golden((True,) * 7)
-    group = Group(
-        name="a",
-        dimension=7,
-        unit="m",
-        frame="table",
-        representation="delta",
-        rotation="none",
-        normalization="quantile",
-        gripper=None,
-    )
-    ours = column_statistics(numbers["actions"], [group], name="action")
+    ours = column_statistics(numbers["actions"], [group(7, "quantile")], name="action")
     for name in ("mean", "std", "min", "max", "q01", "q99"):
         assert np.allclose(getattr(ours, name), getattr(column, name), rtol=1e-5, atol=1e-6), name
 
@@ -71,19 +61,7 @@ def cases(draw: st.DrawFn) -> tuple[np.ndarray, list[bool]]:
 @given(cases())
 def test_inverse_undoes_forward_within_the_quantiles(case: tuple[np.ndarray, list[bool]]):
     values, mask = case
-    groups = [
-        Group(
-            name="g",
-            dimension=1,
-            unit="m",
-            frame="x",
-            representation="delta",
-            rotation="none",
-            normalization=SCALED[on],
-            gripper=None,
-        )
-        for on in mask
-    ]
+    groups = [group(1, SCALED[on]) for on in mask]
     column = column_statistics(values, groups, name="action")
     scale = Scale(column)
     scaled = scale.forward(values)

@@ -28,24 +28,21 @@ def _near(found: Agreement, recorded: Recorded, contract: Contract) -> Finding:
     mean = recorded.actions[recorded.mask].mean(axis=0)
     idle = float((np.abs(recorded.actions[recorded.mask] - mean) / Extents.of(contract).span).mean())
     said = f"mean error {found.error:.4f} of an action's range; their mean action alone has {idle:.4f}"
-    if found.error <= idle:
-        return Finding("recorded actions", True, said)
-    return Finding("recorded actions", False, f"{said}: this robot, scene or task is another than in its training. Fine-tune it.")
+    otherwise = "this robot, scene or task is another than in its training. Fine-tune it."
+    return Finding.of("recorded actions", found.error <= idle, said, otherwise=otherwise)
 
 
 def _same_ends(found: Agreement) -> Finding:
     if found.gripper is None:
         return Finding("gripper", True, "it never changes in these frames")
     said = f"correlation with the recorded {found.gripper:+.2f}"
-    if found.gripper >= 0:
-        return Finding("gripper", True, said)
-    return Finding("gripper", False, f"{said}: its ends may be exchanged. Look at `gripper` in the embodiment.")
+    otherwise = "its ends may be exchanged. Look at `gripper` in the embodiment."
+    return Finding.of("gripper", found.gripper >= 0, said, otherwise=otherwise)
 
 
 def _as_far(found: Agreement) -> Finding:
     if found.scale is None:
         return Finding("scale", True, "nothing moves in these frames")
     said = f"motions are {found.scale:.2g} times the recorded ones"
-    if _AS_FAR[0] <= found.scale <= _AS_FAR[1]:
-        return Finding("scale", True, said)
-    return Finding("scale", False, f"{said}: look at unnorm_key and at the units of the embodiment.")
+    as_far = _AS_FAR[0] <= found.scale <= _AS_FAR[1]
+    return Finding.of("scale", as_far, said, otherwise="look at unnorm_key and at the units of the embodiment.")

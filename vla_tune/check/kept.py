@@ -115,6 +115,5 @@ def keeps_its_actions(policy: Policy, kept: Kept, contract: Contract) -> Finding
         )
     off = apart(chunks, kept.chunks, contract)
     said = f"on {len(chunks)} recorded frames {100 * off:.2g} % of an action's range beside those of training"
-    if off <= ANOTHER_FUNCTION:
-        return Finding(PROBE, True, said)
-    return Finding(PROBE, False, f"{said}: this is not the function that was trained. Export it again; scripts/check.py says more.")
+    otherwise = "this is not the function that was trained. Export it again; scripts/check.py says more."
+    return Finding.of(PROBE, off <= ANOTHER_FUNCTION, said, otherwise=otherwise)

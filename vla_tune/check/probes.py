@@ -138,7 +138,7 @@ def acts_as_trained(case: Case, found: Agreement, wanted: Agreement) -> Finding:
         return Finding("live policy", True, "this is it")
     off = apart(found.chunks, wanted.chunks, case.contract)
     said = f"{100 * off:.2g} % of an action's range beside the trained policy on the same frames"
-    return Finding("live policy", off <= ANOTHER_FUNCTION, said if off <= ANOTHER_FUNCTION else f"{said}: another function.")
+    return Finding.of("live policy", off <= ANOTHER_FUNCTION, said, otherwise="another function.")
 
 
 def gripper_agrees(found: Agreement, wanted: Agreement) -> Finding:
@@ -147,8 +147,8 @@ def gripper_agrees(found: Agreement, wanted: Agreement) -> Finding:
         return Finding("gripper", True, "there is none")
     said = f"{100 * found.side:.0f} % of the values on the recorded side, trained {100 * wanted.side:.0f} %"
     if found.gripper is None or wanted.gripper is None:
-        fine = found.side >= wanted.side - _OTHER_SIDE
-        return Finding("gripper", fine, f"{said}; it never moves in the data" + ("" if fine else ": flipped gripper."))
+        said, fine = f"{said}; it never moves in the data", found.side >= wanted.side - _OTHER_SIDE
+        return Finding.of("gripper", fine, said, otherwise="flipped gripper.")
     said = f"correlation with the data {found.gripper:+.2f}, trained {wanted.gripper:+.2f}; {said}"
     if found.gripper < -0.2 and not wanted.gripper < -0.2:
         return Finding("gripper", False, f"flipped gripper: {said}. Swap engaged and released on one side.")
@@ -165,9 +165,7 @@ def moves_as_far(found: Agreement, wanted: Agreement) -> Finding:
     said = f"motions are {found.scale:.2f} times the recorded ones, trained {wanted.scale:.2f}"
     if _TWICE[0] <= ratio <= _TWICE[1]:
         return Finding("scale", False, f"a delta is applied twice: {said}. Add it to the set-point on one side only.")
-    if not 1 / _TWICE[0] <= ratio <= _TWICE[1]:
-        return Finding("scale", False, f"{said}: look at units and statistics.")
-    return Finding("scale", True, said)
+    return Finding.of("scale", 1 / _TWICE[0] <= ratio <= _TWICE[1], said, otherwise="look at units and statistics.")
 
 
 def frames_lead_to_actions(case: Case, found: Agreement, wanted: Agreement) -> Finding:
@@ -233,9 +231,8 @@ def keeps_up(case: Case, *, times: int = 5) -> Finding:
         case.policy.act([case.recorded.seen[index % len(case.recorded.seen)]])
     seconds, played = (time.perf_counter() - begun) / times, contract.execute_steps / contract.embodiment.control_hz
     said = f"{1000 * seconds:.0f} ms for a chunk that is played for {1000 * played:.0f} ms"
-    if seconds <= played:
-        return Finding("control rate", True, said)
-    return Finding("control rate", False, f"{said}: play more of a chunk, or make the policy faster (merge it, use a GPU).")
+    otherwise = "play more of a chunk, or make the policy faster (merge it, use a GPU)."
+    return Finding.of("control rate", seconds <= played, said, otherwise=otherwise)
 
 
 def _shape(contract: Contract) -> tuple[int, int]:

@@ -157,7 +157,7 @@ class DecoderBlock:
     @property
     def learns(self) -> bool:
         """Whether anything in it learns."""
-        return self.norms_learn or any(reader.changes for reader in self.readers)
+        return self.norms_learn or any_changes(self.readers)
 
     def kept(self, of: Numerics, *, length: int) -> int:
         """Bytes per token."""
@@ -215,7 +215,7 @@ class VisionBlock:
     @property
     def learns(self) -> bool:
         """Whether anything in it learns."""
-        return self.norms_learn or self.scales_learn or self.modulated or any(reader.changes for reader in self.readers)
+        return self.norms_learn or self.scales_learn or self.modulated or any_changes(self.readers)
 
     def kept(self, of: Numerics, *, length: int) -> int:
         """Bytes per token."""
@@ -264,7 +264,7 @@ class Stack:
     @property
     def learns(self) -> bool:
         """Whether anything in it learns."""
-        return self.biases_learn or any(layer.changes for layer in self.layers)
+        return self.biases_learn or any_changes(self.layers)
 
     def kept(self, of: Numerics, *, length: int) -> int:
         """Bytes per token."""
@@ -280,7 +280,7 @@ class Stack:
 
     def backward(self, of: Numerics) -> int:
         """The gradients on both sides of the widest layer."""
-        return max(of.compute * (layer.inputs + layer.outputs) for layer in self.layers)
+        return both_sides(self.layers, of)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,7 +306,7 @@ class ResidualHead:
     @property
     def learns(self) -> bool:
         """Whether anything in it learns."""
-        return any(layer.changes for layer in self.layers)
+        return any_changes(self.layers)
 
     def kept(self, of: Numerics, *, length: int) -> int:
         """Bytes per row."""
@@ -323,7 +323,17 @@ class ResidualHead:
 
     def backward(self, of: Numerics) -> int:
         """The gradients on both sides of the widest layer."""
-        return max(of.compute * (layer.inputs + layer.outputs) for layer in self.layers)
+        return both_sides(self.layers, of)
+
+
+def both_sides(layers: Sequence[Reader], of: Numerics) -> int:
+    """Bytes per token of the gradients of what the widest of `layers` reads and gives."""
+    return max(of.compute * (layer.inputs + layer.outputs) for layer in layers)
+
+
+def any_changes(layers: Sequence[Reader]) -> bool:
+    """Whether anything of them learns."""
+    return any(layer.changes for layer in layers)
 
 
 def rms_norm(width: int, of: Numerics, *, learns: bool) -> int:

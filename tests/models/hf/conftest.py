@@ -44,6 +44,8 @@ CHAT = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """How the published templates write a conversation."""
+EYES = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64, "patch_size": 4}
+"""Of Qwen's vision towers."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +109,7 @@ def qwen2_5_vl_processor() -> ProcessorMixin:
 
 def qwen2_5_vl_config(text: PreTrainedTokenizerFast) -> Any:
     rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
-    vision = {
-        "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_heads": 2,
-        "out_hidden_size": 64,
-        "patch_size": 4,
-        "window_size": 16,
-        "fullatt_block_indexes": [1],
-    }
+    vision = EYES | {"window_size": 16, "fullatt_block_indexes": [1]}
     return Qwen2_5_VLConfig(
         text_config=language(text, rows=TEXT_IDS + 320, rope_parameters=rope),
         vision_config=vision,
@@ -133,16 +126,7 @@ def qwen3_vl_processor() -> ProcessorMixin:
 
 def qwen3_vl_config(text: PreTrainedTokenizerFast) -> Any:
     rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0, "mrope_interleaved": True}
-    vision = {
-        "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_heads": 2,
-        "out_hidden_size": 64,
-        "patch_size": 4,
-        "num_position_embeddings": 64,
-        "deepstack_visual_indexes": [0],
-    }
+    vision = EYES | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
     return Qwen3VLConfig(
         text_config=language(text, rows=TEXT_IDS + 320, rope_parameters=rope),
         vision_config=vision,
