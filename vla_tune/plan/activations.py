@@ -7,7 +7,7 @@ of queries and of keys, I width of the MLP, s bytes of the residual stream, c by
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 
@@ -246,10 +246,15 @@ class VisionBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """Linear layers with GELU between them: a projector. Kept per token: what GELU reads, and the inputs of layers that learn."""
+    """Linear layers one behind the other: a projector, with GELU between them, or an MLP-ResNet behind the language model.
+
+    Kept per token (or row): what is between the layers, the inputs of layers that learn, and the inputs of norms.
+    """
 
     layers: tuple[Reader, ...]
-    biases_learn: bool = field(default=False)
+    norms: tuple[int, ...] = ()
+    """Widths of what is normalised on the way."""
+    biases_learn: bool = False
 
     @property
     def readers(self) -> tuple[Reader, ...]:
@@ -269,9 +274,9 @@ class Stack:
     def kept(self, of: Numerics, *, length: int) -> int:
         """Bytes per token."""
         del length
-        return sum(kept_input((layer,), of) for layer in self.layers) + sum(
-            of.compute * layer.outputs for layer in self.layers[:-1]
-        )
+        inputs = sum(kept_input((layer,), of) for layer in self.layers)
+        between = sum(of.compute * layer.outputs for layer in self.layers[:-1])
+        return inputs + between + sum(of.norm * width + 8 for width in self.norms)
 
     def first_saves(self, of: Numerics, *, length: int) -> int:
         """Nothing but what learns is kept before the first layer."""
@@ -280,55 +285,7 @@ class Stack:
 
     def backward(self, of: Numerics) -> int:
         """The gradients on both sides of the widest layer."""
-        return both_sides(self.layers, of)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResidualHead:
-    """An MLP-ResNet behind the language model: fc2 of norm of (u + relu(linear of norm u)), repeated, u = relu(fc1 of norm x).
-
-    Kept per row: the input of each norm, of each linear layer that learns, and what each relu gave.
-    """
-
-    layers: tuple[Reader, ...]
-    """fc1, the inner ones, fc2."""
-
-    @property
-    def readers(self) -> tuple[Reader, ...]:
-        """Its linear layers."""
-        return self.layers
-
-    @property
-    def width(self) -> int:
-        """Of the input."""
-        return self.layers[0].inputs
-
-    @property
-    def learns(self) -> bool:
-        """Whether anything in it learns."""
-        return any_changes(self.layers)
-
-    def kept(self, of: Numerics, *, length: int) -> int:
-        """Bytes per row."""
-        del length
-        norms = sum(of.norm * layer.inputs + 8 for layer in self.layers)
-        return (
-            norms + sum(kept_input((layer,), of) for layer in self.layers) + sum(of.compute * r.outputs for r in self.layers[:-1])
-        )
-
-    def first_saves(self, of: Numerics, *, length: int) -> int:
-        """Nothing: it comes last."""
-        del of, length
-        return 0
-
-    def backward(self, of: Numerics) -> int:
-        """The gradients on both sides of the widest layer."""
-        return both_sides(self.layers, of)
-
-
-def both_sides(layers: Sequence[Reader], of: Numerics) -> int:
-    """Bytes per token of the gradients of what the widest of `layers` reads and gives."""
-    return max(of.compute * (layer.inputs + layer.outputs) for layer in layers)
+        return max(of.compute * (layer.inputs + layer.outputs) for layer in self.layers)
 
 
 def any_changes(layers: Sequence[Reader]) -> bool:

@@ -14,7 +14,7 @@ from vla_tune.models.four_bits import FOUR_BITS
 from vla_tune.models.openvla.action_head import ActionHead
 from vla_tune.models.patterns import matching_names
 from vla_tune.models.precision import weight_dtype
-from vla_tune.plan.activations import Block, DecoderBlock, Reader, ResidualHead, Stack, VisionBlock
+from vla_tune.plan.activations import Block, DecoderBlock, Reader, Stack, VisionBlock
 from vla_tune.plan.arithmetic import four_bit_bytes
 
 _DECODER = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj"}
@@ -291,10 +291,12 @@ def _stack(module: nn.Module, name: str, outline: Outline) -> Stack | None:
     return Stack(layers=tuple(map(_reader, layers)), biases_learn=_learns_beside(module, layers)) if layers else None
 
 
-def _residual_head(module: nn.Module) -> ResidualHead | None:
+def _residual_head(module: nn.Module) -> Stack | None:
+    """fc2 of norm of (u + relu(linear of norm u)), repeated, where u = relu(fc1 of norm x): a norm in front of each layer."""
     if not isinstance(module, ActionHead):
         return None
-    return ResidualHead(layers=tuple(_reader(part) for part in module.modules() if isinstance(part, nn.Linear)))
+    layers = tuple(_reader(part) for part in module.modules() if isinstance(part, nn.Linear))
+    return Stack(layers=layers, norms=tuple(layer.inputs for layer in layers))
 
 
 def _learns_beside(module: nn.Module, parts: Any) -> bool:
