@@ -13,8 +13,9 @@ _ROOM = 64
 class RoomyLayer(DynamicLayer):
     """Keys and values of one layer. A new position is written behind the others; nothing is copied while there is room.
 
-    Attention gets a view of the positions written so far, so what is computed is what a growing cache gives. Where the number of
-    steps is known, every address and every shape is, which is what a CUDA graph needs.
+    Attention gets a view of the positions written so far, so what is computed is what a growing cache gives, bit for bit;
+    transformers' `StaticLayer` gives attention all of its room, which sums otherwise. Where the number of steps is known, every
+    address and every shape is, which is what a CUDA graph needs.
     """
 
     _room: tuple[Tensor, Tensor] | None = None

@@ -1,4 +1,7 @@
-"""A safetensors file written tensor by tensor: no more than one of them need be in memory."""
+"""A safetensors file written tensor by tensor: no more than one of them need be in memory.
+
+The writers of safetensors and huggingface_hub take all tensors of a file, or of a model, at once.
+"""
 
 import json
 import math

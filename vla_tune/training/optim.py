@@ -133,7 +133,8 @@ def warmup_cosine(optimizer: Optimizer, *, steps: int, warmup_steps: int, floor:
     """Linear warm-up over `warmup_steps`, then half a cosine down to `floor` times the learning rate at the last step.
 
     With steps=10, warmup_steps=2, floor=0 the factors are 0.5 1 | 1 0.96 0.85 0.69 0.5 0.31 0.15 0.04: the first step already
-    learns, and the rate reaches the floor when the last step is done.
+    learns, and the rate reaches the floor when the last step is done. (Of transformers' schedules one begins at 0, and the other
+    leaves the full rate a step earlier.)
     """
     check_whole("schedule.warmup_steps", warmup_steps, least=0)
     if warmup_steps >= steps:
