@@ -34,21 +34,22 @@ from vla_tune.control import loop
 from vla_tune.control.loop import Computed, Inference
 from vla_tune.control.robot import Seen
 from vla_tune.data.collate import Batch, collate
-from vla_tune.heads import ParallelTokenHead, action_space
 from vla_tune.models.cpu_bfloat16 import quick_bfloat16
+from vla_tune.models.heads import ParallelTokenHead
 from vla_tune.models.nf4 import plain_weights
 from vla_tune.models.openvla import OpenVLA, OpenVLACheckpoint, OpenVLAConfig
+from vla_tune.models.openvla.inputs import space_of
+from vla_tune.models.openvla.prompt import ParallelPrompt
+from vla_tune.models.openvla.record import Given, ImageRule
 from vla_tune.models.openvla.tiny import PROMPT, tiny_config, train_tokenizer
 from vla_tune.record.writer import Storage, write_episodes
 from vla_tune.schema import (
-    BinTokens,
     Camera,
     ColumnStatistics,
     Contract,
     Embodiment,
     Gripper,
     Group,
-    ImageRule,
     Statistics,
     embodiment_from_record,
 )
@@ -57,7 +58,7 @@ from vla_tune.serving.metrics import Metrics
 from vla_tune.serving.security import Loopback, Security
 from vla_tune.serving.server import FixedAdapters, PolicyServer
 from vla_tune.serving.worker import Worker
-from vla_tune.tokens import ParallelPrompt, uniform_edges
+from vla_tune.tokens import BinTokenizer, uniform_edges
 from vla_tune.training import loop as training_loop
 
 # how long an example takes says how busy the machine is
@@ -217,27 +218,24 @@ def tiny_contract(tiny_config_record: OpenVLAConfig) -> Contract:
         action=(group("tool_translation", 3, "m", "delta", None), group("suction", 1, "1", "absolute", suction)),
         control_hz=10.0,
     )
+    rule = ImageRule(
+        height=64,
+        width=64,
+        resize="resize-naive",
+        center_crop_area=1.0,
+        means=((0.5, 0.5, 0.5),),
+        deviations=((0.5, 0.5, 0.5),),
+    )
+    size = tiny_config_record.vocabulary_size
+    given = Given(image=rule, prompt=PROMPT, vocabulary_size=size)
+    part = given.part(BinTokenizer(uniform_edges(256), size), decoding="parallel")
     return Contract(
-        version=3,
+        version=4,
         embodiment=body,
         horizon=4,
         execute_steps=4,
-        prompt=PROMPT,
-        image=ImageRule(
-            height=64,
-            width=64,
-            resize="resize-naive",
-            center_crop_area=1.0,
-            means=((0.5, 0.5, 0.5),),
-            deviations=((0.5, 0.5, 0.5),),
-        ),
-        action_tokens=BinTokens(
-            kind="bins",
-            vocabulary_size=tiny_config_record.vocabulary_size,
-            edges=tuple(tuple(row) for row in uniform_edges(256).tolist()),
-        ),
-        location_codes=0,
-        decoding="parallel",
+        resolution=part.resolution,
+        model=part.record,
         precision="fp32",
         statistics=_statistics(),
     )
@@ -245,14 +243,14 @@ def tiny_contract(tiny_config_record: OpenVLAConfig) -> Contract:
 
 @pytest.fixture
 def tiny_head(tiny_contract: Contract) -> ParallelTokenHead:
-    return ParallelTokenHead(action_space(tiny_contract, stop_id=2))
+    return ParallelTokenHead(space_of(tiny_contract, stop_id=2))
 
 
 @pytest.fixture
 def tiny_batch(tiny_contract: Contract, tiny_tokenizer, tiny_head: ParallelTokenHead) -> Batch:
     """Three labelled samples with random pixels and actions; the last one's chunk runs past its episode."""
     generator = np.random.default_rng(0)
-    prompt = ParallelPrompt(tiny_tokenizer, tiny_contract.prompt, num_codes=16)
+    prompt = ParallelPrompt(tiny_tokenizer, tiny_contract.model["prompt"], num_codes=16)
     samples = []
     for row, sentence in enumerate(SENTENCES[:3]):
         actions = generator.uniform(-1, 1, (4, 4)).astype(np.float32)
@@ -269,7 +267,7 @@ def tiny_batch(tiny_contract: Contract, tiny_tokenizer, tiny_head: ParallelToken
             "code_mask": mask.reshape(-1),
         }
         samples.append(prompt(sample))
-    return collate(samples, pad_id=tiny_contract.action_tokens.vocabulary_size)
+    return collate(samples, pad_id=tiny_contract.model["action_tokens"]["vocabulary_size"])
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,13 @@ from safetensors.torch import load_file
 
 from vla_tune.models.files import content_hash
 from vla_tune.models.openvla import OpenVLA, OpenVLACheckpoint
+from vla_tune.models.openvla.record import record_of
 from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.run.evaluate import evaluate_run
 from vla_tune.run.fine_tune import fine_tune
 from vla_tune.run.merge import merge_run
-from vla_tune.schema import Contract, FastTokens
+from vla_tune.schema import Contract
+from vla_tune.tokens import FastTokens
 from vla_tune.training import TrainingInterrupted
 from vla_tune.training.loop import CHECKPOINTS
 
@@ -126,7 +128,7 @@ def test_codes_of_varying_number_are_learned_and_acted_on(tmp_path: Path, traini
         "train", *training, "adapter=lora_r16", "head=autoregressive", "tokens=fast_256", "evaluation.remembered=[]"
     )
     fine_tune(cfg, run, resume_command="again")
-    tokens = Contract.load(run).action_tokens
+    tokens = record_of(Contract.load(run)).action_tokens
     assert isinstance(tokens, FastTokens)
     assert (tokens.horizon, tokens.action_dimension) == (4, 4)
     rows = json.loads((run / "results.json").read_text())["evaluation"]

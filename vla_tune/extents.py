@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vla_tune.schema import ActionTokens, Contract, FastTokens, placed
+from vla_tune.schema import Contract, placed
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Extents:
         sizes = [group.dimension for group in groups]
         low, high = np.array(column.min), np.array(column.max)
         reach = np.maximum(high - low, np.repeat(ends, sizes))
-        code = _step(contract.action_tokens) * np.where(column.mask, reach / 2, 1.0)
+        code = contract.resolution * np.where(column.mask, reach / 2, 1.0)
         return cls(low, high, np.repeat(ends, sizes), code)
 
     @classmethod
@@ -71,8 +71,3 @@ class Extents:
 
 _CODES = 2.0
 _ROUNDING = 1e-6
-
-
-def _step(tokens: ActionTokens) -> float:
-    """Between neighbouring codes, in numbers of the model: the mean width of a bin, or what one frequency more changes at most."""
-    return 1 / tokens.scale if isinstance(tokens, FastTokens) else 2 / (len(tokens.edges[0]) - 1)

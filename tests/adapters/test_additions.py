@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from vla_tune.adapters import Adapter, Full, Lora, PublishedLora
 from vla_tune.data.collate import Batch
-from vla_tune.heads import RegressionHead
 from vla_tune.models.files import content_hash
+from vla_tune.models.heads import RegressionHead
 from vla_tune.models.nf4 import num_quantized
 from vla_tune.models.openvla import OpenVLA, OpenVLACheckpoint
 from vla_tune.models.openvla.additions import Film, Proprioception, Regression

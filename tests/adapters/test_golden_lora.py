@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vla_tune.adapters import PublishedLora
 from vla_tune.adapters.lora import update
-from vla_tune.heads import ActionSpace, AutoregressiveTokenHead
+from vla_tune.models.heads import ActionSpace, AutoregressiveTokenHead
 from vla_tune.tokens.bins import BinTokenizer, uniform_edges
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -40,7 +40,7 @@ def attached(golden_base):
 def head() -> AutoregressiveTokenHead:
     tokenizer = BinTokenizer(uniform_edges(256), vocabulary_size=800)
     return AutoregressiveTokenHead(
-        ActionSpace(tokenizer=tokenizer, horizon=1, action_dimension=7, location_codes=0, stop_id=2),
+        ActionSpace(tokenizer=tokenizer, horizon=1, action_dimension=7, stop_id=2),
     )
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from vla_tune.adapters import Adapter, PrefixTuning, PTuning
 from vla_tune.adapters.bank import AdapterBank
-from vla_tune.heads import AutoregressiveTokenHead
-from vla_tune.heads.autoregressive import prompt_of
+from vla_tune.models.heads import AutoregressiveTokenHead
+from vla_tune.models.heads.autoregressive import prompt_of
 from vla_tune.models.openvla import OpenVLA
 from vla_tune.models.precision import set_attention
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from vla_tune.adapters import Full, Lora
 from vla_tune.bench.train_suite import TrainSuite, random_samples
 from vla_tune.data import build_pipeline
-from vla_tune.heads import ParallelTokenHead
+from vla_tune.models.heads import ParallelTokenHead
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.schema import Contract
 from vla_tune.training.optim import adamw
 
@@ -67,7 +68,10 @@ def test_every_adapter_learns_as_many_steps_as_were_counted(suite: TrainSuite):
 def test_random_samples_pass_the_pipeline_and_follow_from_the_seed(count: int, seed: int, tiny_contract: Contract, tiny_tokenizer):
     make = partial(random_samples, tiny_contract, ["lift the red block", "touch it"], count=count)
     samples, again, others = make(seed=seed), make(seed=seed), make(seed=seed + 1)
-    action, pipeline = tiny_contract.statistics.action, build_pipeline(tiny_contract, tiny_tokenizer)
+    action, pipeline = (
+        tiny_contract.statistics.action,
+        build_pipeline(tiny_contract, OpenVLAInputs.of(tiny_contract, tiny_tokenizer)),
+    )
     for sample, same, other in zip(samples, again, others, strict=True):
         assert sample["actions"].shape == (4, 4)
         assert (np.array(action.q01, np.float32) <= sample["actions"]).all()

@@ -12,6 +12,7 @@ from vla_tune.adapters import Lora
 from vla_tune.check.layer_parity import LayerReport, layer_parity
 from vla_tune.data import build_pipeline
 from vla_tune.models.nf4 import plain_weights
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.policy import LocalPolicy
 from vla_tune.schema import Observation
 
@@ -32,7 +33,12 @@ def compare(tmp_path: Path, tiny_model, tiny_head, tiny_tokenizer, tiny_contract
     def run(spoil: Callable[[dict], dict] = lambda tensors: tensors, *, count: int = 4) -> LayerReport:
         merged = type(tiny_model)(tiny_model.config)
         merged.load_state_dict(spoil(dict(right)))
-        policy = LocalPolicy(tiny_head.over(merged), build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, pad_id=512)
+        policy = LocalPolicy(
+            tiny_head.over(merged),
+            build_pipeline(tiny_contract, OpenVLAInputs.of(tiny_contract, tiny_tokenizer)),
+            tiny_contract,
+            pad_id=512,
+        )
         reached.clear()
         for name, module in merged.named_modules():
             if isinstance(module, nn.Linear):

@@ -8,16 +8,17 @@ import torch
 
 from vla_tune.check.parity import Losses, Tolerance, compared, held_out_losses, parity, witness
 from vla_tune.data import build_pipeline
-from vla_tune.heads import AutoregressiveTokenHead, action_space
+from vla_tune.models.heads import AutoregressiveTokenHead
+from vla_tune.models.openvla.inputs import OpenVLAInputs, space_of
 from vla_tune.policy import LocalPolicy
-from vla_tune.schema import Contract, Observation
+from vla_tune.schema import Contract, Observation, to_record
 
 STOP = 2
 
 
 @pytest.fixture
 def contract(tiny_contract: Contract) -> Contract:
-    return replace(tiny_contract, decoding="autoregressive")
+    return replace(tiny_contract, model=tiny_contract.model | {"decoding": "autoregressive"})
 
 
 @pytest.fixture
@@ -25,8 +26,14 @@ def policy(tiny_model, tiny_tokenizer, contract) -> LocalPolicy:
     with torch.no_grad():
         for weight in tiny_model.parameters():
             weight.mul_(5.0 if weight.ndim > 1 else 1.0)
-    head = AutoregressiveTokenHead(action_space(contract, stop_id=STOP))
-    return LocalPolicy(head.over(tiny_model.eval()), build_pipeline(contract, tiny_tokenizer), contract, pad_id=512, rows=4)
+    head = AutoregressiveTokenHead(space_of(contract, stop_id=STOP))
+    return LocalPolicy(
+        head.over(tiny_model.eval()),
+        build_pipeline(contract, OpenVLAInputs.of(contract, tiny_tokenizer)),
+        contract,
+        pad_id=512,
+        rows=4,
+    )
 
 
 def observations(count: int) -> list[Observation]:
@@ -69,9 +76,9 @@ def test_codes_without_an_order_are_compared_as_codes(policy, contract, tiny_tok
 
     chunks = np.random.default_rng(0).uniform(-1, 1, (200, 4, 4)).astype(np.float32)
     fast = fit_fast(256, 10.0, vocabulary_size=512, actions=SimpleNamespace(chunks=chunks, counted=chunks < 2))
-    contract = replace(contract, action_tokens=fast.to_record())
-    head = AutoregressiveTokenHead(action_space(contract, stop_id=STOP))
-    pipeline = build_pipeline(contract, tiny_tokenizer)
+    contract = replace(contract, model=contract.model | {"action_tokens": to_record(fast.to_record())})
+    head = AutoregressiveTokenHead(space_of(contract, stop_id=STOP))
+    pipeline = build_pipeline(contract, OpenVLAInputs.of(contract, tiny_tokenizer))
     fast_policy = replace(policy, model=head.over(policy.model.network), contract=contract, pipeline=pipeline)
     report = parity(fast_policy, fast_policy, observations(3), contract=contract)
     assert report.token_agreement == 1.0

@@ -175,8 +175,11 @@ def group(contract: Contract, **change) -> Contract:
         (lambda c: group(c, representation="delta"), "embodiment.action[1].representation is 'delta', was 'absolute'"),
         (lambda c: group(c, names=("hand",)), "embodiment.action[1].names is ['hand'], was []"),
         (lambda c: replace(c, embodiment=replace(c.embodiment, state_key="state")), "embodiment.state_key is 'state', was 'obs"),
-        (lambda c: replace(c, prompt="{instruction}"), "prompt is '{instruction}', was 'In: What"),
-        (lambda c: replace(c, image=replace(c.image, center_crop_area=0.9)), "image.center_crop_area is 0.9, was 1.0"),
+        (lambda c: replace(c, model=c.model | {"prompt": "{instruction}"}), "model.prompt is '{instruction}', was 'In: What"),
+        (
+            lambda c: replace(c, model=c.model | {"image": c.model["image"] | {"center_crop_area": 0.9}}),
+            "model.image.center_crop_area is 0.9, was 1.0",
+        ),
     ],
 )
 def test_every_edit_of_the_contract_is_named(case, edited, named):

@@ -143,7 +143,7 @@ def test_the_policys_thread_answers_once_and_keeps_what_failed(arm):
             raise ConnectionError("the server is gone")
         return chunk
 
-    inference = Inference(Policy(fail=fail))
+    inference = Inference(Policy(fail=fail), clock=arm.clock.now)
     computed = []
     for played in (3, 4):
         inference.ask(arm.observe(), played=played)

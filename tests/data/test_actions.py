@@ -9,6 +9,7 @@ from vla_tune.data.actions import NormalizedActions
 from vla_tune.data.chunks import ChunksByTimestamp
 from vla_tune.data.dataset import Demonstrations
 from vla_tune.data.statistics import dataset_statistics
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.schema import Contract, Embodiment
 from vla_tune.tokens import TrainingActions
 
@@ -32,7 +33,7 @@ def test_chunks_are_those_that_training_sees(
     actions = NormalizedActions([data.select([0, 1]), data.select([2, 3])], statistics)
     assert isinstance(actions, TrainingActions)
     contract = replace(tiny_contract, embodiment=body, statistics=statistics, horizon=3)
-    pipeline = build_pipeline(contract, tiny_tokenizer)
+    pipeline = build_pipeline(contract, OpenVLAInputs.of(contract, tiny_tokenizer))
     samples = [pipeline(data[row]) for row in range(len(data))]
     assert actions.chunks.shape == (16, 3, 4)
     assert (actions.chunks == np.stack([sample["actions"] for sample in samples])).all()

@@ -13,7 +13,8 @@ from vla_tune.data.augmentation import AugmentImages, Paraphrase, augmentation, 
 from vla_tune.data.colours import brightened, contrasted, hue_turned, saturated
 from vla_tune.data.sampling import centre_box, crop_and_resize, crop_resized, to_bytes, to_unit
 from vla_tune.data.transformed import Transformed
-from vla_tune.schema import Augmentation, Contract, ImageRule
+from vla_tune.models.openvla.inputs import OpenVLAInputs
+from vla_tune.schema import Augmentation, Contract
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rlds_tf"
 SIDE = np.sqrt(0.9)
@@ -162,30 +163,32 @@ def frame(contract: Contract) -> dict:
 def test_training_changes_samples_and_acting_sees_the_centre(tiny_contract: Contract, tiny_tokenizer):
     contract, raw = replace(tiny_contract, augmentation=OPENVLA), frame(tiny_contract)
     image = raw[contract.embodiment.cameras[0].key]
-    assert isinstance(contract.image, ImageRule)
     plain, acting, training = (
-        build_pipeline(tiny_contract, tiny_tokenizer),
-        build_pipeline(contract, tiny_tokenizer),
-        training_pipeline(contract, tiny_tokenizer),
+        build_pipeline(tiny_contract, OpenVLAInputs.of(tiny_contract, tiny_tokenizer)),
+        build_pipeline(contract, OpenVLAInputs.of(contract, tiny_tokenizer)),
+        training_pipeline(contract, OpenVLAInputs.of(contract, tiny_tokenizer)),
     )
     centre = plain({**raw, contract.embodiment.cameras[0].key: crop_resized(image, centre_box(0.9), 64, 64)})
     assert np.array_equal(acting(raw)["pixel_values"], centre["pixel_values"])
     seen = Transformed([raw], training).drawn(0, draw=(0, 7))
     wanted = plain({**raw, contract.embodiment.cameras[0].key: changed(image, 0, 7)})
     assert np.array_equal(seen["pixel_values"], wanted["pixel_values"])
-    unchanged = Transformed([raw], training_pipeline(tiny_contract, tiny_tokenizer)).drawn(0, draw=(0, 7))
+    unchanged = Transformed([raw], training_pipeline(tiny_contract, OpenVLAInputs.of(tiny_contract, tiny_tokenizer))).drawn(
+        0, draw=(0, 7)
+    )
     assert np.array_equal(unchanged["pixel_values"], plain(raw)["pixel_values"])
 
 
 def test_a_base_that_crops_crops_once(tiny_contract: Contract, tiny_tokenizer):
-    assert isinstance(tiny_contract.image, ImageRule)
-    cropping = replace(tiny_contract, image=replace(tiny_contract.image, center_crop_area=0.9))
+    cropping = replace(
+        tiny_contract, model=tiny_contract.model | {"image": tiny_contract.model["image"] | {"center_crop_area": 0.9}}
+    )
     contract, raw = replace(cropping, augmentation=OPENVLA), frame(tiny_contract)
-    both = [build_pipeline(each, tiny_tokenizer)(raw)["pixel_values"] for each in (cropping, contract)]
+    both = [build_pipeline(each, OpenVLAInputs.of(each, tiny_tokenizer))(raw)["pixel_values"] for each in (cropping, contract)]
     assert np.array_equal(*both)
     drawn = [
-        Transformed([raw], training_pipeline(replace(each, augmentation=OPENVLA), tiny_tokenizer)).drawn(0, draw=(0, 7))
-        for each in (tiny_contract, cropping)
+        Transformed([raw], training_pipeline(each, OpenVLAInputs.of(each, tiny_tokenizer))).drawn(0, draw=(0, 7))
+        for each in (replace(tiny_contract, augmentation=OPENVLA), contract)
     ]
     assert np.array_equal(drawn[0]["pixel_values"], drawn[1]["pixel_values"])
 
@@ -193,10 +196,12 @@ def test_a_base_that_crops_crops_once(tiny_contract: Contract, tiny_tokenizer):
 def test_other_words_reach_the_prompt_in_training_only(tiny_contract: Contract, tiny_tokenizer):
     rule = replace(NOTHING, paraphrases={"lift the red block": ("pick up the red block",) * 9})
     contract, raw = replace(tiny_contract, augmentation=rule), frame(tiny_contract)
-    own = build_pipeline(contract, tiny_tokenizer)(raw)["input_ids"]
-    other = build_pipeline(contract, tiny_tokenizer)({**raw, "instruction": "pick up the red block"})["input_ids"]
+    own = build_pipeline(contract, OpenVLAInputs.of(contract, tiny_tokenizer))(raw)["input_ids"]
+    other = build_pipeline(contract, OpenVLAInputs.of(contract, tiny_tokenizer))({**raw, "instruction": "pick up the red block"})[
+        "input_ids"
+    ]
     assert own.tolist() != other.tolist()
-    samples = Transformed([raw], training_pipeline(contract, tiny_tokenizer))
+    samples = Transformed([raw], training_pipeline(contract, OpenVLAInputs.of(contract, tiny_tokenizer)))
     said = [samples.drawn(0, draw=(0, number))["input_ids"].tolist() for number in range(20)]
     assert own.tolist() in said
     assert other.tolist() in said

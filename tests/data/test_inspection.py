@@ -22,6 +22,7 @@ from vla_tune.data.inspection import check_data, unit_warnings
 from vla_tune.data.pipeline import build_pipeline
 from vla_tune.data.sources import Local, load_demonstrations
 from vla_tune.data.transformed import Transformed
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.record.writer import Storage, write_episodes
 from vla_tune.schema import Contract, Embodiment, Gripper, to_record
 
@@ -48,7 +49,7 @@ def check(tiny_contract: Contract, tiny_tokenizer: Any) -> Callable[..., None]:
         parts: dict[str, Any] = {"embodiment": to_record(body), "sources": [Local(str(root))], "weights": [1.0]}
         data = load_demonstrations(**parts, chunks=ChunksByTimestamp(4), held_out=0.25, seed=0)
         contract = replace(tiny_contract, embodiment=body, statistics=data.statistics, **changes)
-        check_data(data, contract, tiny_tokenizer)
+        check_data(data, contract, OpenVLAInputs.of(contract, tiny_tokenizer))
 
     return check_
 
@@ -209,7 +210,7 @@ def test_an_error_of_the_pipeline_names_episode_and_frame(
 ):
     samples = Demonstrations(image_folder, embodiment=body, chunks=ChunksByTimestamp(3))
     with pytest.raises(ValueError, match=r"episode 1, frame 1: the dataset gives chunks of 3 actions, the contract says 4"):
-        Transformed(samples, build_pipeline(tiny_contract, tiny_tokenizer))[4]
+        Transformed(samples, build_pipeline(tiny_contract, OpenVLAInputs.of(tiny_contract, tiny_tokenizer)))[4]
 
 
 @pytest.mark.parametrize("whole", [1, 11])  # LeRobot keeps the list of the first ten in memory

@@ -1,4 +1,4 @@
-"""TensorFlow's JPEG, as far as a golden picture shows it (`tests/data/test_resize.py`), and beside Pillow's."""
+"""TensorFlow's JPEG, as far as a golden picture shows it (`tests/models/openvla/test_pictures.py`), and beside Pillow's."""
 
 import io
 from pathlib import Path

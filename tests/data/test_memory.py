@@ -7,6 +7,7 @@ from vla_tune.data import build_pipeline
 from vla_tune.data.memory import FramesInMemory
 from vla_tune.data.mixture import Samples
 from vla_tune.data.transformed import Transformed
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.schema import Contract, Embodiment
 from vla_tune.tokens import IGNORED
 
@@ -101,6 +102,6 @@ def test_the_hash_knows_pictures_words_and_numbers(body: Embodiment):
 
 def test_frames_of_play_are_training_samples(body: Embodiment, tiny_contract: Contract, tiny_tokenizer):
     frames = gathered(body, 0, episodes=1)
-    sample = Transformed(frames, build_pipeline(tiny_contract, tiny_tokenizer))[1]
+    sample = Transformed(frames, build_pipeline(tiny_contract, OpenVLAInputs.of(tiny_contract, tiny_tokenizer)))[1]
     assert sample["pixel_values"].shape == (1, 3, 64, 64)
     assert (sample["labels"] != IGNORED).sum() == 16

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from vla_tune.data import build_pipeline
 from vla_tune.evaluation import EpisodeRecord
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.policy import LocalPolicy
 
 COLOURS = ("red", "green", "blue")
@@ -80,7 +81,13 @@ def walker():
 
 @pytest.fixture
 def random_policy(tiny_model, tiny_head, tiny_tokenizer, tiny_contract):
-    return LocalPolicy(tiny_head.over(tiny_model), build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, pad_id=512, rows=4)
+    return LocalPolicy(
+        tiny_head.over(tiny_model),
+        build_pipeline(tiny_contract, OpenVLAInputs.of(tiny_contract, tiny_tokenizer)),
+        tiny_contract,
+        pad_id=512,
+        rows=4,
+    )
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from vla_tune.export import ParityError, merge
 from vla_tune.models.files import content_hash
 from vla_tune.models.nf4 import plain_weights, quantize
 from vla_tune.models.openvla import OpenVLA, OpenVLACheckpoint
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.models.openvla.load import OPENVLA_NF4, empty_model, load
 from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.models.precision import choose_attention
@@ -49,7 +50,11 @@ def trained(tmp_path, tiny_model, tiny_tokenizer, tiny_contract, tiny_head) -> C
 
     def policy(model: OpenVLA) -> LocalPolicy:
         return LocalPolicy(
-            tiny_head.over(model), build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, pad_id=512, precision=bf16
+            tiny_head.over(model),
+            build_pipeline(tiny_contract, OpenVLAInputs.of(tiny_contract, tiny_tokenizer)),
+            tiny_contract,
+            pad_id=512,
+            precision=bf16,
         )
 
     def build(adapter: Adapter) -> Run:

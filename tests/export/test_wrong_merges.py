@@ -16,9 +16,10 @@ from vla_tune.check.parity import Losses, compared, held_out_losses, witness
 from vla_tune.data import build_pipeline
 from vla_tune.data.collate import collate
 from vla_tune.data.recorded import observation_in
-from vla_tune.heads import ParallelTokenHead, action_space
+from vla_tune.models.heads import ParallelTokenHead
 from vla_tune.models.nf4 import plain_weights, quantize
 from vla_tune.models.openvla import OpenVLA
+from vla_tune.models.openvla.inputs import OpenVLAInputs, space_of
 from vla_tune.models.openvla.load import OPENVLA_NF4, empty_model, load
 from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.models.openvla.tiny import smooth_action_rows, tiny_config
@@ -95,10 +96,17 @@ def learned(folder: Path, contract: Contract, tokenizer, data: list[dict], steps
     base = OpenVLA(config)
     smooth_action_rows(base)
     save_checkpoint(folder, base, tokenizer, contract)
-    model, head = load(folder, base="nf4"), ParallelTokenHead(action_space(contract, stop_id=2))
+    model, head = load(folder, base="nf4"), ParallelTokenHead(space_of(contract, stop_id=2))
     targets = ("q_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
     Lora(rank=8, alpha=8, targets=targets, base="nf4").attach(model)
-    policy = LocalPolicy(head.over(model), build_pipeline(contract, tokenizer), contract, pad_id=512, rows=16, precision=bf16)
+    policy = LocalPolicy(
+        head.over(model),
+        build_pipeline(contract, OpenVLAInputs.of(contract, tokenizer)),
+        contract,
+        pad_id=512,
+        rows=16,
+        precision=bf16,
+    )
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer, draw = torch.optim.AdamW(weights, lr=2e-3), np.random.default_rng(0)
     samples = [policy.pipeline(frame) for frame in data]

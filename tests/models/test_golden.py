@@ -13,14 +13,16 @@ from PIL import Image
 
 from vla_tune.data.collate import Batch, collate
 from vla_tune.data.normalize import Scale
-from vla_tune.data.transforms import NormalizePixels, ResizeImages
-from vla_tune.heads import ActionSpace, AutoregressiveTokenHead
-from vla_tune.heads.autoregressive import prompt_of
-from vla_tune.heads.decoding import Constrained, FullVocabulary, Watched
+from vla_tune.models.heads import ActionSpace, AutoregressiveTokenHead
+from vla_tune.models.heads.autoregressive import prompt_of
+from vla_tune.models.heads.decoding import Constrained, FullVocabulary, Watched
 from vla_tune.models.openvla import OpenVLA, OpenVLACheckpoint
+from vla_tune.models.openvla.pictures import NormalizePixels, ResizeImages
 from vla_tune.models.openvla.processor_file import image_rule
+from vla_tune.models.openvla.prompt import CausalPrompt
+from vla_tune.models.openvla.published import published_inputs
 from vla_tune.models.openvla.statistics_file import published_statistics
-from vla_tune.tokens import BinTokenizer, CausalPrompt, uniform_edges
+from vla_tune.tokens import BinTokenizer, uniform_edges
 from vla_tune.tokens.prompt import causal_ids
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -40,7 +42,7 @@ def pixels_of(original, image: np.ndarray) -> np.ndarray:
 
 def space_of(original) -> ActionSpace:
     tokenizer = BinTokenizer(uniform_edges(256), original.meta["tokens"]["vocab_size"])
-    return ActionSpace(tokenizer=tokenizer, horizon=1, action_dimension=7, location_codes=0, stop_id=original.meta["tokens"]["eos"])
+    return ActionSpace(tokenizer=tokenizer, horizon=1, action_dimension=7, stop_id=original.meta["tokens"]["eos"])
 
 
 def sample_of(prompt: list[int], pixels: np.ndarray, actions: np.ndarray | None = None, *, space: ActionSpace) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def test_the_collator(run: Run, original):
 def test_prompts_and_labels_from_words(siglip):
     """Of the model whose tokenizer is here; the ids of the other's are checked by `test_the_collator`."""
     checkpoint, inputs = OpenVLACheckpoint(str(siglip.folder)), siglip.arrays("train_inputs")
-    step = CausalPrompt(checkpoint.processor, checkpoint.interface.prompt)
+    step = CausalPrompt(checkpoint.processor, published_inputs(siglip.folder).prompt)
     tokenizer = space_of(siglip).tokenizer
     for row, instruction in enumerate(siglip.meta["instructions"]):
         length = int(inputs["attention_mask"][row].sum())

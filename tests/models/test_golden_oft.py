@@ -17,24 +17,22 @@ from safetensors.torch import load_file
 
 from vla_tune.data.collate import Batch, collate
 from vla_tune.data.normalize import Scale
-from vla_tune.data.transforms import NormalizePixels
-from vla_tune.heads import ActionSpace, ParallelTokenHead, RegressionHead
+from vla_tune.models.heads import ActionSpace, ParallelTokenHead, RegressionHead
 from vla_tune.models.openvla import OpenVLA, OpenVLACheckpoint
 from vla_tune.models.openvla.action_head import ActionHead
+from vla_tune.models.openvla.pictures import NormalizePixels
 from vla_tune.models.openvla.processor_file import image_rule
+from vla_tune.models.openvla.prompt import parallel_ids
 from vla_tune.models.openvla.statistics_file import published_statistics
 from vla_tune.models.openvla.vision import ProprioProjector
 from vla_tune.tokens import BinTokenizer, uniform_edges
-from vla_tune.tokens.prompt import parallel_ids
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OFT = np.load(GOLDEN / "oft" / "oft.npz")
 META = json.loads((GOLDEN / "oft" / "meta.json").read_text())
 SPACE_PIECE, STOP, PAD = 29871, 2, 32000
 HIDDEN, ACTIONS, LOSS = 2e-5, 1e-5, 1e-5
-SPACE = ActionSpace(
-    tokenizer=BinTokenizer(uniform_edges(256), 32000), horizon=8, action_dimension=7, location_codes=0, stop_id=STOP
-)
+SPACE = ActionSpace(tokenizer=BinTokenizer(uniform_edges(256), 32000), horizon=8, action_dimension=7, stop_id=STOP)
 type Loaded = Callable[..., OpenVLA]
 
 

@@ -8,9 +8,9 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from vla_tune.data.collate import Batch
-from vla_tune.heads import AutoregressiveTokenHead
-from vla_tune.heads.autoregressive import prompt_of
 from vla_tune.models.graphs import Graphed, compiled_graphs, eager, graphed, kind
+from vla_tune.models.heads import AutoregressiveTokenHead
+from vla_tune.models.heads.autoregressive import prompt_of
 from vla_tune.models.nf4 import quantize
 from vla_tune.models.openvla.load import OPENVLA_NF4
 from vla_tune.models.precision import set_attention

@@ -18,6 +18,7 @@ from vla_tune.models.openvla import OpenVLACheckpoint
 from vla_tune.models.openvla.load import load, load_config
 from vla_tune.models.openvla.oft_files import PATTERNS, oft_files, oft_tensors
 from vla_tune.models.openvla.published import published_contract
+from vla_tune.models.openvla.record import record_of
 from vla_tune.models.openvla.statistics_file import known_statistics, statistics_record
 from vla_tune.schema import Camera, Embodiment, Group, Normalization
 
@@ -188,7 +189,8 @@ def test_a_contract_for_a_published_folder(folder: Path):
     contract, statistics = oft_contract(folder), states(folder, 8)
     assert list(contract.statistics.state.q99) == statistics["q99"]
     assert contract.statistics.state.mask == (True,) * 8
-    assert (contract.decoding, contract.horizon, contract.execute_steps, contract.location_codes) == ("regression", 8, 8, 0)
+    record = record_of(contract)
+    assert (record.decoding, contract.horizon, contract.execute_steps, record.location_codes) == ("regression", 8, 8, 0)
     with pytest.raises(ValueError, match=r"decoding='parallel', and .* has an action head"):
         published_contract(folder, embodiment=body(8), unnorm_key="tiny_mask", horizon=8, decoding="parallel")
     for path in oft_files(folder).values():

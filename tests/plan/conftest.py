@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from vla_tune.adapters import Lora, training_context
 from vla_tune.data.collate import Batch
-from vla_tune.heads import RegressionHead
-from vla_tune.heads.base import ActionSpace
-from vla_tune.heads.loss import WholeVocabulary, before, labelled, rows_of
 from vla_tune.models.base import ActionModel, Loss, Outline
+from vla_tune.models.heads import RegressionHead
+from vla_tune.models.heads.base import ActionSpace
+from vla_tune.models.heads.codes import WholeVocabulary, before, labelled, rows_of
 from vla_tune.models.nf4 import quantize
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
 from vla_tune.models.openvla.additions import Addition, extended, module_patterns
@@ -122,7 +122,7 @@ class Middle:
             return TokenLoss(network)
         tokenizer = BinTokenizer(uniform_edges(256), 2048)
         horizon = batch.actions.shape[1]
-        space = ActionSpace(tokenizer=tokenizer, horizon=horizon, action_dimension=4, location_codes=0, stop_id=2)
+        space = ActionSpace(tokenizer=tokenizer, horizon=horizon, action_dimension=4, stop_id=2)
         return RegressionHead(space).over(network)
 
     def loss(self, model: OpenVLA, batch: Batch, *, precision: str = "bf16") -> Tensor:

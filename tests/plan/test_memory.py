@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vla_tune.adapters import Full, Lora
-from vla_tune.heads.autoregressive import prompt_of
+from vla_tune.models.heads.autoregressive import prompt_of
 from vla_tune.models.precision import weight_report
 from vla_tune.plan import Device, Load, architecture, numerics, plan_of, state_bytes, training_bytes
 from vla_tune.plan.memory import acting_bytes, spread

@@ -9,6 +9,7 @@ import torch
 from vla_tune.adapters import Lora
 from vla_tune.data import build_pipeline
 from vla_tune.models.openvla import OpenVLA
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.policy import Policy, SharedPolicies
 from vla_tune.schema import Observation
 
@@ -74,7 +75,7 @@ def test_robots_of_different_units_share_a_pass(shared, policy, adapters, tiny_t
     action = contract.statistics.action
     wider = replace(action, q01=tuple(10 * value for value in action.q01), q99=tuple(10 * value for value in action.q99))
     contract = replace(contract, statistics=replace(contract.statistics, action=wider))
-    other = replace(policy, contract=contract, pipeline=build_pipeline(contract, tiny_tokenizer))
+    other = replace(policy, contract=contract, pipeline=build_pipeline(contract, OpenVLAInputs.of(contract, tiny_tokenizer)))
     adapter, folder, chunks = adapters["two"]
     shared.add("wide", other, adapter, folder)
     wide, narrow = shared.act([crowd(6)[0]] * 2, ["wide", "two"])

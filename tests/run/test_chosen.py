@@ -37,7 +37,8 @@ def saved() -> Callable[..., LocalPolicy]:
             parameter.data += 0.1 * torch.randn(parameter.shape)
         record = Checkpoint(step=step, trained=trained, optimizer_tensors={}, optimizer_record={}, state={"best_step": best})
         CheckpointFolder(run / CHECKPOINTS, keep_last=9).save(record)
-        return policy_of(model, Contract.load(run), checkpoint.processor, rows=1, device="cpu")
+        contract = Contract.load(run)
+        return policy_of(model, contract, checkpoint.interface(contract), rows=1, device="cpu")
 
     return save
 

@@ -11,8 +11,9 @@ from envs.wrappers import DistractorInstruction
 from vla_tune.data import build_pipeline
 from vla_tune.evaluation import Cell
 from vla_tune.execution import OpenLoop, RecedingHorizon
-from vla_tune.heads import AutoregressiveTokenHead, ParallelTokenHead, action_space
-from vla_tune.heads.decoding import Constrained, FullVocabulary
+from vla_tune.models.heads import AutoregressiveTokenHead, ParallelTokenHead
+from vla_tune.models.heads.decoding import Constrained, FullVocabulary
+from vla_tune.models.openvla.inputs import OpenVLAInputs, space_of
 from vla_tune.policy import LocalPolicy
 from vla_tune.run.evaluate import decoding_with
 from vla_tune.run.objects import Trained
@@ -21,10 +22,12 @@ from vla_tune.run.objects import Trained
 @pytest.fixture
 def trained(tiny_model, tiny_contract, tiny_tokenizer):
     def build(decoding: str) -> Trained:
-        contract = replace(tiny_contract, decoding=decoding)
+        contract = replace(tiny_contract, model=tiny_contract.model | {"decoding": decoding})
         head = {"parallel": ParallelTokenHead, "autoregressive": AutoregressiveTokenHead}[decoding]
-        space = action_space(contract, stop_id=2)
-        policy = LocalPolicy(head(space).over(tiny_model), build_pipeline(contract, tiny_tokenizer), contract, pad_id=512)
+        space = space_of(contract, stop_id=2)
+        policy = LocalPolicy(
+            head(space).over(tiny_model), build_pipeline(contract, OpenVLAInputs.of(contract, tiny_tokenizer)), contract, pad_id=512
+        )
         return Trained(policy, (Path("nowhere"),))
 
     return build
@@ -39,7 +42,7 @@ def test_codes_in_turn_are_chosen_as_asked(trained):
 def test_codes_in_parallel_are_not(trained):
     policy = trained("parallel")
     assert decoding_with(Constrained(), policy) is policy
-    with pytest.raises(ValueError, match="FullVocabulary chooses codes one after the other, this policy decodes 'parallel'"):
+    with pytest.raises(ValueError, match="FullVocabulary chooses codes one after the other, a ParallelTokenModel does not"):
         decoding_with(FullVocabulary(), policy)
 
 

@@ -85,7 +85,8 @@ def test_a_merged_policy_is_played_as_it_was_written(run_of, merged, frames, tin
     policy = load_policy(run / "merged", rows=1, device="cpu").policy
     assert {parameter.dtype for parameter in policy.model.network.parameters()} == {expected}  # pyright: ignore[reportAttributeAccessIssue]
     exact = OpenVLACheckpoint(str(run / "merged"), base=dtype)
-    other = policy_of(exact.load(device="cpu"), policy.contract, exact.processor, rows=1, device="cpu")
+    interface = exact.interface(policy.contract)
+    other = policy_of(exact.load(device="cpu"), policy.contract, interface, rows=1, device="cpu")
     seen = [observation_in(frame, tiny_contract.embodiment) for frame in frames]
     assert np.array_equal(policy.act(seen), other.act(seen))
     assert report.losses.merged == pytest.approx(held_out_losses(other, frames).mean(), abs=1e-6)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from vla_tune.check.kept import Kept
+from vla_tune.models.sealed import SEAL_FILE, seal
 from vla_tune.run.objects import load_policy
 from vla_tune.schema import CONTRACT_FILE, CONTRACT_VERSION, Contract
 
@@ -34,6 +35,8 @@ def test_it_acts_as_it_did_and_as_it_does_when_it_is_written_anew(version: int, 
     anew = shutil.copytree(stored, tmp_path / "anew")
     for folder in (anew, anew / "adapter"):
         Contract.load(folder).save(folder)
+        if (folder / SEAL_FILE).is_file():
+            seal(folder)
         assert json.loads((folder / CONTRACT_FILE).read_text())["version"] == CONTRACT_VERSION
         assert Contract.load(folder) == Contract.load(stored / folder.relative_to(anew))
     assert np.array_equal(chunks(anew, kept), then)

@@ -24,11 +24,14 @@ def with_millimetres(contract: Contract) -> Contract:
 
 OTHERS = {
     "contract.statistics": lambda contract, origin: (with_millimetres(contract), origin),
-    "contract.action_tokens": lambda contract, origin: (
-        replace(contract, action_tokens=replace(contract.action_tokens, vocabulary_size=99)),
+    "contract.model.action_tokens": lambda contract, origin: (
+        replace(contract, model=contract.model | {"action_tokens": contract.model["action_tokens"] | {"vocabulary_size": 99}}),
         origin,
     ),
-    "contract.prompt": lambda contract, origin: (replace(contract, prompt="{instruction}"), origin),
+    "contract.model.prompt": lambda contract, origin: (
+        replace(contract, model=contract.model | {"prompt": "{instruction}"}),
+        origin,
+    ),
     "origin.base_hash": lambda contract, origin: (contract, replace(origin, base_hash="2" * 64)),
     "origin.data": lambda contract, origin: (contract, replace(origin, data="4" * 64)),
     "origin.device": lambda contract, origin: (contract, replace(origin, device="cuda")),

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,8 +16,10 @@ from vla_tune.run.evaluate import evaluate_run
 from vla_tune.run.export import export_run
 from vla_tune.run.fine_tune import fine_tune
 from vla_tune.run.merge import merge_run
+from vla_tune.run.objects import load_policy
+from vla_tune.run.recorded import recorded_observations
 from vla_tune.run.serve import _policies
-from vla_tune.run.stored import adapter_of, own_classes, trusting
+from vla_tune.run.stored import adapter_of, data_of, own_classes, trusting
 
 HERE = Path(__file__).parent / "outside"
 MINE = f"hydra.searchpath=[file://{HERE / 'conf'}]"
@@ -84,3 +87,48 @@ def test_a_laboratorys_own_adapter_source_and_environment(words: list[str], conf
         served = _policies(configuration("serve", f"policy={run}", "device=cpu")).examined(unproved=False)
     assert [finding.passed for finding in served] == [True]
     check(configuration("check", f"policy={tmp_path / 'robot'}", "device=cpu"))  # merged, it needs nothing of the laboratory's
+
+
+@pytest.fixture
+def flow(tmp_path: Path) -> list[str]:
+    """The words of a run of the laboratory's own kind of model, on its own robot."""
+    import my_flow
+
+    my_flow.make(tmp_path / "flow", horizon=4, action_dimension=2, state_dimension=2)
+    own = ["model=flow", f"model.folder={tmp_path / 'flow'}", "head=none", "tokens=none", "adapter=lora_r16", "adapter.base=fp32"]
+    return [*own, "adapter.towers=[expert]", "adapter.targets=[up_proj,down_proj]", "precision=fp32"]
+
+
+def test_a_model_that_says_no_codes_refuses_them(words: list[str], flow: list[str], configuration, tmp_path: Path):
+    cfg = configuration("train", *words, *flow, "head=parallel", "tokens=uniform_256")
+    with pytest.raises(ValueError, match="a flow says no codes: choose head=none tokens=none"):
+        fine_tune(cfg, tmp_path / "run", resume_command="")
+
+
+def test_codes_need_a_head(words: list[str], configuration, tmp_path: Path):
+    cfg = configuration("train", *words, "adapter=lora_r2", "head=none", "tokens=none")
+    with pytest.raises(ValueError, match=r"speaks codes: choose a head and tokens \(head=parallel tokens=uniform_256\)"):
+        fine_tune(cfg, tmp_path / "run", resume_command="")
+
+
+@pytest.mark.ci  # the whole way
+def test_a_laboratorys_own_kind_of_model(words: list[str], flow: list[str], configuration, tmp_path: Path):
+    """It draws its actions: trained, tried, probed, merged, exported, checked and served as ours are."""
+    run, robot = tmp_path / "run", tmp_path / "robot"
+    fine_tune(configuration("train", *words, *flow, "training.steps=30"), run, resume_command="")
+    results = json.loads((run / "results.json").read_text())
+    assert [row["policy"] for row in results["evaluation"]] == ["fine_tuned"]
+    assert json.loads((run / "contract.json").read_text())["model"] == {"family": "my_flow.FlowCheckpoint"}
+    assert results["training"]["training_loss"] < 2
+    trusted = [*OWN, "my_flow.FlowCheckpoint"]
+    with trusting(trusted):
+        merge_run(configuration("merge", f"run={run}", "observations=6", *LOOSE))
+        export_run(configuration("export", f"run={run}", f"to={robot}", "frames=2", "observations=6", *LOOSE))
+        check(configuration("check", f"policy={robot}", "device=cpu"))
+        served = _policies(configuration("serve", f"policy={robot}", "device=cpu")).examined(unproved=False)
+        assert [finding.passed for finding in served] == [True]
+        live, merged = (load_policy(folder, rows=2, device="cpu").policy for folder in (run, robot))
+        seen = recorded_observations(data_of(run), count=4)
+        np.testing.assert_allclose(live.act(seen), merged.act(seen), atol=1e-4)
+    with pytest.raises(ValueError, match=r"my_flow\.FlowCheckpoint.*not opened unseen.*trusted="):
+        load_policy(robot, rows=1, device="cpu")

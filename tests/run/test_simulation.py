@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from vla_tune.data import build_pipeline
 from vla_tune.data.sources import Data
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.run.base import why_not_tried
 from vla_tune.run.following import Nothing, following_of
 from vla_tune.run.simulation import Simulation, asked, remembered
@@ -43,7 +44,7 @@ gymnasium.register("World-v0", entry_point=World)
 
 @pytest.fixture
 def pipeline(tiny_contract, tiny_tokenizer):
-    return build_pipeline(tiny_contract, tiny_tokenizer)
+    return build_pipeline(tiny_contract, OpenVLAInputs.of(tiny_contract, tiny_tokenizer))
 
 
 @pytest.fixture

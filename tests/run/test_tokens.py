@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from vla_tune.data.sources import Data
+from vla_tune.models.openvla.record import record_of
 from vla_tune.run.fine_tune import contract_of
 from vla_tune.run.objects import build
 from vla_tune.run.tokens import dimensions_of, examine_tokens, fit_tokenizer
-from vla_tune.schema import Contract, FastTokens
-from vla_tune.tokens import TrainingActions
+from vla_tune.schema import Contract
+from vla_tune.tokens import FastTokens, TrainingActions
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +64,13 @@ def test_a_contract_holds_what_was_fitted(few: list[str], configuration):
     cfg = configuration("train", *few, "tokens=fast_256", "head=autoregressive", "execute_steps=2")
     data: Data = build(cfg.data)
     assert isinstance(data.actions, TrainingActions)
-    contract = contract_of(cfg, data, build(cfg.model).interface, decoding="autoregressive")
+    contract = contract_of(cfg, data, build(cfg.model), head=build(cfg.head))
     assert (contract.horizon, contract.execute_steps) == (4, 2)
-    tokens = contract.action_tokens
+    tokens = record_of(contract).action_tokens
+    assert contract.resolution == 0.1
     assert isinstance(tokens, FastTokens)
     assert (tokens.vocabulary_size, tokens.horizon, tokens.action_dimension, tokens.scale) == (512, 4, 4, 10.0)
-    assert contract_of(cfg, build(cfg.data), build(cfg.model).interface, decoding="autoregressive") == contract
+    assert contract_of(cfg, build(cfg.data), build(cfg.model), head=build(cfg.head)) == contract
 
 
 def test_dimensions_are_in_robot_units(tiny_contract: Contract):

@@ -9,10 +9,8 @@ import pytest
 
 from vla_tune.schema import (
     Contract,
-    Embodiment,
     contract_from_record,
     embodiment_from_record,
-    filled,
     same_rate,
     statistics_from_record,
     to_record,
@@ -147,14 +145,11 @@ def unsealed(contract: Contract, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"prompt": "{instruction} {instruction:>3000000000}"}, "must hold {instruction}, may hold {state}, and no others"),
-        ({"prompt": "{instruction} {instruction.__class__.__mro__}"}, "and no others"),
-        ({"prompt": "{instruction} {secret}"}, "and no others"),
-        ({"prompt": "do it"}, "must hold {instruction}"),
-        ({"prompt": "{instruction}" + "x" * 10**6}, "characters of the prompt: 1 to 8192"),
         ({"horizon": 10**9, "execute_steps": 1}, "1000000000 horizon: 1 to 4096"),
         ({"execute_steps": 5}, "execute_steps=5 must lie between 1 and the horizon 4"),
-        ({"location_codes": -1}, "-1 location_codes: 0 to"),
+        ({"resolution": -0.1}, "resolution=-0.1 is a distance"),
+        ({"model": {"prompt": "{instruction}"}}, "model names no family"),
+        ({"model": {"family": 3}}, "model names no family"),
         ({"jpeg_quality": 101}, "jpeg_quality=101"),
     ],
 )
@@ -171,29 +166,6 @@ def test_statistics_scaled_in_another_way_than_the_embodiment_says(tiny_contract
         contract_from_record(unsealed(tiny_contract, statistics=other), source="here")
 
 
-def by_deviation(contract: Contract) -> Contract:
-    """Moving groups are scaled by mean and deviation."""
-
-    def scaled(body: Embodiment, name: str) -> tuple:
-        return tuple(replace(group, normalization="mean_std") if group.normalized else group for group in getattr(body, name))
-
-    body = contract.embodiment
-    kinds = ("mean_std", "mean_std", "mean_std", "none")
-    columns = {name: replace(getattr(contract.statistics, name), normalization=kinds) for name in ("state", "action")}
-    body = replace(body, state=scaled(body, "state"), action=scaled(body, "action"))
-    return replace(contract, embodiment=body, statistics=replace(contract.statistics, **columns))
-
-
-def test_codes_end_at_one(tiny_contract: Contract):
-    contract = by_deviation(tiny_contract)
-    with pytest.raises(ValueError, match=r"scaled by mean_std, decoding='parallel' speaks codes"):
-        contract_from_record(contract.record, source="here")
-    regressed = replace(contract, decoding="regression")
-    assert contract_from_record(regressed.record, source="here") == regressed
-    with pytest.raises(ValueError, match="the prompt writes it in bins"):
-        contract_from_record(replace(regressed, prompt="{instruction} {state}").record, source="here")
-
-
 def test_an_edit_is_noticed_by_the_hash_of_everything(tiny_contract: Contract):
     for path, value in (
         (("embodiment", "action", 1, "gripper", "engaged"), -1.0),
@@ -204,10 +176,6 @@ def test_an_edit_is_noticed_by_the_hash_of_everything(tiny_contract: Contract):
     ):
         with pytest.raises(ValueError, match=r"its fields do not match their hash .* It was edited"):
             contract_from_record(changed(tiny_contract.record, *path, to=value), source="here")
-
-
-def test_an_instruction_is_put_in_as_it_stands():
-    assert filled("a {instruction} b {state}", instruction="{state} {0.x}", state="1 2") == "a {state} {0.x} b 1 2"
 
 
 def test_a_robot_may_have_no_state(record: dict[str, Any]):

@@ -38,8 +38,3 @@ def test_a_state_that_nobody_reads_is_named(stateless: Contract, tiny_contract: 
     assert observation_in(message, tiny_contract).state.shape == (4,)
     with pytest.raises(MessageError, match=rf"unknown \['{STATE}'\]"):
         observation_in(message, stateless)
-
-
-def test_a_prompt_that_writes_the_state_needs_one(stateless: Contract):
-    with pytest.raises(ValueError, match=r"the prompt writes \{state\}, and .* has none"):
-        check_contract(replace(stateless, prompt="{instruction} {state}"), "stateless")

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vla_tune.schema import FastTokens
-from vla_tune.tokens import FastTokenizer
+from vla_tune.tokens import FastTokenizer, FastTokens
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fast"
 

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from vla_tune.adapters import Full, Lora
-from vla_tune.heads import ParallelTokenHead
+from vla_tune.models.heads import ParallelTokenHead
 from vla_tune.models.nf4 import quantize
 from vla_tune.models.openvla import OpenVLA
 from vla_tune.models.openvla.load import OPENVLA_NF4
+from vla_tune.models.openvla.prompt import ParallelPrompt
 from vla_tune.models.precision import choose_attention
 from vla_tune.schema import Contract
-from vla_tune.tokens import ParallelPrompt
 from vla_tune.training import TrainingResult, train
 from vla_tune.training.optim import adamw, warmup_cosine
 
@@ -48,7 +48,7 @@ def watched() -> Callable[..., Watched]:
 def tiny_samples(tiny_contract: Contract, tiny_tokenizer, tiny_head: ParallelTokenHead) -> list[dict[str, Any]]:
     """Ten labelled samples of two episodes; the instruction decides the action, so that there is something to learn."""
     generator = np.random.default_rng(0)
-    prompt = ParallelPrompt(tiny_tokenizer, tiny_contract.prompt, num_codes=16)
+    prompt = ParallelPrompt(tiny_tokenizer, tiny_contract.model["prompt"], num_codes=16)
     samples = []
     for number in range(10):
         episode, frame = divmod(number, 5)

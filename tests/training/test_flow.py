@@ -10,12 +10,13 @@ from torch import nn
 
 from vla_tune.data import build_pipeline
 from vla_tune.data.collate import Batch
-from vla_tune.heads.loss import rows_of
 from vla_tune.models.base import ActionModel, Loss
 from vla_tune.models.capabilities import Drawing, Launchable, Revealing, SpeaksCodes
 from vla_tune.models.forward import Forward
 from vla_tune.models.graphs import eager, graphed
+from vla_tune.models.heads.codes import rows_of
 from vla_tune.models.liveness import check_liveness
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.policy import LocalPolicy
 from vla_tune.schema import Observation
 from vla_tune.training.metrics import Chosen, Validation
@@ -67,7 +68,9 @@ def flow() -> Flow:
 
 @pytest.fixture
 def policy(flow, tiny_contract, tiny_tokenizer) -> LocalPolicy:
-    return LocalPolicy(flow, build_pipeline(tiny_contract, tiny_tokenizer), tiny_contract, pad_id=512, rows=3)
+    return LocalPolicy(
+        flow, build_pipeline(tiny_contract, OpenVLAInputs.of(tiny_contract, tiny_tokenizer)), tiny_contract, pad_id=512, rows=3
+    )
 
 
 def crowd(count: int) -> list[Observation]:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from vla_tune.heads.loss import rows_of
 from vla_tune.models.base import Loss
 from vla_tune.models.forward import Forward
+from vla_tune.models.heads.codes import rows_of
 from vla_tune.training.metrics import Chosen, Validation, action_errors, culprits, held_out
 
 METRES = ["m"] * 4

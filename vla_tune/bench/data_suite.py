@@ -13,6 +13,7 @@ from vla_tune.data.dataset import ChunksByTimestamp, Demonstrations
 from vla_tune.data.mixture import Samples
 from vla_tune.data.sources import Source
 from vla_tune.data.transformed import Transformed
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.models.openvla.load import load_tokenizer
 from vla_tune.schema import Contract
 
@@ -38,7 +39,7 @@ class DataSuite:
     def rows(self) -> list[Row]:
         """Three rows for each source."""
         contract = Contract.load(Path(self.checkpoint))
-        pipeline = build_pipeline(contract, load_tokenizer(Path(self.checkpoint)))
+        pipeline = build_pipeline(contract, OpenVLAInputs.of(contract, load_tokenizer(Path(self.checkpoint))))
         works: list[Work] = []
         for name, source in self.sources.items():
             cached = _open(source, contract)

@@ -16,8 +16,8 @@ from vla_tune.bench.kept import Kept
 from vla_tune.bench.measure import Row
 from vla_tune.bench.peaks import wait_for
 from vla_tune.data.collate import Batch
-from vla_tune.heads import AutoregressiveTokenHead, ParallelTokenHead
 from vla_tune.models.graphs import Pass, compiled_graphs, eager, graphed
+from vla_tune.models.heads import AutoregressiveTokenHead, ParallelTokenHead
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
 from vla_tune.models.openvla.outline import outline
 from vla_tune.plan import Architecture, Device, Load, architecture

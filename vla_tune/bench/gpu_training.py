@@ -17,7 +17,7 @@ from vla_tune.bench.budget import OUT_OF_MEMORY, Cell, Cells
 from vla_tune.bench.inputs import action_space, causal_batch, random_base
 from vla_tune.bench.kept import Kept
 from vla_tune.bench.measure import Row
-from vla_tune.heads import AutoregressiveTokenHead
+from vla_tune.models.heads import AutoregressiveTokenHead
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
 from vla_tune.models.openvla.outline import outline
 from vla_tune.plan import Architecture, Device, Load, Plan, architecture, make_plan, state_bytes

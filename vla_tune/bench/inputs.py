@@ -5,7 +5,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from vla_tune.data.collate import Batch
-from vla_tune.heads.base import ActionSpace
+from vla_tune.models.heads.base import ActionSpace
 from vla_tune.models.nf4 import quantize
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
 from vla_tune.models.openvla.load import OPENVLA_NF4, empty_model
@@ -40,7 +40,7 @@ def random_base(config: OpenVLAConfig, *, base: str, device: torch.device | str,
 def action_space(config: OpenVLAConfig, *, horizon: int, action_dimension: int) -> ActionSpace:
     """Uniform bins at the end of the vocabulary, as published."""
     tokenizer = BinTokenizer(uniform_edges(config.n_action_bins), config.vocabulary_size)
-    return ActionSpace(tokenizer=tokenizer, horizon=horizon, action_dimension=action_dimension, location_codes=0, stop_id=STOP_ID)
+    return ActionSpace(tokenizer=tokenizer, horizon=horizon, action_dimension=action_dimension, stop_id=STOP_ID)
 
 
 def causal_batch(config: OpenVLAConfig, space: ActionSpace, *, rows: int, prompt_length: int, labelled: bool, seed: int) -> Batch:

@@ -12,10 +12,10 @@ from vla_tune.adapters import Adapter
 from vla_tune.bench.inputs import action_space, causal_batch, parallel_batch, random_model
 from vla_tune.bench.measure import Row, Work, measure
 from vla_tune.data.collate import Batch
-from vla_tune.heads import AutoregressiveTokenHead, Head, ParallelTokenHead
-from vla_tune.heads.decoding import Watched
-from vla_tune.heads.loss import ActionRows
 from vla_tune.models.base import ActionModel
+from vla_tune.models.heads import AutoregressiveTokenHead, Head, ParallelTokenHead
+from vla_tune.models.heads.codes import ActionRows
+from vla_tune.models.heads.decoding import Watched
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
 from vla_tune.models.precision import set_attention
 from vla_tune.training.optim import parameter_groups

@@ -15,10 +15,10 @@ from torch.optim import Optimizer
 from vla_tune.adapters import Adapter, training_context
 from vla_tune.bench.measure import Row, Work, measure
 from vla_tune.data import Batch, build_pipeline, collate
-from vla_tune.heads import Head, head_of
+from vla_tune.models.heads import Head
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.models.openvla.load import load, load_tokenizer
 from vla_tune.schema import Contract
-from vla_tune.tokens import pad_id, stop_id
 from vla_tune.training.accelerator import accelerator_for
 from vla_tune.training.optim import parameter_groups
 from vla_tune.training.update import Objective, update
@@ -50,21 +50,20 @@ class TrainSuite:
         """One row for each adapter."""
         folder = Path(self.checkpoint)
         contract = Contract.load(folder)
-        tokenizer = load_tokenizer(folder)
-        pipeline = build_pipeline(contract, tokenizer)
+        interface = OpenVLAInputs.of(contract, load_tokenizer(folder), head=self.head)
+        pipeline = build_pipeline(contract, interface)
         samples = [pipeline(raw) for raw in random_samples(contract, self.instructions, count=self.batch_size, seed=self.seed)]
-        batch = collate(samples, pad_id=pad_id(tokenizer))
+        batch = collate(samples, pad_id=interface.pad_id)
         accelerator = accelerator_for(contract.precision, self.device)
-        head = head_of(contract, self.head, stop_id=stop_id(tokenizer))
-        works = [self._work(name, adapter, contract, head, batch, accelerator) for name, adapter in self.adapters.items()]
+        works = [self._work(name, adapter, interface, batch, accelerator) for name, adapter in self.adapters.items()]
         return measure("train", works, repetitions=self.repetitions)
 
-    def _work(self, name: str, adapter: Adapter, contract: Contract, head: Head, batch: Batch, accelerator: Accelerator) -> Work:
+    def _work(self, name: str, adapter: Adapter, interface: OpenVLAInputs, batch: Batch, accelerator: Accelerator) -> Work:
         torch.manual_seed(self.seed)
         model = load(self.checkpoint, base=adapter.base, device=self.device)
         adapter.attach(model)
-        objective = accelerator.prepare(Objective(head.over(model))).train()
-        context = partial(training_context, model) if contract.precision == "bf16" else nullcontext
+        objective = accelerator.prepare(Objective(interface.over(model))).train()
+        context = partial(training_context, model) if interface.contract.precision == "bf16" else nullcontext
         advance = partial(
             update, objective, self.optimizer(parameter_groups(model)), [batch], accelerator=accelerator, max_gradient_norm=1.0
         )

@@ -57,7 +57,7 @@ def differing_inputs(
     found: dict[str, None] = {}
     for frame, observation in zip(frames, seen, strict=True):
         learned, acted = trained(dict(frame)), deployed(to_sample(observation, body))
-        prompt = int(np.asarray(acted["prompt_length"]))
+        prompt = int(np.asarray(acted["prompt_length"])) if "prompt_length" in acted else None  # else all ids are the prompt
         for name in sorted(acted.keys() - _LEARNED_FROM):
             end = prompt if name in _OF_THE_PROMPT else None
             if not _same(learned.get(name), acted.get(name), end):

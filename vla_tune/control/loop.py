@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -29,6 +30,7 @@ class Computed:
     seen: Seen
     played: int
     """How many actions had been played when it was made."""
+    seconds: float
     chunk: Float[np.ndarray, "T A"] | None
     error: Exception | None
 
@@ -40,10 +42,11 @@ class Inference:
 
     Args:
         policy: Only this thread calls it.
+        clock: Seconds.
     """
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    def __init__(self, policy: Policy, *, clock: Callable[[], float]) -> None:
+        self._policy, self._clock = policy, clock
         self._questions: SimpleQueue[tuple[Seen, int] | None] = SimpleQueue()
         self._answers: SimpleQueue[Computed] = SimpleQueue()
         self._stopped = False
@@ -77,10 +80,12 @@ class Inference:
         self._answers.put(computed)
 
     def _compute(self, seen: Seen, played: int) -> Computed:
+        begun, chunk, failure = self._clock(), None, None
         try:
-            return Computed(seen, played, self._policy.act([seen.observation])[0], None)
+            chunk = self._policy.act([seen.observation])[0]
         except Exception as error:  # whatever a policy or a network raises, the loop decides
-            return Computed(seen, played, None, error)
+            failure = error
+        return Computed(seen, played, self._clock() - begun, chunk, failure)
 
 
 class Controller:
@@ -110,7 +115,7 @@ class Controller:
             Exception: what the robot raised; it was stopped before.
         """
         parts, clock = self._parts, self._parts.clock
-        inference = Inference(parts.policy)
+        inference = Inference(parts.policy, clock=clock.now)
         watchdog = Watchdog(parts.robot.stop, seconds=parts.rules.watchdog, clock=clock.now)
         stop = AnyOf([parts.stop, watchdog])
         try:

@@ -24,10 +24,10 @@ class NormalizedActions:
     """The training episodes of each source."""
     statistics: Statistics
 
-    @cached_property
+    @property
     def chunks(self) -> Float32[np.ndarray, "N T A"]:
         """As the tokenizer gets them."""
-        return self._scale.forward(self._read[0])
+        return self._chunks
 
     @property
     def counted(self) -> Bool[np.ndarray, "N T A"]:
@@ -38,6 +38,10 @@ class NormalizedActions:
     def unclipped(self) -> Float64[np.ndarray, "N T A"]:
         """`chunks` before values outside [-1, 1] are clipped."""
         return self._scale.unclipped(self._read[0])
+
+    @cached_property
+    def _chunks(self) -> Float32[np.ndarray, "N T A"]:
+        return self._scale.forward(self._read[0])
 
     @cached_property
     def _scale(self) -> Scale:

@@ -71,9 +71,12 @@ def collate(samples: Sequence[dict[str, Any]], *, pad_id: int, multiple: int = 1
     """Stack samples; text is padded on the right to the longest, rounded up to `multiple`.
 
     Padding takes part in nothing: it is masked from attention and its labels are `IGNORED`. Labels of padded actions are
-    `IGNORED` too, where one code stands for one action value.
+    `IGNORED` too, where one code stands for one action value. Samples of models that speak no codes have no labels and no
+    placeholders, and all of their ids are the prompt.
     """
     lengths = [len(sample["input_ids"]) for sample in samples]
+    if "placeholders" not in samples[0]:
+        samples = [sample | _no_codes(length) for sample, length in zip(samples, lengths, strict=True)]
     length = -(-max(lengths) // multiple) * multiple
     text = {
         "input_ids": _padded(samples, "input_ids", length, pad_id),
@@ -84,12 +87,16 @@ def collate(samples: Sequence[dict[str, Any]], *, pad_id: int, multiple: int = 1
         "parallel": any(bool(sample["placeholders"][sample["prompt_length"] :].any()) for sample in samples),
         "padded": min(lengths) < length,
     }
-    if "labels" in samples[0] and "actions" in samples[0]:
-        text["labels"] = _padded(samples, "labels", length, IGNORED)
+    if "actions" in samples[0]:
         text |= {name: _stacked(samples, name) for name in ("actions", "action_mask", "index")}
+        text |= {"labels": _padded(samples, "labels", length, IGNORED)} if "labels" in samples[0] else {}
     images = ["pixel_values"] if "pixel_values" in samples[0] else []
     stacked = {name: _stacked(samples, name) for name in (*images, "prompt_length", "state")}
     return Batch(**stacked, **text, **known, **_processed(samples, length))
+
+
+def _no_codes(length: int) -> dict[str, np.ndarray]:
+    return {"placeholders": np.zeros(length, dtype=bool), "prompt_length": np.array(length)}
 
 
 def _processed(samples: Sequence[dict[str, Any]], length: int) -> dict[str, Any]:

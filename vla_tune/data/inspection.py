@@ -9,10 +9,9 @@ import numpy as np
 from vla_tune.data.augmentation import sentences
 from vla_tune.data.dataset import Demonstrations
 from vla_tune.data.folder import leave_out
-from vla_tune.data.pipeline import prompt_step
+from vla_tune.data.pipeline import ModelInputs
 from vla_tune.data.sources import Data
 from vla_tune.schema import ColumnStatistics, Contract, Group, dimension_names, placed
-from vla_tune.tokens import Processor, action_tokenizer
 
 _log = logging.getLogger(__name__)
 _NEAR = 0.25
@@ -25,7 +24,7 @@ _MOST = 0.9
 """Share of the episodes."""
 
 
-def check_data(data: Data, contract: Contract, processor: Processor) -> None:
+def check_data(data: Data, contract: Contract, inputs: ModelInputs) -> None:
     """Look at every sentence, every picture's header and the range of every dimension; nothing is decoded.
 
     What looks odd and may be right, such as a gripper that is never closed, is a warning.
@@ -35,18 +34,17 @@ def check_data(data: Data, contract: Contract, processor: Processor) -> None:
             size or cannot be read, or numbers that are not scaled leave [-1, 1]; dataset, episode and frame, or the dimension, are
             named with the remedy.
     """
-    prompt = prompt_step(contract, action_tokenizer(contract.action_tokens), processor)
     parts = tuple({id(part): part for part in (*data.actions.parts, data.validation)}.values())
     for part, row, sentence in _sentences(parts):
         try:
-            prompt.check(sentence)
+            inputs.check(sentence)
         except ValueError as error:
             episode, frame = part.frames.episode[row], part.frames.frame[row]
             raise ValueError(
                 f"{part.root}: episode {episode}, frame {frame}: {error} Correct meta/tasks.parquet, or {leave_out(episode)}."
             ) from None
     for sentence in sentences(contract.augmentation, data.instructions):
-        prompt.check(sentence)
+        inputs.check(sentence)
     check_ranges(contract)
     for warning in gripper_warnings(data.actions.parts, data.statistics.action):
         _log.warning("%s", warning)

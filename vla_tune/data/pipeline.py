@@ -1,54 +1,63 @@
 """The one place where the steps between a dataset and a model are written down."""
 
-from dataclasses import replace
-from typing import Literal
-
-from transformers import ProcessorMixin
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from vla_tune.data.augmentation import AugmentImages, CropImages, Paraphrase
 from vla_tune.data.normalize import NormalizeActions, NormalizeState, Scale
-from vla_tune.data.processor import ProcessorPrompt, processor_prompt
 from vla_tune.data.relative import RelativeActions, relative_parts
-from vla_tune.data.transforms import (
-    Compose,
-    EncodeActions,
-    NormalizePixels,
-    PrependLocation,
-    ResizeImages,
-    SelectCameras,
-    Transform,
-)
-from vla_tune.schema import (
-    CONTRACT_VERSION,
-    ActionTokens,
-    Augmentation,
-    Contract,
-    Embodiment,
-    ImageRule,
-    InputRule,
-    ProcessorRule,
-    Statistics,
-    check_contract,
-)
-from vla_tune.tokens import ActionTokenizer, CausalPrompt, ParallelPrompt, Processor, action_tokenizer
+from vla_tune.data.transforms import Compose, SelectCameras, Transform
+from vla_tune.schema import CONTRACT_VERSION, Augmentation, Contract, Embodiment, Statistics, check_contract
 
 
-def build_pipeline(contract: Contract, processor: Processor) -> Compose:
+@runtime_checkable
+class ModelInputs(Protocol):
+    """What a family of models does to samples beyond what every robot's pipeline does."""
+
+    @property
+    def steps(self) -> tuple[Transform, ...]:
+        """From `images` by role, normalised `state` and, in training, normalised `actions`, to what `collate` reads."""
+        ...
+
+    def check(self, instruction: str) -> None:
+        """Refuse an instruction that the model cannot be given.
+
+        Raises:
+            ValueError: it is named, with the reason.
+        """
+        ...
+
+
+@runtime_checkable
+class Cropping(ModelInputs, Protocol):
+    """Inputs of a model that crops pictures by a rule of its own."""
+
+    @property
+    def crop_area(self) -> float:
+        """The share of each picture's area that is kept."""
+        ...
+
+    def uncropped(self) -> ModelInputs:
+        """The same, of whole pictures."""
+        ...
+
+
+def build_pipeline(contract: Contract, inputs: ModelInputs) -> Compose:
     """The pipeline that the contract describes: what acts, is measured or is compared, sees samples as they are.
 
     It takes the raw sample dict {camera key: uint8 [H W 3], state key: float32 [S], "instruction": str} and, in training,
-    "actions" float32 [T A] in robot units and "action_mask" bool [T A]; without actions the steps on them do nothing. It gives
-    `pixel_values` [V C H W] (or `vision_inputs` and `token_inputs`, where the model brings its own processor), `state` [S],
-    `input_ids`, `labels`, `placeholders` [L], `prompt_length` and, in training, normalised `actions`; `Compose.inverse` leads
-    back to robot units.
+    "actions" float32 [T A] in robot units and "action_mask" bool [T A]; without actions the steps on them do nothing. First come
+    the robot's steps, then the model's. It gives what `collate` reads: `state` [S] and, in training, normalised `actions`, and
+    what the model's own steps add; `Compose.inverse` leads back to robot units.
 
     Raises:
-        ValueError: relative actions have no state to be relative to, or the processor is not that of the contract.
+        ValueError: relative actions have no state to be relative to.
     """
-    return Compose((SelectCameras(contract.embodiment.cameras), *_centre_crop(contract), *_model_steps(contract, processor)))
+    return Compose((SelectCameras(contract.embodiment.cameras), *_centre_crop(contract, inputs), *_steps(contract, inputs)))
 
 
-def training_pipeline(contract: Contract, processor: Processor) -> Compose:
+def training_pipeline(contract: Contract, inputs: ModelInputs) -> Compose:
     """The same with the contract's augmentation, which takes the place of any centre crop.
 
     Its samples are those of `build_pipeline`, with `draw`, two numbers from which all that is random follows: the run's seed, and
@@ -56,53 +65,28 @@ def training_pipeline(contract: Contract, processor: Processor) -> Compose:
     """
     augmentation = contract.augmentation
     if augmentation is None:
-        return build_pipeline(contract, processor)
-    seen = contract
-    if augmentation.crop_area < 1 and isinstance(contract.image, ImageRule):
-        seen = replace(contract, image=replace(contract.image, center_crop_area=1.0))
+        return build_pipeline(contract, inputs)
+    seen = inputs.uncropped() if augmentation.crop_area < 1 and isinstance(inputs, Cropping) else inputs
     changes = (AugmentImages(augmentation), Paraphrase(augmentation.paraphrases))
-    return Compose((SelectCameras(contract.embodiment.cameras), *changes, *_model_steps(seen, processor)))
+    return Compose((SelectCameras(contract.embodiment.cameras), *changes, *_steps(contract, seen)))
 
 
-def _centre_crop(contract: Contract) -> tuple[CropImages, ...]:
+def _centre_crop(contract: Contract, inputs: ModelInputs) -> tuple[CropImages, ...]:
     """What a policy that was trained on random crops sees of a picture; none where the base's own rule crops."""
     area = contract.augmentation.crop_area if contract.augmentation else 1.0
-    own = contract.image.center_crop_area if isinstance(contract.image, ImageRule) else 1.0
+    own = inputs.crop_area if isinstance(inputs, Cropping) else 1.0
     return (CropImages(area),) if area < 1 and own == 1 else ()
 
 
-def _model_steps(contract: Contract, processor: Processor) -> tuple[Transform, ...]:
+def _steps(contract: Contract, inputs: ModelInputs) -> tuple[Transform, ...]:
     """What follows the robot's pictures."""
-    body, tokens = contract.embodiment, action_tokenizer(contract.action_tokens)
+    body = contract.embodiment
     return (
-        *image_steps(contract),
         *relative_step(body),
         NormalizeState(Scale(contract.statistics.state), body.state_key),
         NormalizeActions(Scale(contract.statistics.action)),
-        EncodeActions(tokens, contract.horizon),
-        PrependLocation(contract.location_codes, contract.action_tokens.vocabulary_size),
-        prompt_step(contract, tokens, processor),
+        *inputs.steps,
     )
-
-
-def image_steps(contract: Contract) -> tuple[Transform, ...]:
-    """The steps that make pixels; none where the model's own processor does, together with the prompt."""
-    rule, roles = contract.image, tuple(camera.role for camera in contract.embodiment.cameras)
-    return () if isinstance(rule, ProcessorRule) else (ResizeImages(rule), NormalizePixels(rule, roles))
-
-
-def prompt_step(
-    contract: Contract, tokens: ActionTokenizer, processor: Processor
-) -> CausalPrompt | ParallelPrompt | ProcessorPrompt:
-    """The step that makes ids: the contract's way of decoding decides where codes stand."""
-    if isinstance(contract.image, ProcessorRule):
-        return processor_prompt(contract, contract.image, tokens, processor)
-    if isinstance(processor, ProcessorMixin):
-        raise ValueError("the contract was made for a model without a processor of its own: load the checkpoint that it names.")
-    if contract.decoding == "autoregressive":
-        return CausalPrompt(processor, contract.prompt, contract.location_codes)
-    num_codes = contract.location_codes + tokens.num_codes(contract.horizon, contract.embodiment.action_dimension)
-    return ParallelPrompt(processor, contract.prompt, num_codes)
 
 
 def relative_step(body: Embodiment) -> tuple[RelativeActions, ...]:
@@ -111,18 +95,24 @@ def relative_step(body: Embodiment) -> tuple[RelativeActions, ...]:
     return (RelativeActions(parts, body.state_key),) if parts else ()
 
 
+@dataclass(frozen=True)
+class ModelPart:
+    """What a model puts into a contract."""
+
+    record: Mapping[str, Any]
+    """As JSON data; `family` says who reads it."""
+    resolution: float = 0.0
+    """Between neighbouring actions that it can say, in normalised units; 0.0 where it says any number."""
+
+
 def make_contract(
     embodiment: Embodiment,
     *,
     statistics: Statistics,
-    image: InputRule,
-    prompt: str,
-    action_tokens: ActionTokens,
     horizon: int,
     execute_steps: int,
-    location_codes: int,
-    decoding: Literal["parallel", "autoregressive", "regression"],
     precision: Literal["bf16", "fp32"],
+    model: ModelPart,
     augmentation: Augmentation | None = None,
 ) -> Contract:
     """A contract of the present version.
@@ -135,13 +125,10 @@ def make_contract(
         embodiment=embodiment,
         horizon=horizon,
         execute_steps=execute_steps,
-        prompt=prompt,
-        image=image,
-        action_tokens=action_tokens,
-        location_codes=location_codes,
-        decoding=decoding,
         precision=precision,
         statistics=statistics,
+        resolution=model.resolution,
+        model=model.record,
         augmentation=augmentation,
     )
     check_contract(contract, f"the contract for {embodiment.name}")

@@ -1,15 +1,12 @@
-"""What happens to a sample between the dataset and the tokens; one verb per class, composed once (`vla_tune.data.pipeline`)."""
+"""What happens to a sample between the dataset and the model; one verb per class, composed once (`vla_tune.data.pipeline`)."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from vla_tune.data.resize import check_rule, resize
-from vla_tune.schema import Camera, ImageRule
-from vla_tune.tokens import ActionTokenizer, BinTokenizer, uniform_edges
+from vla_tune.schema import Camera
 
 Sample = dict[str, Any]
 
@@ -73,100 +70,6 @@ class SelectCameras:
             raise ValueError(f"the sample has no image for {wanted}; it has {sorted(sample)}. Rename the camera on one side.")
         images = {camera.role: _checked(sample[camera.key], camera) for camera in self.cameras}
         return _without(sample, *(camera.key for camera in self.cameras)) | {"images": images}
-
-
-@dataclass(frozen=True)
-class ResizeImages:
-    """Centre crop by area, then the model's size, on uint8, as `ImageRule.resize` says (`vla_tune.data.resize`).
-
-    The crop keeps sqrt(area) of each side, so an augmented base sees at test time what it saw on average in training.
-
-    Raises:
-        ValueError: the rule contradicts itself.
-    """
-
-    rule: ImageRule
-
-    def __post_init__(self) -> None:
-        check_rule(self.rule)
-
-    def __call__(self, sample: Sample) -> Sample:
-        """`images` at the model's size."""
-        return sample | {"images": {role: resize(image, self.rule) for role, image in sample["images"].items()}}
-
-
-@dataclass(frozen=True)
-class NormalizePixels:
-    """uint8 -> float32 `(x / 255 - mean) / deviation`, once per vision tower, stacked along the channels."""
-
-    rule: ImageRule
-    roles: tuple[str, ...]
-    """The order of the views."""
-
-    def __call__(self, sample: Sample) -> Sample:
-        """Replaces `images` by `pixel_values` float32 [V C H W], C = 3 per tower."""
-        images = np.stack([sample["images"][role] for role in self.roles]).transpose(0, 3, 1, 2)
-        means, deviations = self._constants
-        towers = np.tile(images.astype(np.float32) / np.float32(255), (1, len(self.rule.means), 1, 1))
-        return _without(sample, "images") | {"pixel_values": (towers - means) / deviations}
-
-    @cached_property
-    def _constants(self) -> tuple[Float32[np.ndarray, "C 1 1"], Float32[np.ndarray, "C 1 1"]]:
-        columns = np.array([self.rule.means, self.rule.deviations], np.float32).reshape(2, -1, 1, 1)
-        return columns[0], columns[1]
-
-
-@dataclass(frozen=True)
-class EncodeActions:
-    """Normalised `actions` -> `codes`; values beyond the episode's end count nowhere."""
-
-    tokenizer: ActionTokenizer
-    horizon: int
-
-    def __call__(self, sample: Sample) -> Sample:
-        """Adds `codes` int64 [K] and `code_mask` bool [K]; an observation, which has no actions, passes.
-
-        Where a code stands for several values, all codes count.
-
-        Raises:
-            ValueError: the chunk has another length than the contract's horizon.
-        """
-        if "actions" not in sample:
-            return sample
-        actions = sample["actions"]
-        if len(actions) != self.horizon:
-            raise ValueError(f"the dataset gives chunks of {len(actions)} actions, the contract says {self.horizon}.")
-        codes = self.tokenizer.encode(actions)
-        mask = sample["action_mask"].reshape(-1) if self.tokenizer.free else np.ones(len(codes), dtype=bool)
-        return sample | {"codes": codes, "code_mask": mask}
-
-
-@dataclass(frozen=True)
-class PrependLocation:
-    """Codes that say where the named object is, before those of the chunk: a policy must find what it is told to act on.
-
-    A pretraining sample has `location` [num_codes] in [-1, 1]; its codes are uniform bins. Demonstrations have none: then these
-    labels count nowhere, and the positions stay, because the model's sequence does not change between training and acting.
-    """
-
-    num_codes: int
-    vocabulary_size: int
-
-    def __call__(self, sample: Sample) -> Sample:
-        """`codes` and `code_mask`, longer by `num_codes` in front; an observation passes."""
-        if "codes" not in sample or not self.num_codes:
-            return sample
-        known = "location" in sample
-        codes = self._tokenizer.encode(sample["location"][None] if known else np.zeros((1, self.num_codes)))
-        assert len(codes) == self.num_codes, f"a location of {len(codes)} numbers for {self.num_codes} codes"
-        return sample | {
-            "codes": np.concatenate([codes, sample["codes"]]),
-            "code_mask": np.concatenate([np.full(self.num_codes, known), sample["code_mask"]]),
-        }
-
-    @cached_property
-    def _tokenizer(self) -> BinTokenizer:
-        return BinTokenizer(uniform_edges(256), self.vocabulary_size)
 
 
 def _checked(image: Any, camera: Camera) -> UInt8[np.ndarray, "H W 3"]:

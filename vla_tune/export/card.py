@@ -1,13 +1,15 @@
 """A model card: what the policy is, how it was made, how well it does and what was checked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vla_tune.evaluation.report import open_loop_cells
 from vla_tune.printing import markdown
-from vla_tune.schema import Contract, ProcessorRule
+from vla_tune.schema import Contract
 
 _LONGEST_CELL = 1000
+_SHORT = 500
+"""Characters of a value of the model's part that is shown."""
 
 
 def model_card(
@@ -50,11 +52,11 @@ def _robot(contract: Contract) -> str:
     facts = [
         ["embodiment", f"{body.name}, {body.control_hz:g} Hz"],
         ["cameras", cameras],
-        ["image pipeline", _pictures(contract)],
+        ["pictures", _pictures(contract)],
         ["state", _groups(body.state)],
         ["action", _groups(body.action)],
-        ["chunk", f"{contract.horizon} actions, {contract.decoding} decoding, {contract.precision}"],
-        ["prompt", f"`{contract.prompt.strip()}`".replace("\n", " ")],
+        ["chunk", f"{contract.horizon} actions, {contract.precision}"],
+        *([f"model: {name}", value] for name, value in _of_the_model(contract.model)),
         [
             "statistics",
             f"{contract.statistics.dataset}: {contract.statistics.num_trajectories} episodes, `{contract.statistics_hash[:12]}`",
@@ -64,11 +66,22 @@ def _robot(contract: Contract) -> str:
 
 
 def _pictures(contract: Contract) -> str:
-    rule, changes = contract.image, contract.augmentation
-    resized = "the model's own processor" if isinstance(rule, ProcessorRule) else rule.resize
-    cropped = min(changes.crop_area if changes else 1.0, 1.0 if isinstance(rule, ProcessorRule) else rule.center_crop_area)
-    centre = "" if cropped == 1 else f", the middle {cropped:g} of the area"
-    return f"{rule.height} x {rule.width}, {resized}{centre}" + ("" if changes is None else "; augmented in training")
+    changes = contract.augmentation
+    if changes is None:
+        return "as the cameras give them"
+    centre = "" if changes.crop_area == 1 else f"the middle {changes.crop_area:g} of the area; "
+    return f"{centre}augmented in training"
+
+
+def _of_the_model(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is short in the model's part of the contract, which only its family reads."""
+    for name, value in record.items():
+        parts = {name: value} if not isinstance(value, Mapping) else value
+        short = {key: part for key, part in parts.items() if isinstance(part, str | int | float) and len(str(part)) <= _SHORT}
+        if isinstance(value, Mapping) and short:
+            yield name, ", ".join(f"{key} {part}" for key, part in short.items())
+        elif short:
+            yield name, f"`{str(value).strip()}`".replace("\n", " ")
 
 
 def _groups(groups: Sequence[Any]) -> str:

@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vla_tune.data.collate import Batch
-from vla_tune.schema import Contract, InputRule
-from vla_tune.tokens import Processor
+from vla_tune.data.pipeline import ModelInputs, ModelPart
+from vla_tune.schema import Contract, Embodiment
+from vla_tune.tokens import ActionTokenizer, TrainingActions
 
 
 @dataclass(frozen=True)
@@ -104,16 +105,33 @@ class RegressionVLA(VLA, Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelInterface:
-    """What a backbone was trained to be given."""
+@runtime_checkable
+class ModelInterface(ModelInputs, Protocol):
+    """A model's part of a contract, as its family reads it: what stands between a robot's samples and a network's two verbs."""
 
-    image: InputRule
-    prompt: str
-    """The template around `{instruction}`."""
-    vocabulary_size: int
-    """V: action codes are counted down from here."""
-    location_codes: int
+    @property
+    def pad_id(self) -> int:
+        """The id that fills up rows of text."""
+        ...
+
+    def over(self, network: Any) -> ActionModel:
+        """The network as a model of actions."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a new run wants of a model, beside its weights."""
+
+    embodiment: Embodiment
+    horizon: int
+    """T."""
+    actions: TrainingActions
+    """To which action tokenizers are fitted."""
+    tokens: Callable[..., ActionTokenizer] | None
+    """What makes the action tokenizer for a vocabulary; None where the run asks for none."""
+    head: Callable[..., Any] | None
+    """What makes the head; None where the run asks for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,14 +198,20 @@ class Checkpoint(Protocol):
         """The model (`VLA`, an `nn.Module`) on `device`, in evaluation mode."""
         ...
 
-    @property
-    def processor(self) -> Processor:
-        """What makes ids of text, and inputs of images where the model brings its own."""
+    def part(self, wanted: Wanted) -> ModelPart:
+        """What the contract of a new run says of the model: how it was trained to be given its inputs, and what is wanted of it.
+
+        Raises:
+            ValueError: it cannot be what is wanted.
+        """
         ...
 
-    @property
-    def interface(self) -> ModelInterface:
-        """What the model was trained to be given."""
+    def interface(self, contract: Contract, *, head: Callable[..., Any] | None = None) -> ModelInterface:
+        """The model's part of a contract, read; `head` says how it learns, and is None where it only acts.
+
+        Raises:
+            ValueError: the contract is another family's, or says what cannot be.
+        """
         ...
 
     def content_hash(self) -> str:

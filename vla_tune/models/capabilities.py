@@ -93,3 +93,13 @@ class Revealing(Protocol):
     def answer(self, batch: Batch) -> Float[Tensor, "..."]:
         """All that one pass computes for a batch, so that two models can be compared bit for bit."""
         ...
+
+
+@runtime_checkable
+class HasVocabulary(Protocol):
+    """A checkpoint of a language model, whose codes are ids."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V: action codes are counted down from here."""
+        ...

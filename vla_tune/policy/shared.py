@@ -13,7 +13,7 @@ from vla_tune.adapters import Adapter
 from vla_tune.adapters.bank import BASE, AdapterBank
 from vla_tune.models.forward import bucket, filled, passes
 from vla_tune.policy.local import LocalPolicy, finite, to_sample
-from vla_tune.schema import Observation
+from vla_tune.schema import Observation, content_hash
 
 
 class SharedPolicies:
@@ -130,6 +130,6 @@ def _kind(policy: LocalPolicy) -> Hashable:
     contract = policy.contract
     body = contract.embodiment
     return (
-        (contract.decoding, contract.horizon, contract.action_tokens, contract.location_codes, contract.precision),
-        (contract.image, len(body.cameras), body.state_dimension, body.action_dimension),
+        content_hash(contract.model),
+        (contract.horizon, contract.precision, len(body.cameras), body.state_dimension, body.action_dimension),
     )

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from vla_tune.check.agreement import Agreement, Recorded, agreement
+from vla_tune.models.base import ModelInterface
 from vla_tune.models.precision import num_parameters
 from vla_tune.run.objects import unprobed_policy
 from vla_tune.run.timing import milliseconds, timed
 from vla_tune.schema import CONTRACT_FILE, Contract, Embodiment, Group, same_rate
-from vla_tune.tokens import Processor
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +27,9 @@ class Base:
     """Per chunk, under its name; empty where it is not timed."""
 
 
-def measured_base(model: nn.Module, contract: Contract, processor: Processor, recorded: Recorded, *, device: str) -> Base:
+def measured_base(model: nn.Module, contract: Contract, interface: ModelInterface, recorded: Recorded, *, device: str) -> Base:
     """Measure a base that is loaded; random numbers that training will draw stay as they are."""
-    policy, parameters = unprobed_policy(model, contract, processor, rows=1, device=device), num_parameters(model)
+    policy, parameters = unprobed_policy(model, contract, interface, rows=1, device=device), num_parameters(model)
     with torch.random.fork_rng():
         found = agreement(policy, recorded, contract)
         times = milliseconds("base", policy, recorded.seen[:1], device=device) if timed(parameters) else {}

@@ -46,6 +46,8 @@ _UNSAID = (
 """What older runs do not say, which means all of the horizon, or what the base says."""
 _MEANT = {"execution.blend": 0}
 """What older runs do not say either, and meant."""
+_MOVED = {"vla_tune.heads.loss.": "vla_tune.models.heads.codes.", "vla_tune.heads.": "vla_tune.models.heads."}
+"""Where a class lies today that older runs name elsewhere."""
 _STEPS = "training.steps"
 _SHARES = ("schedule.warmup_steps", "schedule.decay_at")
 """Grow with the steps."""
@@ -88,7 +90,7 @@ class Change:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """Between two configurations, by their keys."""
-    then, new = _flat(before), _flat(now)
+    then, new = ({key: _today(value) for key, value in _flat(each).items()} for each in (before, now))
     pairs = {key: (then.get(key, _MEANT.get(key)), new.get(key)) for key in sorted(then.keys() | new.keys())}
     return [Change(key, *pair) for key, pair in pairs.items() if pair[0] != pair[1] and not _same_asset(*pair)]
 
@@ -159,6 +161,12 @@ def _way_out(refused: Sequence[Change], resume: Any) -> str:
 def _some(changes: Sequence[Change]) -> str:
     more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
     return ", ".join(map(str, changes[:5])) + more
+
+
+def _today(value: Any) -> Any:
+    """A value in which a name of older runs is today's."""
+    found = [name for name in _MOVED if isinstance(value, str) and value.startswith(name)]
+    return _MOVED[found[0]] + value.removeprefix(found[0]) if found else value
 
 
 def _same_asset(before: Any, now: Any) -> bool:

@@ -98,7 +98,7 @@ def at_step(run: Path, step: int) -> Path:
         replace(contract, base=base).save(temporary / ADAPTER_FOLDER)
         seal(temporary / ADAPTER_FOLDER)
         if (run / KEPT_FILE).is_file():
-            policy = policy_of(model, contract, checkpoint.processor, rows=1, device="cpu")
+            policy = policy_of(model, contract, checkpoint.interface(contract), rows=1, device="cpu")
             Kept.of(policy, Kept.load(run).seen, contract).save(temporary)
         write_json(temporary / TAKEN_FILE, _taken(source, step))
     return target

@@ -16,8 +16,8 @@ from vla_tune.policy import LocalPolicy
 from vla_tune.printing import say
 from vla_tune.run.base import Base
 from vla_tune.run.folder import ADAPTER_FOLDER
-from vla_tune.run.objects import build, checkpoint_in, device_of, policy_of
-from vla_tune.run.stored import adapter_of, checkpoint_of
+from vla_tune.run.objects import build, device_of, policy_of
+from vla_tune.run.stored import adapter_of, checkpoint_in, checkpoint_of
 from vla_tune.run.timing import LARGEST_TIMED, milliseconds, timed
 from vla_tune.schema import CONTRACT_FILE, Contract, Observation
 
@@ -72,6 +72,6 @@ def merged_policy(checkpoint: Checkpoint, changes: Changes, contract: Contract, 
     try:
         checkpoint.write(temporary, merged(checkpoint.weights(), changes, dtype=torch.bfloat16), contract)
         written = checkpoint_in(temporary)
-        return policy_of(written.load(device=device), contract, written.processor, rows=1, device=device)
+        return policy_of(written.load(device=device), contract, written.interface(contract), rows=1, device=device)
     finally:
         shutil.rmtree(temporary)

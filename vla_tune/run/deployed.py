@@ -8,6 +8,7 @@ from typing import Any
 
 from vla_tune.check.paths import PathReport, compare_paths, differing_inputs
 from vla_tune.data import build_pipeline
+from vla_tune.data.pipeline import ModelInputs
 from vla_tune.data.recorded import observation_in
 from vla_tune.policy import LocalPolicy
 from vla_tune.run.objects import load_policy
@@ -19,25 +20,24 @@ from vla_tune.serving.metrics import Metrics
 from vla_tune.serving.security import Loopback
 from vla_tune.serving.server import PolicyServer
 from vla_tune.serving.worker import Worker
-from vla_tune.tokens import Processor
 
 CARD_FILE, PARITY_FILE = "README.md", "parity.json"
 _ALLOWED = 1e-4
 """Of an action's range, between a policy here and the same one behind a server: the same arithmetic in another thread."""
 
 
-def deployed_paths(folder: Path, contract: Contract, frames: Sequence[dict[str, Any]], processor: Processor) -> PathReport:
+def deployed_paths(folder: Path, contract: Contract, frames: Sequence[dict[str, Any]], inputs: ModelInputs) -> PathReport:
     """Recorded frames through training's pipeline, the policy read back from `folder`, and the same one served.
 
     Args:
         folder: Where it was written.
         contract: Its own.
         frames: Of its robot, with actions.
-        processor: The text tokenizer, or what reads images too, of the base or the published policy.
+        inputs: What the model's part of it says, read by the base or the published policy.
     """
     seen = [observation_in(frame, contract.embodiment) for frame in frames]
     local = load_policy(folder, rows=1, device="cpu").policy
-    differing = differing_inputs(build_pipeline(contract, processor), local.pipeline, frames, seen, contract.embodiment)
+    differing = differing_inputs(build_pipeline(contract, inputs), local.pipeline, frames, seen, contract.embodiment)
     with _served(local, contract) as remote:
         return compare_paths(local, remote, seen, contract=contract, differing=differing, allowed=_ALLOWED)
 

@@ -19,8 +19,8 @@ from vla_tune.evaluation.stage import Rules
 from vla_tune.evaluation.video import Film
 from vla_tune.evaluation.watcher import NOBODY
 from vla_tune.execution import under_contract
-from vla_tune.heads.decoding import Constrained, Decoder
 from vla_tune.models.capabilities import SpeaksInOrder
+from vla_tune.models.heads.decoding import Constrained, Decoder
 from vla_tune.printing import show
 from vla_tune.run.chosen import chosen_run, step_in
 from vla_tune.run.folder import RESULTS_FILE, run_around
@@ -88,8 +88,8 @@ def decoding_with(decoder: Decoder, trained: Trained) -> Trained:
         return replace(trained, policy=replace(trained.policy, model=model.decoding_by(decoder)))
     if decoder != Constrained():
         raise ValueError(
-            f"{type(decoder).__name__} chooses codes one after the other, this policy decodes "
-            f"{trained.policy.contract.decoding!r}: leave decoding at constrained."
+            f"{type(decoder).__name__} chooses codes one after the other, a {type(model).__name__} does not: leave decoding at "
+            "constrained."
         )
     return trained
 

@@ -90,7 +90,7 @@ def _why_not_merged(adapter: Adapter, run: Path, checkpoint: Checkpoint) -> str 
 
 def _paths(run: Path, folder: Path, contract: Contract, *, count: int) -> PathReport:
     frames = recorded_frames(data_of(run), count=count)
-    return deployed_paths(folder, contract, frames, checkpoint_of(run).processor)
+    return deployed_paths(folder, contract, frames, checkpoint_of(run).interface(contract))
 
 
 def _describe(folder: Path, name: str, contract: Contract, trained: DictConfig, run: Path, *, checks: list[str], form: str) -> None:

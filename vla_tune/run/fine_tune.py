@@ -11,14 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from vla_tune.adapters import Adapter, Begun
 from vla_tune.data import build_pipeline, make_contract, training_pipeline
-from vla_tune.data.augmentation import sentences
 from vla_tune.data.inspection import check_data
 from vla_tune.data.sources import Data
 from vla_tune.data.transformed import Transformed
 from vla_tune.data.transforms import Compose
 from vla_tune.evaluation.report import read_results
-from vla_tune.heads import decoding_of, head_of
-from vla_tune.models.base import Checkpoint, ModelInterface
+from vla_tune.models.base import Checkpoint, Wanted
 from vla_tune.models.forward import Forward
 from vla_tune.models.liveness import check_liveness
 from vla_tune.models.precision import report_text, weight_report
@@ -39,7 +37,6 @@ from vla_tune.run.origin import begin, origin_of
 from vla_tune.run.settings import check_training
 from vla_tune.run.stored import own_classes, trusting
 from vla_tune.schema import BaseWeights, Contract
-from vla_tune.tokens import check_collisions, pad_id, stop_id
 from vla_tune.training import train
 from vla_tune.training.loggers import ConsoleLogger
 from vla_tune.training.metrics import EvenlySpaced, Validation, held_out
@@ -86,20 +83,18 @@ def report(folder: Path, following: Following) -> float:
     return following.number(results)
 
 
-def contract_of(cfg: DictConfig, data: Data, base: ModelInterface, *, decoding: str) -> Contract:
-    """The contract of a run: the robot and its statistics from the data, images and prompt from the base."""
-    tokenizer = build(cfg.tokens)(vocabulary_size=base.vocabulary_size, actions=data.actions)
+def contract_of(cfg: DictConfig, data: Data, checkpoint: Checkpoint, *, head: Any) -> Contract:
+    """The contract of a run: the robot and its statistics from the data, the model's part from the base."""
+    wanted = Wanted(
+        embodiment=data.embodiment, horizon=cfg.horizon, actions=data.actions, tokens=build(cfg.get("tokens") or None), head=head
+    )
     return make_contract(
         data.embodiment,
         statistics=data.statistics,
-        image=base.image,
-        prompt=base.prompt,
-        action_tokens=tokenizer.to_record(),
         horizon=cfg.horizon,
         execute_steps=cfg.execute_steps,
-        location_codes=base.location_codes,
-        decoding=decoding,  # pyright: ignore[reportArgumentType] (checked where the contract is read)
         precision=cfg.precision,
+        model=checkpoint.part(wanted),
         augmentation=build(cfg.get("augmentation")),
     )
 
@@ -109,27 +104,27 @@ def _trained(run: Run, following: Following, *, resume_command: str) -> tuple[di
     cfg, folder = run.cfg, run.folder
     checkpoint: Checkpoint = build(cfg.model)
     adapter, data = build(cfg.adapter), run.data
-    head_class, processor = build(cfg.head), checkpoint.processor
-    contract = contract_of(cfg, data, checkpoint.interface, decoding=decoding_of(head_class))
-    head, pipeline = head_of(contract, head_class, stop_id=stop_id(processor)), build_pipeline(contract, processor)
-    check_data(data, contract, processor)
-    check_collisions(contract, sentences(contract.augmentation, data.instructions), processor)
+    head = build(cfg.get("head") or None)
+    contract = contract_of(cfg, data, checkpoint, head=head)
+    interface = checkpoint.interface(contract, head=head)
+    pipeline = build_pipeline(contract, interface)
+    check_data(data, contract, interface)
     following.before(cfg, data, contract, pipeline)
     origin = origin_of(checkpoint, device=device_of(cfg), data=data.fingerprint)
     begin(folder, contract, origin, resume=cfg.resume)
     torch.manual_seed(cfg.seed)
     network = _loaded(cfg, checkpoint)
     recorded = recorded_in(data, count=cfg.evaluation.probed)
-    base = measured_base(network, contract, processor, recorded, device=device_of(cfg))
+    base = measured_base(network, contract, interface, recorded, device=device_of(cfg))
     _adapt(cfg, adapter, network)
     if not steps_of(folder):
         start(adapter, network, cfg.start, base_hash=origin.base_hash)
-    model = head.over(network)
-    forward = Forward(model, pad_id(processor), forward_context(cfg.precision, device_of(cfg)))
+    model = interface.over(network)
+    forward = Forward(model, interface.pad_id, forward_context(cfg.precision, device_of(cfg)))
     check_liveness(forward, pipeline, data.embodiment)
     result = train(
         model=model,
-        samples=Transformed(data.training, training_pipeline(contract, processor)),
+        samples=Transformed(data.training, training_pipeline(contract, interface)),
         validation=_validation(cfg, data, pipeline),
         optimizer=build(cfg.optimizer),
         schedule=build(cfg.schedule),
@@ -139,7 +134,7 @@ def _trained(run: Run, following: Following, *, resume_command: str) -> tuple[di
         seed=cfg.seed,
         run=folder,
         loggers=[ConsoleLogger(steps=cfg.training.steps), *_loggers(cfg, folder)],
-        pad_id=pad_id(processor),
+        pad_id=interface.pad_id,
         resume_command=resume_command,
         **cfg.training,
     )

@@ -85,4 +85,5 @@ def _write_results(run: Run, following: Following, live: Trained, rows: list[Row
 def _base_now(cfg: DictConfig, folder: Path, recorded: Recorded) -> Base:
     checkpoint, device = checkpoint_of(folder), device_of(cfg)
     model = checkpoint.load(device=device)
-    return measured_base(model, Contract.load(folder), checkpoint.processor, recorded, device=device)
+    contract = Contract.load(folder)
+    return measured_base(model, contract, checkpoint.interface(contract), recorded, device=device)

@@ -11,9 +11,9 @@ from vla_tune.check.layer_parity import LayerReport, layer_parity
 from vla_tune.check.parity import Losses, ParityReport, Tolerance, Witness, compared, held_out_losses, witness
 from vla_tune.data.recorded import observation_in
 from vla_tune.run.folder import ADAPTER_FOLDER
-from vla_tune.run.objects import checkpoint_in, load_base, load_policy, unprobed_policy
+from vla_tune.run.objects import load_base, load_policy, unprobed_policy
 from vla_tune.run.recorded import recorded_frames, recorded_observations
-from vla_tune.run.stored import adapter_of, checkpoint_of, data_of
+from vla_tune.run.stored import adapter_of, checkpoint_in, checkpoint_of, data_of
 from vla_tune.schema import Contract
 
 _ROWS = 16
@@ -60,7 +60,7 @@ class LayerGate:
     def _check(self, run: Path, folder: Path) -> LayerReport:
         contract, checkpoint, merged = Contract.load(run), checkpoint_of(run), checkpoint_in(folder)
         return layer_parity(
-            unprobed_policy(merged.load(device="cpu"), contract, merged.processor, rows=1, device="cpu"),
+            unprobed_policy(merged.load(device="cpu"), contract, merged.interface(contract), rows=1, device="cpu"),
             adapter_of(run).changes(run / ADAPTER_FOLDER, base_hash=checkpoint.content_hash()),
             checkpoint.weights(),
             recorded_observations(data_of(run), count=self.observations),

@@ -16,20 +16,14 @@ from torch import Tensor, nn
 
 from vla_tune.check.machine import NO_GPU, unusable_gpu
 from vla_tune.data import build_pipeline
-from vla_tune.heads import HEADS, head_of
-from vla_tune.models.base import Checkpoint
+from vla_tune.models.base import ModelInterface
 from vla_tune.models.cpu_bfloat16 import quick_bfloat16
-from vla_tune.models.foreign import plain_config
-from vla_tune.models.hf import HFCheckpoint
 from vla_tune.models.liveness import check_liveness, probes
-from vla_tune.models.openvla import OpenVLACheckpoint, OpenVLAConfig
 from vla_tune.models.plain_folder import plain
-from vla_tune.models.precision import stored_format
 from vla_tune.policy import LocalPolicy
 from vla_tune.run.folder import ADAPTER_FOLDER, CONFIG_FILE
-from vla_tune.run.stored import BASE_FOLDER, adapter_of, checkpoint_of, loading
+from vla_tune.run.stored import BASE_FOLDER, adapter_of, checkpoint_in, checkpoint_of, loading
 from vla_tune.schema import CONTRACT_FILE, BaseWeights, Contract
-from vla_tune.tokens import Processor, pad_id, stop_id
 
 HF_FOLDER = "hf"
 """In an exported folder: the merged weights."""
@@ -81,24 +75,24 @@ def _autocast(device: str) -> Iterator[None]:
         yield
 
 
-def policy_of(network: nn.Module, contract: Contract, processor: Processor, *, rows: int, device: str) -> LocalPolicy:
-    """A network behind the pipeline that its contract describes.
+def policy_of(network: nn.Module, contract: Contract, interface: ModelInterface, *, rows: int, device: str) -> LocalPolicy:
+    """A network behind the pipeline that its contract describes; `interface` is the model's part of it.
 
     Raises:
         ValueError: the network does not react to images or instructions.
     """
-    policy = unprobed_policy(network, contract, processor, rows=rows, device=device)
+    policy = unprobed_policy(network, contract, interface, rows=rows, device=device)
     check_liveness(policy.forward, policy.pipeline, contract.embodiment)
     return policy
 
 
-def unprobed_policy(network: nn.Module, contract: Contract, processor: Processor, *, rows: int, device: str) -> LocalPolicy:
+def unprobed_policy(network: nn.Module, contract: Contract, interface: ModelInterface, *, rows: int, device: str) -> LocalPolicy:
     """The same, taken on trust, without a forward pass."""
     return LocalPolicy(
-        head_of(contract, HEADS[contract.decoding], stop_id=stop_id(processor)).over(network),  # pyright: ignore[reportArgumentType]
-        build_pipeline(contract, processor),
+        interface.over(network),
+        build_pipeline(contract, interface),
         contract,
-        pad_id=pad_id(processor),
+        pad_id=interface.pad_id,
         rows=rows,
         precision=forward_context(contract.precision, device),
     )
@@ -133,30 +127,27 @@ def load_base(run: Path, *, rows: int, device: str) -> LocalPolicy:
     """The base of a run without what was learned, behind the run's contract."""
     with loading(run):
         checkpoint = checkpoint_of(run)
-        return policy_of(checkpoint.load(device=device), Contract.load(run), checkpoint.processor, rows=rows, device=device)
-
-
-def checkpoint_in(folder: Path) -> Checkpoint:
-    """The checkpoint in a folder, by the architecture that its configuration names and in the format of its files."""
-    ours, base = plain_config(folder).get("model_type") == OpenVLAConfig.model_type, stored_format(folder)
-    return OpenVLACheckpoint(str(folder), base=base) if ours else HFCheckpoint.merged(str(folder), base=base)  # pyright: ignore[reportReturnType]
+        contract = Contract.load(run)
+        interface = checkpoint.interface(contract)
+        return policy_of(checkpoint.load(device=device), contract, interface, rows=rows, device=device)
 
 
 def _load_checkpoint(folder: Path, contract: Contract | None, *, rows: int, device: str) -> Trained:
     checkpoint, contract = checkpoint_in(folder), contract or Contract.load(folder)
-    model = checkpoint.load(device=device)
-    return Trained(policy_of(model, contract, checkpoint.processor, rows=rows, device=device), (folder,))
+    interface = checkpoint.interface(contract)
+    return Trained(policy_of(checkpoint.load(device=device), contract, interface, rows=rows, device=device), (folder,))
 
 
 def _load_run(folder: Path, *, rows: int, device: str) -> Trained:
     checkpoint, adapter, adapter_folder = checkpoint_of(folder), adapter_of(folder), finished_adapter(folder)
-    contract, model = Contract.load(folder), checkpoint.load(device=device)
+    contract = Contract.load(folder)
+    interface, model = checkpoint.interface(contract), checkpoint.load(device=device)
     base = BaseWeights(content_hash=checkpoint.content_hash(), format=adapter.base)
     check_adapter_contract(adapter_folder, contract, base)
-    without = answer(unprobed_policy(model, contract, checkpoint.processor, rows=rows, device=device))
+    without = answer(unprobed_policy(model, contract, interface, rows=rows, device=device))
     adapter.attach(model)
     adapter.load(adapter_folder, model, base_hash=base.content_hash)
-    policy = policy_of(model, contract, checkpoint.processor, rows=rows, device=device)
+    policy = policy_of(model, contract, interface, rows=rows, device=device)
     if torch.equal(answer(policy), without):
         raise without_effect(adapter_folder)
     return Trained(policy, (checkpoint.path, adapter_folder))

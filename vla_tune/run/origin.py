@@ -103,8 +103,9 @@ def _exchanged(folder: Path, contract: Contract, origin: Origin) -> list[Change]
     before, known = Contract.load(folder), load_origin(folder)
     if not any(group.names for group in before.embodiment.action):  # of version 2, which knew no names
         contract = replace(contract, embodiment=without_names(contract.embodiment))
-    names = [field.name for field in fields(Contract) if field.name not in _OTHERWISE_CHECKED]
+    names = [field.name for field in fields(Contract) if field.name not in (*_OTHERWISE_CHECKED, "model")]
     pairs = [(name, getattr(before, name), getattr(contract, name)) for name in names]
+    pairs += [(f"model.{name}", before.model.get(name), contract.model.get(name)) for name in {**before.model, **contract.model}]
     changes = [Change(f"contract.{name}", _short(then), _short(now)) for name, then, now in pairs if then != now]
     if known is None:
         return changes

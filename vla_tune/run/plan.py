@@ -11,8 +11,8 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from vla_tune.heads import decoding_of
 from vla_tune.models.base import Outlined
+from vla_tune.models.heads import decoding_of
 from vla_tune.plan import Architecture, Device, Load, Plan, architecture, make_plan, record_of, state_bytes
 from vla_tune.plan.advice import Change, best, slowdown, smaller, smaller_batches
 from vla_tune.plan.states import StateBytes
@@ -188,4 +188,5 @@ def _codes(cfg: DictConfig) -> int:
 
 
 def _decoding(cfg: DictConfig) -> str:
-    return "" if cfg.get("head") is None else decoding_of(instantiate(cfg.head))
+    """Of the run's head; a model without one says no codes."""
+    return "none" if not cfg.get("head") else decoding_of(instantiate(cfg.head))

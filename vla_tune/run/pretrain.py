@@ -26,8 +26,10 @@ from vla_tune.data import build_pipeline, make_contract
 from vla_tune.data.memory import FramesInMemory
 from vla_tune.data.recorded import observation_in
 from vla_tune.data.transformed import Transformed
-from vla_tune.heads import head_of
 from vla_tune.models.openvla import OpenVLA
+from vla_tune.models.openvla.inputs import OpenVLAInputs
+from vla_tune.models.openvla.location import WeighedLocation
+from vla_tune.models.openvla.record import Given, ImageRule
 from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.models.openvla.tiny import PROMPT, VOCABULARY_SIZE, smooth_action_rows, tiny_config, train_tokenizer
 from vla_tune.models.precision import choose_attention
@@ -40,14 +42,15 @@ from vla_tune.run.lock import locked
 from vla_tune.run.manifest import MANIFEST_FILE, abilities
 from vla_tune.run.objects import build, load_policy
 from vla_tune.run.opening import open_run
-from vla_tune.schema import Contract, Embodiment, ImageRule, embodiment_from_record
-from vla_tune.tokens import BinTokenizer, pad_id, stop_id, uniform_edges
+from vla_tune.schema import Contract, Embodiment, embodiment_from_record
+from vla_tune.tokens import BinTokenizer, uniform_edges
 from vla_tune.training import TrainingResult, train
 from vla_tune.training.grounding import GroundingBatch, GroundingMetrics, ground, grounding_batch
 from vla_tune.training.loggers import ConsoleLogger, JsonlLogger
 from vla_tune.training.metrics import held_out
 
 _REACH = (float(TOOL_HIGH[0]), float(TOOL_HIGH[1]))
+_LOCATION_CODES = 2
 _GROUNDED = "grounded.safetensors"
 _PACKAGES = ("vla-tune", "torch", "transformers", "timm", "mujoco", "numpy")
 
@@ -87,17 +90,14 @@ def contract_of(cfg: DictConfig, body: Embodiment, frames: FramesInMemory) -> Co
     """The contract of the tiny base."""
     size, half = tiny_config().image_sizes[0], (0.5, 0.5, 0.5)
     rule = ImageRule(height=size, width=size, resize="resize-naive", center_crop_area=1.0, means=(half,), deviations=(half,))
+    given = Given(image=rule, prompt=PROMPT, vocabulary_size=VOCABULARY_SIZE, location_codes=_LOCATION_CODES)
     return make_contract(
         body,
         statistics=frames.statistics("counterfactual_play"),
-        image=rule,
-        prompt=PROMPT,
-        action_tokens=BinTokenizer(uniform_edges(256), VOCABULARY_SIZE).to_record(),
         horizon=cfg.horizon,
         execute_steps=cfg.horizon,
-        location_codes=2,
-        decoding="parallel",
         precision=cfg.precision,
+        model=given.part(BinTokenizer(uniform_edges(256), VOCABULARY_SIZE), decoding="parallel"),
     )
 
 
@@ -157,11 +157,12 @@ def _train(
 ) -> TrainingResult:
     """Stage two: instruction and picture -> the expert's chunk; the vision tower stays as it is."""
     model.vision_backbone.requires_grad_(False)
-    pipeline = build_pipeline(contract, tokenizer)
+    interface = OpenVLAInputs.of(contract, tokenizer, head=build(cfg.head))
+    pipeline = build_pipeline(contract, interface)
     samples = Transformed(frames, pipeline)
     split = len(frames) - cfg.play.held_out
     return train(
-        model=head_of(contract, build(cfg.head), stop_id=stop_id(tokenizer)).over(model),
+        model=WeighedLocation(interface.over(model), _LOCATION_CODES, cfg.location_weight),
         samples=_Part(samples, 0, split),
         validation=held_out(
             _Part(samples, split, len(frames)),
@@ -175,7 +176,7 @@ def _train(
         seed=cfg.seed,
         run=folder,
         loggers=[ConsoleLogger(steps=cfg.training.steps), JsonlLogger(folder / METRICS_FILE)],
-        pad_id=pad_id(tokenizer),
+        pad_id=interface.pad_id,
         resume_command=resume_command,
         **cfg.training,
     )

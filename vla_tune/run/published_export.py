@@ -17,9 +17,10 @@ from vla_tune.models.hub import WANTED
 from vla_tune.models.sealed import seal
 from vla_tune.printing import say
 from vla_tune.run.deployed import deployed_paths, describe
-from vla_tune.run.objects import HF_FOLDER, checkpoint_in, load_policy
+from vla_tune.run.objects import HF_FOLDER, load_policy
 from vla_tune.run.published import recorded_data
 from vla_tune.run.recorded import recorded_frames
+from vla_tune.run.stored import checkpoint_in
 from vla_tune.schema import Contract
 
 
@@ -47,7 +48,7 @@ def export_published(cfg: DictConfig, folder: Path, contract: Contract) -> PathR
         if data is not None:
             frames = recorded_frames(data, count=cfg.frames)
             seen = [observation_in(frame, contract.embodiment) for frame in frames]
-            paths = deployed_paths(temporary, contract, frames, checkpoint_in(folder).processor)
+            paths = deployed_paths(temporary, contract, frames, checkpoint_in(folder).interface(contract))
             if not paths.passed:
                 raise ParityError(f"{paths}\nNothing was written to {destination}.")
             policy = load_policy(temporary, rows=1, device="cpu").policy

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from vla_tune.heads import decoding_of
+from vla_tune.models.heads import decoding_of
 from vla_tune.run.objects import build
 from vla_tune.run.recipes import check_complete
 from vla_tune.training.settings import check_alone, check_number, check_settings, check_whole
@@ -39,8 +39,8 @@ def check_training(cfg: DictConfig) -> None:
             check_number(f"optimizer.{name}", cfg.optimizer[name], most=_LARGEST_RATE)
     if other := sorted(set(cfg.logger) - set(_LOGGERS)):
         raise ValueError(f"logger.{other[0]} is none that a run writes to: choose {' or '.join(_LOGGERS)}.")
-    decoding = decoding_of(build(cfg.head))
-    if cfg.model.get("attention") == "flash_attention_2" and decoding != "autoregressive":
+    decoding = None if not cfg.get("head") else decoding_of(build(cfg.head))
+    if cfg.model.get("attention") == "flash_attention_2" and decoding not in (None, "autoregressive"):
         raise ValueError(
             f"model.attention=flash_attention_2 shows a position only what came before, and decoding={decoding} needs more: "
             "choose model.attention=sdpa, or head=autoregressive."

@@ -47,7 +47,7 @@ class SharedRuns:
     def _added(self, name: str, run: Path) -> Contract:
         folder, contract = finished_adapter(run), Contract.load(run)
         check_adapter_contract(folder, contract, self._base)
-        policy = policy_of(self._model, contract, checkpoint_of(run).processor, rows=self._rows, device=self._device)
+        policy = policy_of(self._model, contract, checkpoint_of(run).interface(contract), rows=self._rows, device=self._device)
         without = answer(policy)
         self.policies.add(name, policy, adapter_of(run), folder)
         try:

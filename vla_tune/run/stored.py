@@ -19,8 +19,13 @@ import gymnasium
 from vla_tune.adapters import Adapter
 from vla_tune.data.sources import Data
 from vla_tune.models.base import Checkpoint
+from vla_tune.models.foreign import plain_config
+from vla_tune.models.hf import HFCheckpoint
+from vla_tune.models.openvla import OpenVLACheckpoint, OpenVLAConfig
+from vla_tune.models.precision import stored_format
 from vla_tune.run.folder import CONFIG_FILE, asset_named, read_config, shipped
 from vla_tune.run.origin import known_base
+from vla_tune.schema import CONTRACT_FILE, Contract
 
 BASE_FOLDER = "base"
 """In an exported folder: the weights of the base, where an adapter cannot be merged."""
@@ -82,6 +87,9 @@ OPTIONS: Mapping[str, Options] = {
     ),
 }
 
+FAMILIES: Mapping[str, Callable[..., Any]] = {"openvla": OpenVLACheckpoint, "transformers": HFCheckpoint.merged}
+"""Who opens a folder of weights, by what its contract names; another family names its checkpoint's class, which must be trusted."""
+
 _trusted: frozenset[str] = frozenset()
 
 
@@ -128,6 +136,37 @@ def checkpoint_of(run: Path, *, folder: Path | None = None) -> Checkpoint:
     own = run / BASE_FOLDER
     place = folder or (own if own.is_dir() else None) or _elsewhere(run)
     return _built(run, "model", _without_cache(run) | ({} if place is None else {"folder": str(place)}))
+
+
+def checkpoint_in(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder, by the family that its contract names, and in the format of its files.
+
+    A published policy has no contract: there the configuration says the architecture.
+
+    Raises:
+        ValueError: it is of a family that is not ours and that the user did not name.
+    """
+    if (folder / CONTRACT_FILE).is_file():
+        family = Contract.load(folder).model["family"]
+    else:
+        family = "openvla" if plain_config(folder).get("model_type") == OpenVLAConfig.model_type else "transformers"
+    return _opener(family, folder)(str(folder), base=stored_format(folder))
+
+
+def _opener(family: str, folder: Path) -> Callable[..., Any]:
+    if family in FAMILIES:
+        return FAMILIES[family]
+    if family not in _trusted:
+        raise ValueError(
+            f"{folder} is a model of the family {family[:120]!r}, which is not opened unseen; of ours are {', '.join(FAMILIES)}. "
+            f"If it is a class of your own, name it: trusted=[{family[:120]}]."
+        )
+    return _class(family)
+
+
+def _class(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(module), attribute)
 
 
 def _without_cache(run: Path) -> dict[str, None]:
@@ -237,8 +276,7 @@ def _object(node: Mapping[str, Any], options: tuple[str, ...], parts: tuple[str,
         )
     arguments = {key: _value(value, parts, path, f"{place}.{key}") for key, value in node.items() if key != "_target_"}
     _refuse_words(path, place, arguments)
-    module, _, attribute = target.rpartition(".")
-    return getattr(import_module(module), attribute)(**arguments)
+    return _class(target)(**arguments)
 
 
 def _value(value: Any, parts: tuple[str, ...], path: Path, place: str) -> Any:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from vla_tune.data.normalize import Scale
 from vla_tune.data.sources import Data
 from vla_tune.models.base import Checkpoint
+from vla_tune.models.capabilities import HasVocabulary
 from vla_tune.printing import say
 from vla_tune.run.objects import build
 from vla_tune.schema import Embodiment, Statistics
@@ -30,7 +31,9 @@ def examine_tokens(cfg: DictConfig) -> Findings:
     """
     data: Data = build(cfg.data)
     checkpoint: Checkpoint = build(cfg.model)
-    tokenizer = build(cfg.tokens)(vocabulary_size=checkpoint.interface.vocabulary_size, actions=data.actions)
+    if not isinstance(checkpoint, HasVocabulary):
+        raise ValueError(f"{type(checkpoint).__name__} speaks no codes: action tokenizers are for models of language.")
+    tokenizer = build(cfg.tokens)(vocabulary_size=checkpoint.vocabulary_size, actions=data.actions)
     found = findings_on(data, tokenizer, chunks=cfg.chunks)
     print_findings(found, title=f"{cfg.tokens._target_.rpartition('.')[2]} on {data.statistics.dataset}")
     if cfg.json:

@@ -22,12 +22,11 @@ from vla_tune.schema.body import (
 )
 from vla_tune.schema.column import ColumnStatistics, Statistics
 from vla_tune.schema.contract import CONTRACT_FILE, CONTRACT_VERSION, BaseWeights, Contract, contract_from_record
-from vla_tune.schema.inputs import ActionTokens, BinTokens, FastTokens, ImageRule, InputRule, ProcessorRule, filled
 from vla_tune.schema.json_text import json_value, read_json, read_object
 from vla_tune.schema.policy import Policy, WatchedPolicy
-from vla_tune.schema.reading import embodiment_from_record, fast_tokens_from_record, statistics_from_record
-from vla_tune.schema.sense import check_contract
-from vla_tune.schema.strict import content_hash, to_record
+from vla_tune.schema.reading import embodiment_from_record, statistics_from_record
+from vla_tune.schema.sense import bounded, check_contract
+from vla_tune.schema.strict import YOUNGER, content_hash, structured, to_record
 from vla_tune.schema.units import Conversion, conversion, in_units
 from vla_tune.schema.versions import embodiment_of_today
 from vla_tune.schema.writing import appearing, write_json, write_whole
@@ -36,27 +35,23 @@ __all__ = [
     "CONTRACT_FILE",
     "CONTRACT_VERSION",
     "UNITS",
-    "ActionTokens",
+    "YOUNGER",
     "Augmentation",
     "BaseWeights",
-    "BinTokens",
     "Camera",
     "ColumnStatistics",
     "Contract",
     "Conversion",
     "Embodiment",
-    "FastTokens",
     "Gripper",
     "Group",
-    "ImageRule",
-    "InputRule",
     "Normalization",
     "Observation",
     "Policy",
-    "ProcessorRule",
     "Statistics",
     "WatchedPolicy",
     "appearing",
+    "bounded",
     "check_augmentation",
     "check_contract",
     "content_hash",
@@ -65,8 +60,6 @@ __all__ = [
     "dimension_names",
     "embodiment_from_record",
     "embodiment_of_today",
-    "fast_tokens_from_record",
-    "filled",
     "in_units",
     "json_value",
     "placed",
@@ -74,6 +67,7 @@ __all__ = [
     "read_object",
     "same_rate",
     "statistics_from_record",
+    "structured",
     "to_record",
     "without_names",
     "write_json",

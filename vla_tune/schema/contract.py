@@ -9,14 +9,13 @@ from typing import Any, Literal
 from vla_tune.schema.augmentation import Augmentation
 from vla_tune.schema.body import Embodiment
 from vla_tune.schema.column import Statistics
-from vla_tune.schema.inputs import ActionTokens, InputRule
 from vla_tune.schema.json_text import read_object
 from vla_tune.schema.sense import check_contract
 from vla_tune.schema.strict import YOUNGER, content_hash, structured, to_record
-from vla_tune.schema.versions import from_version_2, statistics_of_version_2
+from vla_tune.schema.versions import from_version_2, from_version_3, statistics_of_version_2
 
 CONTRACT_FILE = "contract.json"
-CONTRACT_VERSION = 3
+CONTRACT_VERSION = 4
 _BESIDE = ("version", "base", "jpeg_quality", "precision")
 """What says nothing about what the robot does: how a policy is stored, sent and computed."""
 _SHOWN = 120
@@ -42,18 +41,13 @@ class Contract:
     """T, the actions predicted at once."""
     execute_steps: int
     """How many of them are executed before the policy looks again."""
-    prompt: str
-    """The template around `{instruction}`; the instruction is lower-cased."""
-    image: InputRule
-    action_tokens: ActionTokens
-    """Regression reads only the vocabulary's size from it, and one value per code."""
-    location_codes: int
-    """Codes before the chunk that say where the named object is; learned in pretraining, decoded never."""
-    decoding: Literal["parallel", "autoregressive", "regression"]
-    """All codes in one pass, one code after the other, or numbers in one pass without codes."""
     precision: Literal["bf16", "fp32"]
     """Of the forward pass: bf16 is autocast, fp32 is none."""
     statistics: Statistics
+    resolution: float
+    """Between neighbouring actions that the model can say, in its own numbers; 0.0 where it says any number."""
+    model: Mapping[str, Any]
+    """What is the model's own, as JSON data: its `family` reads the rest (prompt, pixels, codes; `models.base.Checkpoint`)."""
     augmentation: Augmentation | None = field(default=None, metadata=YOUNGER)
     """What training changed in each sample; None where it saw them as they are."""
     base: BaseWeights | None = None
@@ -90,7 +84,7 @@ class Contract:
 
     @classmethod
     def load(cls, folder: Path) -> "Contract":
-        """Read `contract.json` from `folder`; of version 2 too, which is then one of this version.
+        """Read `contract.json` from `folder`; of versions 2 and 3 too, which is then one of this version.
 
         Raises:
             FileNotFoundError: there is none.
@@ -115,14 +109,14 @@ def contract_from_record(record: Mapping[str, Any], *, source: str) -> Contract:
     _refuse_targets(fields, source)
     version = fields.get("version", CONTRACT_VERSION)
     if type(version) is not int or version not in _READERS:
-        known = " and ".join(map(str, _READERS))
+        known = ", ".join(map(str, _READERS))
         raise ValueError(f"{source} has version {str(version)[:40]}; this library reads {known}: update it.")
     contract = _READERS[version](fields, source)
     check_contract(contract, source)
     return contract
 
 
-def _version_3(fields: dict[str, Any], source: str) -> Contract:
+def _version_4(fields: dict[str, Any], source: str) -> Contract:
     expected, statistics = fields.pop("contract_hash", None), fields.pop("statistics_hash", None)
     contract = structured(fields, Contract, source)
     _check_hash(statistics, contract.statistics_hash, "the statistics do not match their hash", source)
@@ -130,16 +124,30 @@ def _version_3(fields: dict[str, Any], source: str) -> Contract:
     return contract
 
 
+def _version_3(fields: dict[str, Any], source: str) -> Contract:
+    """What is the model's lay beside what is the robot's."""
+    expected, found = fields.pop("contract_hash", None), content_hash(fields)
+    statistics = fields.pop("statistics_hash", None)
+    contract = structured(from_version_3(fields), Contract, source)
+    _check_hash(statistics, contract.statistics_hash, "the statistics do not match their hash", source)
+    _check_hash(expected, found, "its fields do not match their hash", source)
+    return contract
+
+
 def _version_2(fields: dict[str, Any], source: str) -> Contract:
     """It knew no hash but that of its statistics."""
     expected = fields.pop("statistics_hash", None)
-    contract = structured(from_version_2(fields), Contract, source)
+    contract = structured(from_version_3(from_version_2(fields)), Contract, source)
     hashed = content_hash(statistics_of_version_2(to_record(contract.statistics)))
     _check_hash(expected, hashed, "the statistics do not match their hash", source)
     return contract
 
 
-_READERS: Mapping[int, Callable[[dict[str, Any], str], Contract]] = {2: _version_2, CONTRACT_VERSION: _version_3}
+_READERS: Mapping[int, Callable[[dict[str, Any], str], Contract]] = {
+    2: _version_2,
+    3: _version_3,
+    CONTRACT_VERSION: _version_4,
+}
 
 
 def _sealed(record: dict[str, Any]) -> dict[str, Any]:

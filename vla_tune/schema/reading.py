@@ -5,7 +5,6 @@ from typing import Any
 
 from vla_tune.schema.body import Embodiment
 from vla_tune.schema.column import Statistics
-from vla_tune.schema.inputs import FastTokens
 from vla_tune.schema.sense import check_embodiment, check_statistics
 from vla_tune.schema.strict import structured
 from vla_tune.schema.versions import embodiment_of_today
@@ -34,12 +33,3 @@ def statistics_from_record(record: Mapping[str, Any], *, source: str) -> Statist
     statistics = structured(record, Statistics, source)
     check_statistics(statistics, source)
     return statistics
-
-
-def fast_tokens_from_record(record: Mapping[str, Any], *, source: str) -> FastTokens:
-    """A FAST tokenizer read from a file of its own.
-
-    Raises:
-        ValueError: a field is missing, unknown or of another type.
-    """
-    return structured(record, FastTokens, source)

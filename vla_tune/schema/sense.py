@@ -38,14 +38,14 @@ def check_embodiment(body: Embodiment, source: str) -> None:
     Raises:
         ValueError: naming the field, what it says and what it may say.
     """
-    _bounded(source, "cameras", len(body.cameras))
+    bounded(source, "cameras", len(body.cameras))
     _check_cameras(body.cameras, source)
     if not 0 < body.control_hz <= _MOST["control_hz"]:
         raise ValueError(f"{source}: control_hz is {body.control_hz}: it lies above 0 and up to {_MOST['control_hz']} Hz.")
     for name, groups in {"state": body.state, "action": body.action}.items():
         least = min(1, len(groups))  # a robot may have no state
-        _bounded(source, "groups", len(groups), least=least)
-        _bounded(source, "dimensions", sum(group.dimension for group in groups), least=least)
+        bounded(source, "groups", len(groups), least=least)
+        bounded(source, "dimensions", sum(group.dimension for group in groups), least=least)
         _different(source, f"{name} groups", [group.name for group in groups])
         for group in groups:
             _check_group(group, f"{source}: {name} group {group.name!r}")
@@ -87,52 +87,15 @@ def check_contract(contract: "Contract", source: str) -> None:
     check_statistics(contract.statistics, source)
     if not 1 <= contract.execute_steps <= contract.horizon:
         raise ValueError(f"{source}: execute_steps={contract.execute_steps} must lie between 1 and the horizon {contract.horizon}.")
-    _bounded(source, "horizon", contract.horizon)
-    _bounded(source, "location_codes", contract.location_codes, least=0)
-    _bounded(source, "vocabulary_size", contract.action_tokens.vocabulary_size)
-    for side in ("height", "width"):
-        _bounded(source, side, getattr(contract.image, side))
-    if (quality := getattr(contract.image, "input_jpeg", None)) is not None and not 1 <= quality <= 100:
-        raise ValueError(f"{source}: image.input_jpeg={quality} lies between 1 and 100.")
-    check_prompt(contract.prompt, source)
-    if "{state}" in contract.prompt and not contract.embodiment.state:
-        raise ValueError(
-            f"{source}: the prompt writes {{state}}, and {contract.embodiment.name} has none: leave it out of the prompt."
-        )
-    _check_codes(contract, source)
+    bounded(source, "horizon", contract.horizon)
+    if contract.resolution < 0:
+        raise ValueError(f"{source}: resolution={contract.resolution} is a distance, and not negative.")
+    if not isinstance(contract.model.get("family"), str):
+        raise ValueError(f"{source}: model names no family: take the contract.json of the training run again.")
     if contract.augmentation is not None:
         check_augmentation(contract.augmentation, source)
     if contract.jpeg_quality is not None and not 1 <= contract.jpeg_quality <= 100:
         raise ValueError(f"{source}: jpeg_quality={contract.jpeg_quality} lies between 1 and 100.")
-
-
-def _check_codes(contract: "Contract", source: str) -> None:
-    """Codes, and a state in words, stand for values in [-1, 1]: a third of what is scaled by mean and deviation lies beyond."""
-    statistics = contract.statistics
-    if contract.decoding != "regression" and "mean_std" in statistics.action.normalization:
-        raise ValueError(
-            f"{source}: actions are scaled by mean_std, decoding={contract.decoding!r} speaks codes, which end at -1 and 1: choose "
-            "quantile or min_max for the action groups, or a head that regresses."
-        )
-    if "{state}" in contract.prompt and "mean_std" in statistics.state.normalization:
-        raise ValueError(
-            f"{source}: the state is scaled by mean_std, and the prompt writes it in bins that end at -1 and 1: choose quantile or "
-            "min_max for the state groups."
-        )
-
-
-def check_prompt(prompt: str, source: str) -> None:
-    """Refuse a template without `{instruction}`, with other braces, or of a length that no model reads.
-
-    Raises:
-        ValueError: naming the template.
-    """
-    _bounded(source, "characters of the prompt", len(prompt))
-    rest = prompt.replace("{instruction}", "").replace("{state}", "")
-    if "{instruction}" not in prompt or "{" in rest or "}" in rest:
-        raise ValueError(
-            f"{source}: the prompt template {prompt[:200]!r} must hold {{instruction}}, may hold {{state}}, and no others."
-        )
 
 
 def check_widths(contract: "Contract", source: str) -> None:
@@ -164,11 +127,11 @@ def _check_cameras(cameras: tuple[Camera, ...], source: str) -> None:
         for text in (camera.role, camera.key):
             _named(source, text)
         for side in ("height", "width"):
-            _bounded(f"{source}: camera {camera.role!r}", side, getattr(camera, side))
+            bounded(f"{source}: camera {camera.role!r}", side, getattr(camera, side))
 
 
 def _check_group(group: Group, source: str) -> None:
-    _bounded(source, "dimensions", group.dimension)
+    bounded(source, "dimensions", group.dimension)
     for text in (group.name, group.frame):
         _named(source, text)
     if group.unit not in UNITS:
@@ -206,7 +169,12 @@ def _named(source: str, text: str) -> None:
         raise ValueError(f"{source}: the name {text[:60]!r} has {len(text)} characters: 1 to {_MOST['characters of a name']}.")
 
 
-def _bounded(source: str, what: str, value: int, *, least: int = 1) -> None:
+def bounded(source: str, what: str, value: int, *, least: int = 1) -> None:
+    """Refuse a size that would take memory before anybody looks at it.
+
+    Raises:
+        ValueError: naming `what`, the value and its range.
+    """
     if not least <= value <= _MOST[what]:
         raise ValueError(f"{source}: {value} {what}: {least} to {_MOST[what]}.")
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 LONGEST_LIST = 4096
 """Items: 256 bin edges are the most that there are; a vocabulary is one text."""
+_DEEPEST = 16
+"""Levels of data that somebody else reads."""
 _SHOWN = 60
 """Characters of a wrong value that an error repeats."""
 
@@ -129,7 +131,22 @@ def _number(kind: Any, value: Any, path: str, problems: _Problems) -> Any:
     return _wrong(value, "a finite number", path, problems)
 
 
+def _plain(kind: Any, value: Any, path: str, problems: _Problems) -> Any:
+    """JSON data whose reader is another: finite numbers, texts, lists and objects, not too deep."""
+    if path.count(".") + path.count("[") > _DEEPEST:
+        return _wrong(value, f"JSON data of at most {_DEEPEST} levels", path, problems)
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if isinstance(value, Mapping):
+        return _object(Mapping[str, Any], value, path, problems)
+    if isinstance(value, list | tuple):
+        items = value if len(value) <= LONGEST_LIST else [_wrong(value, f"a list of at most {LONGEST_LIST}", path, problems)]
+        return [_plain(kind, child, f"{path}[{place}]", problems) for place, child in enumerate(items)]
+    return _number(kind, value, path, problems)
+
+
 _READERS: Mapping[Any, _Reader] = {
+    Any: _plain,
     bool: _exactly("true or false (without quotes)"),
     int: _exactly("a whole number (without quotes)"),
     str: _exactly("a text (in quotes)"),

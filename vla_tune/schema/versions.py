@@ -5,6 +5,8 @@ from typing import Any
 
 _CHOSEN = {True: "quantile", False: "none"}
 """Until version 2 there were quantiles or nothing."""
+_OF_THE_MODEL = ("prompt", "image", "action_tokens", "location_codes", "decoding")
+"""Until version 3 these lay beside what is the robot's."""
 _NO_STATE = "observation.state"
 """The name under which nothing travels where a robot has no state."""
 
@@ -32,6 +34,29 @@ def from_version_2(contract: Mapping[str, Any]) -> dict[str, Any]:
         columns = {name: _column(statistics[name]) for name in ("state", "action") if name in statistics}
         read["statistics"] = dict(statistics) | columns
     return read
+
+
+def from_version_3(contract: Mapping[str, Any]) -> dict[str, Any]:
+    """A contract's record of version 3 as version 4: what is the model's is a record of its own, with the family's name."""
+    read = dict(contract) | {"version": 4}
+    model = {name: read.pop(name) for name in _OF_THE_MODEL if name in read}
+    image = model.get("image")
+    if isinstance(image, Mapping) and image.get("kind") == "processor":
+        rule = {key: value for key, value in image.items() if key != "kind"}
+        own = {"family": "transformers", "prompt": model.get("prompt"), "image": rule, "action_tokens": model.get("action_tokens")}
+    else:
+        own = {"family": "openvla"} | {key: value for key, value in model.items() if (key, value) != ("location_codes", 0)}
+    return read | {"model": own, "resolution": _resolution(model.get("action_tokens"))}
+
+
+def _resolution(tokens: Any) -> float:
+    """Of what a tokenizer's record says: the mean width of a bin, or what one frequency more changes at most."""
+    if not isinstance(tokens, Mapping):
+        return 0.0
+    edges, scale = tokens.get("edges"), tokens.get("scale")
+    if isinstance(edges, list | tuple) and edges and isinstance(edges[0], list | tuple) and len(edges[0]) > 1:
+        return 2 / (len(edges[0]) - 1)
+    return 1 / scale if isinstance(scale, int | float) and scale > 0 else 0.0
 
 
 def statistics_of_version_2(statistics: Mapping[str, Any]) -> dict[str, Any]:

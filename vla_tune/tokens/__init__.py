@@ -6,15 +6,17 @@ from vla_tune.tokens.bins import BinTokenizer, quantile_bins, quantile_edges, un
 from vla_tune.tokens.collisions import check_collisions
 from vla_tune.tokens.fast import FastTokenizer
 from vla_tune.tokens.fast_fit import fit_fast, fit_fast_original, read_fast, write_fast
-from vla_tune.tokens.prompt import IGNORED, CausalPrompt, ParallelPrompt, Processor, pad_id, stop_id, text_tokenizer
+from vla_tune.tokens.prompt import IGNORED, Processor, pad_id, stop_id, text_tokenizer
+from vla_tune.tokens.records import ActionTokens, BinTokens, FastTokens
 
 __all__ = [
     "IGNORED",
     "ActionTokenizer",
+    "ActionTokens",
     "BinTokenizer",
-    "CausalPrompt",
+    "BinTokens",
     "FastTokenizer",
-    "ParallelPrompt",
+    "FastTokens",
     "Processor",
     "TrainingActions",
     "action_tokenizer",

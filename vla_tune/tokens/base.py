@@ -6,9 +6,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
-from vla_tune.schema import ActionTokens, BinTokens
 from vla_tune.tokens.bins import BinTokenizer
 from vla_tune.tokens.fast import FastTokenizer
+from vla_tune.tokens.records import ActionTokens, BinTokens
 
 
 @runtime_checkable
@@ -18,6 +18,11 @@ class ActionTokenizer(Protocol):
     @property
     def allowed_ids(self) -> Int[np.ndarray, " N"]:
         """The ids a code may take, in the order of `target_distributions`."""
+        ...
+
+    @property
+    def resolution(self) -> float:
+        """Between neighbouring values that codes stand for, in normalised units."""
         ...
 
     @property
@@ -43,6 +48,10 @@ class ActionTokenizer(Protocol):
 
     def target_distributions(self, deviation: float) -> Float[np.ndarray, "N N"]:
         """Row i: the probabilities over `allowed_ids` to learn when the code is `allowed_ids[i]`."""
+        ...
+
+    def to_record(self) -> ActionTokens:
+        """What a contract keeps of it."""
         ...
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from vla_tune.schema import BinTokens
 from vla_tune.tokens.actions import TrainingActions
+from vla_tune.tokens.records import BinTokens
 
 _ATOM = 1e-6
 """Width of the interval of a value that is shared by several quantiles, in normalised units."""
@@ -86,6 +86,11 @@ class BinTokenizer:
     def allowed_ids(self) -> Int[np.ndarray, " N"]:
         """V-1 downwards: position i is the code of interval i."""
         return self.vocabulary_size - 1 - np.arange(self.edges.shape[1])
+
+    @property
+    def resolution(self) -> float:
+        """The mean width of a bin."""
+        return 2 / (self.edges.shape[1] - 1)
 
     @property
     def free(self) -> bool:

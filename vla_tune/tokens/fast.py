@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 
-from vla_tune.schema import FastTokens
 from vla_tune.tokens.pieces import Pieces
+from vla_tune.tokens.records import FastTokens
 
 
 def quantised(chunks: Float[np.ndarray, "*N T A"], scale: float) -> Int[np.ndarray, "*N T A"]:
@@ -74,6 +74,11 @@ class FastTokenizer:
     @cached_property
     def _ids(self) -> Int[np.ndarray, " N"]:
         return self.record.vocabulary_size - 1 - np.arange(len(self._pieces.texts))
+
+    @property
+    def resolution(self) -> float:
+        """What one frequency more changes at most."""
+        return 1 / self.record.scale
 
     @property
     def free(self) -> bool:

@@ -11,10 +11,11 @@ from jaxtyping import Int
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 
-from vla_tune.schema import FastTokens, fast_tokens_from_record, read_json, read_object, to_record
+from vla_tune.schema import read_json, read_object, to_record
 from vla_tune.tokens.actions import TrainingActions
 from vla_tune.tokens.fast import FastTokenizer, quantised
 from vla_tune.tokens.pieces import byte_letters
+from vla_tune.tokens.records import FastTokens, fast_tokens_from_record
 
 _PUBLISHED = ("processor_config.json", "tokenizer.json")
 _SURROGATES = 0xD800

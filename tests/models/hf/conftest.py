@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,11 @@ from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoPro
 
 from vla_tune.data import build_pipeline
 from vla_tune.data.collate import Batch, collate
+from vla_tune.models.base import Wanted
+from vla_tune.models.heads import AutoregressiveTokenHead
 from vla_tune.models.hf import AppendedRows, HFCheckpoint
-from vla_tune.schema import BinTokens, Camera, Contract
-from vla_tune.tokens import pad_id, uniform_edges
+from vla_tune.schema import Camera, Contract, Embodiment
+from vla_tune.tokens import BinTokenizer, pad_id, uniform_edges
 
 TEXT_IDS = 400
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
@@ -295,24 +298,34 @@ def checkpoint(family: Family, checkpoint_of: Callable[..., HFCheckpoint]) -> HF
     return checkpoint_of(family)
 
 
+def wanted_of(body: Embodiment, edges: np.ndarray, head: Any = AutoregressiveTokenHead) -> Wanted:
+    """Codes between `edges`."""
+
+    def bins(*, vocabulary_size: int, actions: Any) -> BinTokenizer:
+        return BinTokenizer(edges, vocabulary_size)
+
+    return Wanted(embodiment=body, horizon=2, actions=SimpleNamespace(chunks=None, counted=None), tokens=bins, head=head)
+
+
+@pytest.fixture
+def wanted() -> Callable[..., Wanted]:
+    return wanted_of
+
+
 @pytest.fixture
 def contract_for(tiny_contract: Contract) -> Callable[..., Contract]:
     """A contract of two cameras, with `COUNT` codes one after the other."""
 
     def made(checkpoint: HFCheckpoint, **changes: Any) -> Contract:
-        base = checkpoint.interface
-        edges = tuple(tuple(row) for row in uniform_edges(COUNT).tolist())
         cameras = tuple(Camera(role=role, key=f"observation.images.{role}", height=64, width=64) for role in ("front", "wrist"))
         options: dict[str, Any] = {
             "embodiment": replace(tiny_contract.embodiment, cameras=cameras),
-            "image": base.image,
-            "prompt": base.prompt,
             "horizon": 2,
             "execute_steps": 2,
-            "action_tokens": BinTokens(kind="bins", vocabulary_size=base.vocabulary_size, edges=edges),
-            "decoding": "autoregressive",
         }
-        return replace(tiny_contract, **options | changes)
+        body = options["embodiment"]
+        part = checkpoint.part(wanted_of(body, uniform_edges(COUNT)))
+        return replace(tiny_contract, resolution=part.resolution, model=dict(part.record), **options | changes)
 
     return made
 
@@ -341,7 +354,7 @@ def batch_for(contract_for: Callable[..., Contract]) -> Callable[[HFCheckpoint],
 
     def made(checkpoint: HFCheckpoint) -> Batch:
         contract = contract_for(checkpoint)
-        pipeline = build_pipeline(contract, checkpoint.processor)
+        pipeline = build_pipeline(contract, checkpoint.interface(contract))
         return collate([pipeline(sample) for sample in raw_samples(contract)], pad_id=pad_id(checkpoint.processor), multiple=16)
 
     return made

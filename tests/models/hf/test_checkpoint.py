@@ -12,15 +12,15 @@ from transformers import AutoModelForImageTextToText
 
 from vla_tune.adapters import Full, Lora
 from vla_tune.data.collate import Batch
-from vla_tune.heads import AutoregressiveTokenHead, action_space
-from vla_tune.heads.autoregressive import prompt_of
 from vla_tune.models.base import Checkpoint
+from vla_tune.models.heads import AutoregressiveTokenHead
+from vla_tune.models.heads.autoregressive import prompt_of
 from vla_tune.models.hf import HFVLA, AppendedRows, HFCheckpoint, ReservedRows
 from vla_tune.models.nf4 import num_quantized
 from vla_tune.models.openvla.additions import Film
 from vla_tune.models.precision import stored_format, weight_report
 from vla_tune.schema import Contract
-from vla_tune.tokens import stop_id
+from vla_tune.tokens import uniform_edges
 
 TARGETS = ("q_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -38,7 +38,7 @@ def contract(checkpoint: HFCheckpoint, contract_for: Callable[..., Contract]) ->
 
 @pytest.fixture
 def head(checkpoint: HFCheckpoint, contract: Contract) -> AutoregressiveTokenHead:
-    return AutoregressiveTokenHead(action_space(contract, stop_id=stop_id(checkpoint.processor)))
+    return AutoregressiveTokenHead(checkpoint.interface(contract).space)
 
 
 def trained(model: HFVLA, head: AutoregressiveTokenHead, batch: Batch, *, steps: int = 6) -> list[float]:
@@ -68,7 +68,13 @@ def merged(
 
 
 def test_lora_learns_is_saved_read_and_merged(
-    checkpoint: HFCheckpoint, contract: Contract, head: AutoregressiveTokenHead, batch: Batch, tmp_path: Path, merge_in_memory
+    checkpoint: HFCheckpoint,
+    contract: Contract,
+    head: AutoregressiveTokenHead,
+    batch: Batch,
+    tmp_path: Path,
+    merge_in_memory,
+    wanted,
 ):
     assert isinstance(checkpoint, Checkpoint)
     adapter = Lora(rank=4, alpha=8, targets=TARGETS, base="fp32")
@@ -92,7 +98,7 @@ def test_lora_learns_is_saved_read_and_merged(
     assert torch.equal(head.over(final).raw(prompt_of(batch)), head.over(model).raw(prompt_of(batch)))
     assert Contract.load(tmp_path / "merged") == contract
     assert stored_format(tmp_path / "merged") == "fp32"
-    assert one.interface == replace(checkpoint.interface, image=contract.image)
+    assert one.part(wanted(contract.embodiment, uniform_edges(32))).record == contract.model
     published = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long(), **batch.token_inputs}
     theirs = published.eval()(**inputs, **batch.vision_inputs).logits[batch.attention_mask]
@@ -153,7 +159,7 @@ def test_reserved_rows_change_nothing_until_they_learn(
 ):
     reserved = checkpoint_of(families[name], rows=ReservedRows(size=700, count=32))
     batch, contract, model = batch_for(reserved), contract_for(reserved), reserved.load(device="cpu")
-    assert reserved.interface.vocabulary_size == 700
+    assert reserved.vocabulary_size == 700
     assert len(model.network.get_input_embeddings().weight) == 720
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long(), **batch.token_inputs}
     theirs = model.network(**inputs, **batch.vision_inputs).logits[batch.attention_mask]
@@ -161,7 +167,7 @@ def test_reserved_rows_change_nothing_until_they_learn(
 
     adapter = Lora(rank=4, alpha=8, targets=TARGETS, base="fp32")
     adapter.attach(model)
-    head = AutoregressiveTokenHead(action_space(contract, stop_id=stop_id(reserved.processor)))
+    head = AutoregressiveTokenHead(reserved.interface(contract).space)
     trained(model, head, batch)
     one = merged(reserved, merge_in_memory(adapter, model, dtype=torch.float32), contract, tmp_path / "merged", base="fp32")
     torch.testing.assert_close(logits(one.load(device="cpu"), batch), logits(model, batch), **CLOSE)
@@ -169,21 +175,23 @@ def test_reserved_rows_change_nothing_until_they_learn(
     assert config["text_config"]["vocab_size"] == 720
 
 
-def test_special_tokens_that_are_named_may_be_codes(families, checkpoint_of: Callable[..., HFCheckpoint], batch_for):
+def test_special_tokens_that_are_named_may_be_codes(families, checkpoint_of, batch_for, wanted, tiny_contract):
     first = checkpoint_of(families["paligemma"]).processor.tokenizer.convert_tokens_to_ids("<loc0992>")
     rows = ReservedRows(size=first + 32, count=32)
     with pytest.raises(ValueError, match=rf"32 of the ids.*{first} = '<loc0992>'.*rows.tokens, or append rows"):
-        _ = checkpoint_of(families["paligemma"], rows=rows).interface
+        checkpoint_of(families["paligemma"], rows=rows).part(wanted(tiny_contract.embodiment, uniform_edges(32)))
     named = checkpoint_of(families["paligemma"], rows=replace(rows, tokens=["<loc*>"]))
     labels = batch_for(named).labels
     assert ((labels >= first) & (labels < first + 32)).sum() == 3 * 8
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "smolvlm"])
-def test_rows_that_text_uses_are_refused(name: str, families, checkpoint_of: Callable[..., HFCheckpoint]):
+def test_rows_that_text_uses_are_refused(name: str, families, checkpoint_of, wanted, tiny_contract):
     text = checkpoint_of(families[name]).processor.tokenizer
     with pytest.raises(ValueError, match=r"3 of the ids \d+ to \d+, meant for action codes, are the tokenizer's"):
-        _ = checkpoint_of(families[name], rows=ReservedRows(size=len(text) - 1 + 1, count=3)).interface
+        checkpoint_of(families[name], rows=ReservedRows(size=len(text) - 1 + 1, count=3)).part(
+            wanted(tiny_contract.embodiment, uniform_edges(2))
+        )
 
 
 def test_more_rows_than_the_model_has_are_refused(families, checkpoint_of: Callable[..., HFCheckpoint]):

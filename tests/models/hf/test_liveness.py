@@ -9,12 +9,11 @@ from torch import nn
 
 from vla_tune.data import build_pipeline
 from vla_tune.data.collate import Batch
-from vla_tune.heads import HEADS, head_of
 from vla_tune.models.forward import Forward
 from vla_tune.models.hf import HFCheckpoint
 from vla_tune.models.liveness import check_liveness, probes
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.schema import Contract
-from vla_tune.tokens import pad_id, stop_id
 
 
 class Blind(nn.Module):
@@ -55,10 +54,10 @@ class Deaf(Blind):
 
 @pytest.fixture
 def check(checkpoint: HFCheckpoint, contract_for: Callable[..., Contract]) -> Callable[[nn.Module], None]:
-    contract, processor = contract_for(checkpoint), checkpoint.processor
-    pipeline = build_pipeline(contract, processor)
-    head = head_of(contract, HEADS[contract.decoding], stop_id=stop_id(processor))
-    return lambda network: check_liveness(Forward(head.over(network), pad_id(processor)), pipeline, contract.embodiment)
+    contract = contract_for(checkpoint)
+    interface = checkpoint.interface(contract)
+    pipeline = build_pipeline(contract, interface)
+    return lambda network: check_liveness(Forward(interface.over(network), interface.pad_id), pipeline, contract.embodiment)
 
 
 def test_blind_and_deaf_models_are_told_from_live_ones(checkpoint: HFCheckpoint, check):
@@ -74,7 +73,7 @@ def test_blind_and_deaf_models_are_told_from_live_ones(checkpoint: HFCheckpoint,
 
 def test_both_instructions_have_as_many_tokens(checkpoint: HFCheckpoint, contract_for):
     contract = contract_for(checkpoint)
-    plain, image, instruction = probes(build_pipeline(contract, checkpoint.processor), contract.embodiment)
+    plain, image, instruction = probes(build_pipeline(contract, checkpoint.interface(contract)), contract.embodiment)
     assert plain["input_ids"].tolist() == image["input_ids"].tolist()
     assert len(plain["input_ids"]) == len(instruction["input_ids"])
     assert plain["input_ids"].tolist() != instruction["input_ids"].tolist()
@@ -82,12 +81,12 @@ def test_both_instructions_have_as_many_tokens(checkpoint: HFCheckpoint, contrac
 
 @pytest.mark.parametrize("decoding", ["parallel", "autoregressive"])
 def test_openvla_is_probed_alike(tiny_model, tiny_tokenizer, tiny_contract, decoding: str):
-    contract = replace(tiny_contract, decoding=decoding)
-    pipeline = build_pipeline(contract, tiny_tokenizer)
-    head = head_of(contract, HEADS[decoding], stop_id=2)
+    contract = replace(tiny_contract, model=tiny_contract.model | {"decoding": decoding})
+    interface = OpenVLAInputs.of(contract, tiny_tokenizer)
+    pipeline = build_pipeline(contract, interface)
 
     def check(network: nn.Module) -> None:
-        check_liveness(Forward(head.over(network), 512), pipeline, contract.embodiment)
+        check_liveness(Forward(interface.over(network), 512), pipeline, contract.embodiment)
 
     check(tiny_model.eval())
     with pytest.raises(ValueError, match="is blind"):

@@ -11,14 +11,14 @@ from torch.nn import functional as F
 
 from vla_tune.adapters import Adapter, Lora, PrefixTuning, PTuning
 from vla_tune.data.collate import Batch
-from vla_tune.heads import AutoregressiveTokenHead, action_space
-from vla_tune.heads.autoregressive import prompt_of
-from vla_tune.heads.loss import before
 from vla_tune.models.base import VLA
 from vla_tune.models.graphs import compiled_graphs, graphed
+from vla_tune.models.heads import AutoregressiveTokenHead
+from vla_tune.models.heads.autoregressive import prompt_of
+from vla_tune.models.heads.codes import before
 from vla_tune.models.hf import HFVLA, HFCheckpoint
 from vla_tune.schema import Contract
-from vla_tune.tokens import IGNORED, stop_id
+from vla_tune.tokens import IGNORED
 
 TARGETS = Path(__file__).parents[3] / "conf" / "targets"
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -36,7 +36,7 @@ def batch(checkpoint: HFCheckpoint, batch_for: Callable[[HFCheckpoint], Batch]) 
 
 @pytest.fixture
 def head(checkpoint: HFCheckpoint, contract_for: Callable[..., Contract]) -> AutoregressiveTokenHead:
-    return AutoregressiveTokenHead(action_space(contract_for(checkpoint), stop_id=stop_id(checkpoint.processor)))
+    return AutoregressiveTokenHead(checkpoint.interface(contract_for(checkpoint)).space)
 
 
 def row_of(batch: Batch, row: int, length: int) -> Batch:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from vla_tune.models.hf.record import ProcessorRule
 from vla_tune.run.evaluate import evaluate_run
 from vla_tune.run.fine_tune import fine_tune
 from vla_tune.run.merge import merge_run
-from vla_tune.schema import Contract, ProcessorRule
+from vla_tune.schema import Contract
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Checkpoints of transformers, from a folder or the hub: what `conf/model` names."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.core_model_loading import revert_weight_conversion
 
-from vla_tune.data.processor import check_codes, processor_hash
-from vla_tune.models.base import ModelInterface, Outline
+from vla_tune.data.pipeline import ModelPart
+from vla_tune.models.base import Outline, Wanted
 from vla_tune.models.files import CONFIG_FILE, existing, weight_files
 from vla_tune.models.finite import check_finite
 from vla_tune.models.foreign import check_tokenizer, plain_config
 from vla_tune.models.four_bits import FOUR_BITS
 from vla_tune.models.hashes import cache_folder, quantized_copy, remembered_hash
+from vla_tune.models.heads import decoding_of
+from vla_tune.models.hf.inputs import HFInputs, check_codes, processor_hash
 from vla_tune.models.hf.model import HFVLA
 from vla_tune.models.hf.outline import outline
+from vla_tune.models.hf.record import DECODING, FAMILY, HFRecord, ProcessorRule, record_of
 from vla_tune.models.hf.rows import ReservedRows, Rows, vocabulary_modules
 from vla_tune.models.hf.template import check_template
 from vla_tune.models.hub import checkpoint_folder
@@ -30,7 +33,7 @@ from vla_tune.models.precision import cast, check_format, choose_attention, weig
 from vla_tune.models.sealed import seal, unbroken
 from vla_tune.models.weight_files import SHARD_BYTES, write_weights
 from vla_tune.models.weights import Weights
-from vla_tune.schema import Contract, ProcessorRule
+from vla_tune.schema import Contract, to_record
 from vla_tune.tokens import Processor, text_tokenizer
 
 HF_NF4 = NF4(targets=("language_model.layers.*",))
@@ -48,7 +51,7 @@ class HFCheckpoint:
     width: int
     """Images are resized to this."""
     layout: Literal["chat", "prefix"]
-    """How prompt and images are put before the model (`data.processor.LAYOUTS`)."""
+    """How prompt and images are put before the model (`models.hf.inputs.LAYOUTS`)."""
     image_options: Mapping[str, bool]
     """What its processor is told at every call."""
     prompt: str
@@ -76,18 +79,16 @@ class HFCheckpoint:
     @classmethod
     def merged(cls, folder: str, *, base: str = "bf16") -> "HFCheckpoint":
         """The checkpoint that `write` made, as its contract says."""
-        contract = Contract.load(Path(folder))
-        rule = contract.image
-        if not isinstance(rule, ProcessorRule):
-            raise ValueError(f"{folder}: its contract is for a model without a processor of its own, its weights are not.")
-        rows = ReservedRows(size=contract.action_tokens.vocabulary_size, count=rule.num_codes, tokens=rule.code_tokens)
+        record = record_of(Contract.load(Path(folder)), source=folder)
+        rule = record.image
+        rows = ReservedRows(size=record.action_tokens.vocabulary_size, count=rule.num_codes, tokens=rule.code_tokens)
         return cls(
             folder=folder,
             height=rule.height,
             width=rule.width,
             layout=rule.layout,
             image_options=rule.image_options,
-            prompt=contract.prompt,
+            prompt=record.prompt,
             rows=rows,
             base=base,
         )
@@ -132,15 +133,25 @@ class HFCheckpoint:
         return processor
 
     @property
-    def interface(self) -> ModelInterface:
-        """Images, prompt and vocabulary.
+    def vocabulary_size(self) -> int:
+        """V, with the rows of the codes."""
+        return self._end
+
+    def part(self, wanted: Wanted) -> ModelPart:
+        """Images, prompt and codes.
 
         Raises:
-            ValueError: text uses rows that are meant for codes.
+            ValueError: text uses rows that are meant for codes, or codes are not wanted one after the other.
         """
+        if wanted.tokens is None or wanted.head is None or decoding_of(wanted.head) != DECODING:
+            decoding = None if wanted.head is None else decoding_of(wanted.head)
+            raise ValueError(
+                f"decoding={decoding!r}: models of transformers attend causally and decode one code after the other: choose "
+                "head=autoregressive, and tokens."
+            )
         check_codes(text_tokenizer(self._processor), self._end - self.rows.count, self._end, allowed=self.rows.tokens)
+        tokens = wanted.tokens(vocabulary_size=self._end, actions=wanted.actions)
         rule = ProcessorRule(
-            kind="processor",
             height=self.height,
             width=self.width,
             layout=self.layout,
@@ -149,7 +160,12 @@ class HFCheckpoint:
             code_tokens=tuple(self.rows.tokens),
             processor_hash=processor_hash(self._processor),
         )
-        return ModelInterface(image=rule, prompt=self.prompt, vocabulary_size=self._end, location_codes=0)
+        record = HFRecord(family=FAMILY, prompt=self.prompt, image=rule, action_tokens=tokens.to_record())
+        return ModelPart(to_record(record), tokens.resolution)
+
+    def interface(self, contract: Contract, *, head: Callable[..., Any] | None = None) -> HFInputs:
+        """What the contract says, behind this folder's processor."""
+        return HFInputs.of(contract, self._processor, head=head)
 
     def outline(self) -> Outline:
         """The architecture without its weights: of a folder only, since nothing is downloaded for a plan.

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 from transformers import ProcessorMixin
 
-from vla_tune.data.processor import LAYOUTS
 from vla_tune.models.base import Outline
+from vla_tune.models.hf.inputs import LAYOUTS
 from vla_tune.models.hf.model import HFVLA
 
 _NO_IMAGE = ("language_model", "lm_head", "action_rows")

@@ -10,8 +10,9 @@ from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.load import load_config
 from vla_tune.models.openvla.oft_files import oft_files
 from vla_tune.models.openvla.published import PICTURES, published_contract, scaling
+from vla_tune.models.openvla.record import ImageRule, record_of
 from vla_tune.models.openvla.statistics_file import known_statistics, published_statistics
-from vla_tune.schema import Camera, Contract, Embodiment, Gripper, Group, ImageRule, Normalization
+from vla_tune.schema import Camera, Contract, Embodiment, Gripper, Group, Normalization
 
 _CHUNKS = {"libero": 8, "bridge": 5, "aloha": 25}
 """OpenVLA-OFT's, by a word in the name of the data set: its own code chooses them by that word (`prismatic/vla/constants.py`)."""
@@ -170,7 +171,7 @@ def _camera(role: str, size: str) -> Camera:
 
 
 def _lines(contract: Contract, said: Said, pictures: str) -> list[str]:
-    body, scaled = contract.embodiment, contract.statistics.action
+    body, scaled, record = contract.embodiment, contract.statistics.action, record_of(contract)
     kinds = " and ".join(dict.fromkeys(kind for kind in scaled.normalization if kind != "none")) or "nothing"
     groups = "; ".join(
         f"{group.name} [{group.dimension}] {group.representation}, unit {group.unit}, frame {group.frame}" for group in body.action
@@ -187,13 +188,12 @@ def _lines(contract: Contract, said: Said, pictures: str) -> list[str]:
         f"gripper: {ends}{otherwise}",
         f"state: {', '.join(f'{group.name} [{group.dimension}]' for group in body.state) or 'none is read'}{otherwise}",
         f"cameras: {cameras}; {body.control_hz:g} actions per second [cameras, control_hz]",
-        f"pictures: {_picture(contract.image)} [pictures={pictures}]",
-        f"chunk: {contract.horizon}, {way[contract.decoding]}, {contract.precision} [horizon, predicts, precision]",
+        f"pictures: {_picture(record.image)} [pictures={pictures}]",
+        f"chunk: {contract.horizon}, {way[record.decoding]}, {contract.precision} [horizon, predicts, precision]",
     ]
 
 
-def _picture(rule: object) -> str:
-    assert isinstance(rule, ImageRule), "OpenVLA has OpenVLA's image rule"
+def _picture(rule: ImageRule) -> str:
     jpeg = [] if rule.input_jpeg is None else [f"JPEG {rule.input_jpeg}"]
     lanczos = [] if rule.input_resize == "none" else [rule.input_resize]
     crop = f"centre crop of {rule.center_crop_area:g} of the area" if rule.center_crop_area != 1 else "no crop"

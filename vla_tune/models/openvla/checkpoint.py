@@ -1,26 +1,31 @@
 """An OpenVLA checkpoint folder: what `conf/model` names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vla_tune.models.base import ModelInterface, Outline
+from vla_tune.data.pipeline import ModelPart
+from vla_tune.models.base import Outline, Wanted
 from vla_tune.models.files import CONFIG_FILE
 from vla_tune.models.hashes import cache_folder, remembered_hash
+from vla_tune.models.heads import decoding_of
 from vla_tune.models.hub import checkpoint_folder
 from vla_tune.models.nf4 import NF4
 from vla_tune.models.openvla.additions import Addition, extended, for_state, module_patterns
 from vla_tune.models.openvla.config import OpenVLAConfig
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.models.openvla.load import OPENVLA_NF4, load, load_config, load_tokenizer, weights
 from vla_tune.models.openvla.model import OpenVLA
 from vla_tune.models.openvla.oft_files import oft_hash
 from vla_tune.models.openvla.outline import outline
-from vla_tune.models.openvla.published import published_interface
+from vla_tune.models.openvla.published import published_inputs
+from vla_tune.models.openvla.record import Given, record_of
 from vla_tune.models.openvla.save import write_checkpoint
 from vla_tune.models.openvla.tokenizer_file import copy_tokenizer
 from vla_tune.models.sealed import seal, unbroken
@@ -72,16 +77,37 @@ class OpenVLACheckpoint:
         return load_tokenizer(self.path)
 
     @property
-    def interface(self) -> ModelInterface:
-        """Images, prompt and vocabulary that the model was trained with: from its contract, or from a published folder's files."""
+    def vocabulary_size(self) -> int:
+        """V."""
+        return self._given.vocabulary_size
+
+    def part(self, wanted: Wanted) -> ModelPart:
+        """Images and prompt as the base was trained with, codes and head as the run wants them.
+
+        Raises:
+            ValueError: it wants neither codes nor values.
+        """
+        given = self._given
+        if wanted.tokens is None or wanted.head is None:
+            raise ValueError(f"{self.folder} speaks codes: choose a head and tokens (head=parallel tokens=uniform_256).")
+        tokens = wanted.tokens(vocabulary_size=given.vocabulary_size, actions=wanted.actions)
+        return given.part(tokens, decoding=decoding_of(wanted.head))
+
+    def interface(self, contract: Contract, *, head: Callable[..., Any] | None = None) -> OpenVLAInputs:
+        """What the contract says, behind this folder's tokenizer."""
+        return OpenVLAInputs.of(contract, self.processor, head=head)
+
+    @cached_property
+    def _given(self) -> Given:
+        """From the folder's contract, or from a published folder's files."""
         if not (self.path / CONTRACT_FILE).is_file():
-            return published_interface(self.path)
-        contract = Contract.load(self.path)
-        return ModelInterface(
-            image=contract.image,
-            prompt=contract.prompt,
+            return published_inputs(self.path)
+        record = record_of(Contract.load(self.path), source=str(self.path / CONTRACT_FILE))
+        return Given(
+            image=record.image,
+            prompt=record.prompt,
             vocabulary_size=load_config(self.path).vocabulary_size,
-            location_codes=contract.location_codes,
+            location_codes=record.location_codes,
         )
 
     def outline(self) -> Outline:

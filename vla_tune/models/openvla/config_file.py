@@ -6,8 +6,9 @@ import torch
 from transformers import PretrainedConfig
 
 from vla_tune.models.openvla.config import OpenVLAConfig
+from vla_tune.models.openvla.record import record_of
 from vla_tune.models.openvla.statistics_file import statistics_record
-from vla_tune.schema import Contract, ImageRule
+from vla_tune.schema import Contract
 
 _RENAMED = ("dtype", "rope_parameters", "transformers_version", "_name_or_path")
 """Fields of today's transformers that have other names in 4.40, or say where a file came from."""
@@ -30,13 +31,12 @@ def config_record(config: OpenVLAConfig, contract: Contract, dtype: torch.dtype)
             del given[addition]
     if config.prompt_attention == "causal":
         del given["prompt_attention"]
-    assert isinstance(contract.image, ImageRule), "OpenVLA has OpenVLA's image rule"
     return {
         "llm_max_length": 2048,
         "output_projector_states": False,
         **given,
         "architectures": ["OpenVLAForActionPrediction"],
-        "image_resize_strategy": contract.image.resize,
+        "image_resize_strategy": record_of(contract).image.resize,
         "model_type": "openvla",
         "norm_stats": statistics_record(contract.statistics),
         "pad_token_id": config.vocabulary_size,

@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from vla_tune.data.resize import STRATEGIES, check_rule, letterbox_fill
 from vla_tune.models.files import read_record
-from vla_tune.schema import ImageRule
+from vla_tune.models.openvla.pictures import STRATEGIES, check_rule, letterbox_fill
+from vla_tune.models.openvla.record import ImageRule
 
 PROCESSOR_FILE = "preprocessor_config.json"
 _BICUBIC = 3

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from vla_tune.data.pipeline import make_contract
-from vla_tune.models.base import ModelInterface
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.load import load_config
 from vla_tune.models.openvla.processor_file import image_rule
+from vla_tune.models.openvla.record import Given, ImageRule
 from vla_tune.models.openvla.statistics_file import published_statistics, unscaled
-from vla_tune.schema import ColumnStatistics, Contract, Embodiment, Group, ImageRule, Normalization, Statistics
+from vla_tune.schema import ColumnStatistics, Contract, Embodiment, Group, Normalization, Statistics
 from vla_tune.tokens import BinTokenizer, uniform_edges
 
 PURE_PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
@@ -55,7 +55,7 @@ PICTURES: Mapping[str, Callable[[ImageRule], ImageRule]] = {
 on Bridge; or JPEG, that resize and a centre crop, as on LIBERO, of what was fine-tuned with its augmentation (5 points there)."""
 
 
-def published_interface(folder: Path) -> ModelInterface:
+def published_inputs(folder: Path) -> Given:
     """Images, prompt and vocabulary of a published checkpoint.
 
     Raises:
@@ -69,12 +69,7 @@ def published_interface(folder: Path) -> ModelInterface:
             f"{folder}: the model reads pictures of {config.image_sizes}, its image processor makes {sizes}: take both from "
             "the same checkpoint."
         )
-    return ModelInterface(
-        image=image,
-        prompt=prompt_template(config, folder),
-        vocabulary_size=config.vocabulary_size,
-        location_codes=0,
-    )
+    return Given(image=image, prompt=prompt_template(config, folder), vocabulary_size=config.vocabulary_size)
 
 
 def prompt_template(config: OpenVLAConfig, folder: Path) -> str:
@@ -121,8 +116,7 @@ def published_contract(
     Raises:
         ValueError: the embodiment does not fit the statistics, the decoding the files, or nothing tells how actions are scaled.
     """
-    base, config = published_interface(folder), load_config(folder)
-    assert isinstance(base.image, ImageRule), "OpenVLA has OpenVLA's image rule"
+    base, config = published_inputs(folder), load_config(folder)
     if (decoding == "regression") != (config.action_head_dimension > 0):
         has = "an action head" if config.action_head_dimension else "no action head"
         raise ValueError(f"decoding={decoding!r}, and {folder} has {has}: regression needs one, and codes need none.")
@@ -134,7 +128,7 @@ def published_contract(
     else:
         _check_mask("state", embodiment.state, statistics.state, unnorm_key)
         _check_state(embodiment, config, folder)
-    edges = uniform_edges(config.n_action_bins)
+    edges, seen = uniform_edges(config.n_action_bins), replace(base, image=PICTURES[pictures](base.image))
     return make_contract(
         embodiment,
         statistics=Statistics(
@@ -144,14 +138,10 @@ def published_contract(
             num_transitions=statistics.num_transitions,
             num_trajectories=statistics.num_trajectories,
         ),
-        image=PICTURES[pictures](base.image),
-        prompt=base.prompt,
-        action_tokens=BinTokenizer(edges, base.vocabulary_size).to_record(),
         horizon=horizon,
         execute_steps=horizon,
-        location_codes=base.location_codes,
-        decoding=decoding,
         precision=precision,
+        model=seen.part(BinTokenizer(edges, base.vocabulary_size), decoding=decoding),
     )
 
 

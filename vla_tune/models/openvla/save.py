@@ -15,11 +15,12 @@ from vla_tune.models.openvla.config_file import config_record, generation_record
 from vla_tune.models.openvla.load import check_names, empty_model
 from vla_tune.models.openvla.model import OpenVLA
 from vla_tune.models.openvla.processor_file import PROCESSOR_FILE, processor_record
+from vla_tune.models.openvla.record import record_of
 from vla_tune.models.openvla.statistics_file import STATISTICS_FILE, statistics_record
 from vla_tune.models.openvla.tokenizer_file import save_tokenizer
 from vla_tune.models.sealed import seal
 from vla_tune.models.weight_files import SHARD_BYTES, write_weights
-from vla_tune.schema import Contract, ImageRule
+from vla_tune.schema import Contract
 
 GENERATION_FILE = "generation_config.json"
 
@@ -66,11 +67,10 @@ def write_checkpoint(
     name, first = next(iter(tensors.items()))
     if not first.is_floating_point():
         raise ValueError(f"{name} holds {first.dtype}, no floating-point weights: a checkpoint is written dequantised.")
-    assert isinstance(contract.image, ImageRule), "OpenVLA has OpenVLA's image rule"
     records = {
         CONFIG_FILE: config_record(written, contract, first.dtype),
         GENERATION_FILE: generation_record(written),
-        PROCESSOR_FILE: processor_record(contract.image),
+        PROCESSOR_FILE: processor_record(record_of(contract).image),
         STATISTICS_FILE: statistics_record(contract.statistics),
     }
     for name, record in records.items():

@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from vla_tune.data.collate import Batch
-from vla_tune.heads import HEADS, RegressionHead
-from vla_tune.heads.base import head_of
 from vla_tune.models.base import RegressionVLA
 from vla_tune.models.capabilities import Launchable
 from vla_tune.models.graphs import Graphed
+from vla_tune.models.heads import HEADS, RegressionHead
+from vla_tune.models.heads.base import head_of
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
+from vla_tune.models.openvla.inputs import space_of
+from vla_tune.models.openvla.location import Located
 from vla_tune.tokens import BinTokenizer, uniform_edges
 
 
@@ -26,12 +28,13 @@ def head(tiny_head) -> RegressionHead:
 
 
 def test_the_contract_names_it(tiny_contract, model: OpenVLA):
-    chosen = head_of(replace(tiny_contract, decoding="regression"), HEADS["regression"], stop_id=2)
+    space = space_of(tiny_contract, stop_id=2)
+    chosen = head_of(HEADS["regression"], space, decoding="regression")
     assert isinstance(chosen, RegressionHead)
     assert isinstance(chosen.over(model), Launchable)
     assert chosen.over(model).replayable
     with pytest.raises(ValueError, match="the contract says decoding='parallel', the head is 'regression'"):
-        head_of(tiny_contract, RegressionHead, stop_id=2)
+        head_of(RegressionHead, space, decoding="parallel")
 
 
 @torch.no_grad()
@@ -63,10 +66,10 @@ def test_an_action_is_read_from_its_own_placeholders(model: OpenVLA, head: Regre
 
 @torch.no_grad()
 def test_location_codes_stand_before_the_chunk(model: OpenVLA, head: RegressionHead, tiny_batch: Batch):
-    located = RegressionHead(replace(head.space, location_codes=2, horizon=3))
+    behind = RegressionHead(replace(head.space, tokenizer=Located(head.space.tokenizer, 2), horizon=3))
     hidden, first = model(tiny_batch), int(tiny_batch.prompt_length[0])
     expected = model.action_head(hidden[:1, first + 1 : first + 13])
-    np.testing.assert_allclose(located.over(model).act(tiny_batch)[:1], expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(behind.over(model).act(tiny_batch)[:1], expected, rtol=0, atol=1e-6)
 
 
 @torch.no_grad()

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from vla_tune.data.collate import Batch, collate
-from vla_tune.data.pipeline import prompt_step
-from vla_tune.data.transforms import EncodeActions
-from vla_tune.heads import AutoregressiveTokenHead, ParallelTokenHead, action_space
-from vla_tune.heads.autoregressive import prompt_of
-from vla_tune.heads.decoding import Constrained, FullVocabulary, Watched
+from vla_tune.models.heads import AutoregressiveTokenHead, ParallelTokenHead
+from vla_tune.models.heads.autoregressive import prompt_of
+from vla_tune.models.heads.codes import EncodeActions
+from vla_tune.models.heads.decoding import Constrained, FullVocabulary, Watched
 from vla_tune.models.openvla import OpenVLA
-from vla_tune.schema import Contract
+from vla_tune.models.openvla.inputs import space_of
+from vla_tune.models.openvla.prompt import CausalPrompt
+from vla_tune.schema import Contract, to_record
 from vla_tune.tokens import IGNORED, FastTokenizer, fit_fast
 
 STOP, PAD = 2, 512
@@ -35,12 +36,14 @@ def fast() -> FastTokenizer:
 
 @pytest.fixture
 def contract(tiny_contract: Contract, fast: FastTokenizer) -> Contract:
-    return replace(tiny_contract, decoding="autoregressive", action_tokens=fast.to_record())
+    return replace(
+        tiny_contract, model=tiny_contract.model | {"decoding": "autoregressive", "action_tokens": to_record(fast.to_record())}
+    )
 
 
 @pytest.fixture
 def head(contract: Contract) -> AutoregressiveTokenHead:
-    return AutoregressiveTokenHead(action_space(contract, stop_id=STOP))
+    return AutoregressiveTokenHead(space_of(contract, stop_id=STOP))
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def model(tiny_model: OpenVLA) -> OpenVLA:
 def learning(contract: Contract, fast: FastTokenizer, tiny_tokenizer) -> Batch:
     """Three samples whose chunks have different numbers of codes."""
     rng, chunks, samples = np.random.default_rng(0), motions(3), []
-    encode, prompt = EncodeActions(fast, 4), prompt_step(contract, fast, tiny_tokenizer)
+    encode, prompt = EncodeActions(fast, 4), CausalPrompt(tiny_tokenizer, contract.model["prompt"])
     for row, instruction in enumerate(INSTRUCTIONS):
         sample = {
             "pixel_values": rng.normal(size=(1, 3, 64, 64)).astype(np.float32),
@@ -171,7 +174,7 @@ def test_learning_the_codes_makes_them_the_prediction(tiny_model: OpenVLA, head,
 
 def test_a_parallel_head_refuses_them(contract: Contract):
     with pytest.raises(ValueError, match="codes of varying number cannot be predicted in parallel: choose head=autoregressive"):
-        ParallelTokenHead(action_space(contract, stop_id=STOP))
+        ParallelTokenHead(space_of(contract, stop_id=STOP))
 
 
 def test_soft_targets_are_refused(head, tiny_model: OpenVLA, learning: Batch):

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vla_tune.data.collate import Batch
-from vla_tune.heads.base import ActionSpace
 from vla_tune.models.base import VLA
+from vla_tune.models.heads.base import ActionSpace
 from vla_tune.tokens import ActionTokenizer
 
 

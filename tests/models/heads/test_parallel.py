@@ -6,10 +6,13 @@ import torch
 from torch.nn import functional as F
 
 from vla_tune.data.collate import Batch, collate
-from vla_tune.heads import Head
-from vla_tune.heads.loss import before
+from vla_tune.models.base import ActionModel
+from vla_tune.models.heads import Head
+from vla_tune.models.heads.codes import before
 from vla_tune.models.openvla import OpenVLA
-from vla_tune.tokens import IGNORED, ParallelPrompt
+from vla_tune.models.openvla.location import Located, WeighedLocation
+from vla_tune.models.openvla.prompt import ParallelPrompt
+from vla_tune.tokens import IGNORED
 
 PAD = 512
 
@@ -19,7 +22,7 @@ def every_logit(model: OpenVLA, batch: Batch) -> torch.Tensor:
     return model.language_model.lm_head(model(batch)).float()[:, :-1]
 
 
-def located(batch: Batch, prompt: ParallelPrompt, labels: list[list[int]]) -> Batch:
+def with_location(batch: Batch, prompt: ParallelPrompt, labels: list[list[int]]) -> Batch:
     """`batch` with two location codes in front of each chunk."""
     assert batch.labels is not None
     rows = []
@@ -93,11 +96,14 @@ def test_padding_changes_nothing(tiny_model: OpenVLA, tiny_head, tiny_batch: Bat
 def test_location_codes_are_learned_with_their_weight_and_not_decoded(
     tiny_model, tiny_head, tiny_batch, tiny_tokenizer, tiny_contract
 ):
-    prompt = ParallelPrompt(tiny_tokenizer, tiny_contract.prompt, num_codes=18)
-    batch = located(tiny_batch, prompt, [[300, 301], [IGNORED, IGNORED], [400, 401]])
-    plain = replace(tiny_head, space=replace(tiny_head.space, location_codes=2))
-    heavy = replace(plain, location_weight=5.0)
-    light, weighted = plain.over(tiny_model).loss(batch).per_label, heavy.over(tiny_model).loss(batch).per_label
+    prompt = ParallelPrompt(tiny_tokenizer, tiny_contract.model["prompt"], num_codes=18)
+    batch = with_location(tiny_batch, prompt, [[300, 301], [IGNORED, IGNORED], [400, 401]])
+    tokenizer = tiny_head.space.tokenizer
+    plain = replace(tiny_head, space=replace(tiny_head.space, tokenizer=Located(tokenizer, 2)))
+    heavy = WeighedLocation(plain.over(tiny_model), 2, 5.0)
+    light, weighted = plain.over(tiny_model).loss(batch).per_label, heavy.loss(batch).per_label
+    assert isinstance(heavy, ActionModel)
+    assert (heavy.act(batch) == plain.over(tiny_model).act(batch)).all()
     assert len(light) == 16 + 12 + 8 + 4
     ratio = weighted / light
     locations = [0, 1, 18 + 12, 18 + 12 + 1]
@@ -109,7 +115,7 @@ def test_location_codes_are_learned_with_their_weight_and_not_decoded(
     actions = plain.over(tiny_model).act(batch)
     assert actions.shape == (3, 4, 4)
     for row in range(3):
-        assert (actions[row] == plain.space.tokenizer.decode(codes[row, 2:].numpy(), action_dimension=4)).all()
+        assert (actions[row] == tokenizer.decode(codes[row, 2:].numpy(), action_dimension=4)).all()
 
 
 def test_only_action_codes_are_decoded(tiny_model: OpenVLA, tiny_head, tiny_batch: Batch):

@@ -1,6 +1,6 @@
 """Actions as tokens of the language model's vocabulary, all at once."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vla_tune.data.collate import Batch
-from vla_tune.heads.base import ActionSpace
-from vla_tune.heads.loss import Softmax, WholeVocabulary, at_placeholders, behind_prompt, code_losses, everywhere, labelled
 from vla_tune.models.base import VLA, Loss
+from vla_tune.models.heads.base import ActionSpace
+from vla_tune.models.heads.codes import Softmax, WholeVocabulary, at_placeholders, behind_prompt, code_losses, everywhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +31,6 @@ class ParallelTokenHead:
     space: ActionSpace
     deviation: float = 0.0
     """Of the soft targets, in bins."""
-    location_weight: float = 1.0
-    """Of the loss of a location code against that of an action's."""
     softmax: Softmax = WholeVocabulary()  # noqa: RUF009 (frozen, without fields)
 
     def __post_init__(self) -> None:
@@ -46,8 +44,8 @@ class ParallelTokenHead:
 
     @property
     def count(self) -> int:
-        """K: placeholders of a chunk, and of the location in front of it."""
-        return self.space.location_codes + self.space.tokenizer.num_codes(self.space.horizon, self.space.action_dimension)
+        """K: placeholders of a chunk."""
+        return self.space.tokenizer.num_codes(self.space.horizon, self.space.action_dimension)
 
     @cached_property
     def targets(self) -> Float[Tensor, "N N"]:
@@ -65,10 +63,7 @@ class ParallelTokenModel:
     def loss(self, batch: Batch) -> Loss:
         """Soft-target cross-entropy and token accuracy at the labelled positions."""
         head, rows = self.head, self.head.space.rows(batch.input_ids.device)
-        found = code_losses(self.network, batch, rows=rows, targets=head.targets, softmax=head.softmax)
-        rank = batch.placeholders.cumsum(dim=1)[labelled(batch.labels)]
-        weights = torch.where(rank <= head.space.location_codes, head.location_weight, 1.0)
-        return replace(found, per_label=weights * found.per_label)
+        return code_losses(self.network, batch, rows=rows, targets=head.targets, softmax=head.softmax)
 
     @torch.no_grad()
     def act(self, batch: Batch) -> Float[np.ndarray, "B T A"]:
@@ -87,10 +82,9 @@ class ParallelTokenModel:
         return rows[self.network.vocabulary_logits(hidden.flatten(0, 1), rows).argmax(dim=-1)].unflatten(0, (len(batch), -1))
 
     def actions(self, raw: Int[Tensor, "B K"]) -> Float[np.ndarray, "B T A"]:
-        """The chunks that the codes stand for, without the location."""
+        """The chunks that the codes stand for."""
         space = self.head.space
-        codes = raw[:, space.location_codes :].cpu().numpy()
-        return np.stack([space.tokenizer.decode(row, action_dimension=space.action_dimension) for row in codes])
+        return np.stack([space.tokenizer.decode(row, action_dimension=space.action_dimension) for row in raw.cpu().numpy()])
 
     @torch.no_grad()
     def outside_mass(self, batch: Batch) -> Float[np.ndarray, " B"]:

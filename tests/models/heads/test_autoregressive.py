@@ -6,13 +6,14 @@ import torch
 from torch.nn import functional as F
 
 from vla_tune.data.collate import Batch, collate
-from vla_tune.heads import AutoregressiveTokenHead, Head, action_space
-from vla_tune.heads.autoregressive import prompt_of
-from vla_tune.heads.decoding import Constrained, FullVocabulary, Watched
-from vla_tune.heads.loss import ActionRows, before
+from vla_tune.models.heads import AutoregressiveTokenHead, Head
+from vla_tune.models.heads.autoregressive import prompt_of
+from vla_tune.models.heads.codes import ActionRows, before
+from vla_tune.models.heads.decoding import Constrained, FullVocabulary, Watched
 from vla_tune.models.openvla import OpenVLA
-from vla_tune.tokens import IGNORED, CausalPrompt
-from vla_tune.tokens.prompt import prompt_ids
+from vla_tune.models.openvla.inputs import space_of
+from vla_tune.models.openvla.prompt import CausalPrompt, prompt_ids
+from vla_tune.tokens import IGNORED
 
 STOP, PAD, NUM_CODES = 2, 512, 16
 INSTRUCTIONS = ["lift the red block", "push the green block to the left", "touch blue"]
@@ -20,7 +21,9 @@ INSTRUCTIONS = ["lift the red block", "push the green block to the left", "touch
 
 @pytest.fixture
 def head(tiny_contract) -> AutoregressiveTokenHead:
-    return AutoregressiveTokenHead(action_space(replace(tiny_contract, decoding="autoregressive"), stop_id=STOP))
+    return AutoregressiveTokenHead(
+        space_of(replace(tiny_contract, model=tiny_contract.model | {"decoding": "autoregressive"}), stop_id=STOP)
+    )
 
 
 @pytest.fixture(params=["causal", "bidirectional"])

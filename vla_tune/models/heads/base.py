@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vla_tune.models.base import VLA, ActionModel
 from vla_tune.schema import Contract
-from vla_tune.tokens import ActionTokenizer, action_tokenizer
+from vla_tune.tokens import ActionTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +23,6 @@ class ActionSpace:
     """T."""
     action_dimension: int
     """A."""
-    location_codes: int
-    """Codes in front of the chunk that are learned, where they have a label, but not decoded."""
     stop_id: int
     """The id that ends a sequence."""
 
@@ -53,30 +51,36 @@ def _rows(tokenizer: ActionTokenizer, device: torch.device) -> Int[Tensor, " N"]
         return torch.as_tensor(tokenizer.allowed_ids, device=device)
 
 
-def head_of(contract: Contract, head: Callable[..., Head], *, stop_id: int) -> Head:
-    """A head for what the contract says about actions; `head` is a class, or a class with the rest of its arguments.
+def head_of(head: Callable[..., Head], space: ActionSpace, *, decoding: str) -> Head:
+    """A head for a chunk of actions; `head` is a class, or a class with the rest of its arguments.
 
     Raises:
         ValueError: the head decodes in another way than the contract says.
     """
-    if decoding_of(head) != contract.decoding:
+    if decoding_of(head) != decoding:
         raise ValueError(
-            f"the contract says decoding={contract.decoding!r}, the head is {decoding_of(head)!r}: choose that of the training run."
+            f"the contract says decoding={decoding!r}, the head is {decoding_of(head)!r}: choose that of the training run."
         )
-    return head(action_space(contract, stop_id=stop_id))
+    return head(space)
 
 
-def action_space(contract: Contract, *, stop_id: int) -> ActionSpace:
-    """What the contract says about a chunk of actions."""
+def action_space(contract: Contract, tokenizer: ActionTokenizer, *, stop_id: int) -> ActionSpace:
+    """What the contract says about a chunk of actions, in codes of `tokenizer`."""
     return ActionSpace(
-        tokenizer=action_tokenizer(contract.action_tokens),
+        tokenizer=tokenizer,
         horizon=contract.horizon,
         action_dimension=contract.embodiment.action_dimension,
-        location_codes=contract.location_codes,
         stop_id=stop_id,
     )
 
 
 def decoding_of(head: Any) -> str:
-    """What a contract calls the decoding of a head class, also where some of its arguments are bound already."""
-    return getattr(head, "func", head).decoding
+    """What a contract calls the decoding of a head class, also where some of its arguments are bound already.
+
+    Raises:
+        ValueError: it is no head.
+    """
+    decoding = getattr(getattr(head, "func", head), "decoding", None)
+    if decoding is None:
+        raise ValueError(f"head={head!r} says no codes and no values: choose head=parallel, autoregressive or regression.")
+    return decoding

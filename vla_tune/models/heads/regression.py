@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vla_tune.data.collate import Batch
-from vla_tune.heads.base import ActionSpace
-from vla_tune.heads.loss import at_placeholders, behind_prompt, rows_of
 from vla_tune.models.base import VLA, Loss, RegressionVLA
+from vla_tune.models.heads.base import ActionSpace
+from vla_tune.models.heads.codes import at_placeholders, behind_prompt, rows_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +78,10 @@ class RegressionModel:
         if not isinstance(self.network, RegressionVLA):
             raise ValueError(f"{type(self.network).__name__} has no action head, which regression needs: choose another head.")
         space = self.head.space
-        first, count = space.location_codes, space.horizon * space.action_dimension
-        hidden = at_placeholders(self.network(batch), batch, count=first + count)
-        return self.network.action_values(hidden[:, first:])
+        values = space.horizon * space.action_dimension
+        count = space.tokenizer.num_codes(space.horizon, space.action_dimension)
+        hidden = at_placeholders(self.network(batch), batch, count=count)
+        return self.network.action_values(hidden[:, count - values :])
 
     def actions(self, raw: Float[Tensor, "B T A"]) -> Float[np.ndarray, "B T A"]:
         """The same as numpy, float32."""

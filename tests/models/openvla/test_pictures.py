@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vla_tune.data.resize import STRATEGIES, letterbox_fill, resize
-from vla_tune.data.transforms import NormalizePixels, ResizeImages
+from vla_tune.models.openvla.pictures import STRATEGIES, NormalizePixels, ResizeImages, letterbox_fill, resize
 from vla_tune.models.openvla.processor_file import image_rule
-from vla_tune.schema import ImageRule
+from vla_tune.models.openvla.record import ImageRule
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "image"
+GOLDEN = Path(__file__).parents[2] / "golden" / "image"
 META = json.loads((GOLDEN / "meta.json").read_text())
 HALF, IMAGENET = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 TOWERS = {"siglip": (HALF,), "fused": (IMAGENET, HALF)}

@@ -1,16 +1,43 @@
-"""Cross-entropy of codes, over the whole vocabulary or over the rows of the codes alone."""
+"""Codes of a chunk: from its actions, and their cross-entropy over the whole vocabulary or over the rows of the codes alone."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from vla_tune.data.collate import Batch
+from vla_tune.data.transforms import Sample
 from vla_tune.models.base import VLA, Loss
-from vla_tune.tokens import IGNORED
+from vla_tune.tokens import IGNORED, ActionTokenizer
+
+
+@dataclass(frozen=True)
+class EncodeActions:
+    """Normalised `actions` -> `codes`; values beyond the episode's end count nowhere."""
+
+    tokenizer: ActionTokenizer
+    horizon: int
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Adds `codes` int64 [K] and `code_mask` bool [K]; an observation, which has no actions, passes.
+
+        Where a code stands for several values, all codes count.
+
+        Raises:
+            ValueError: the chunk has another length than the contract's horizon.
+        """
+        if "actions" not in sample:
+            return sample
+        actions = sample["actions"]
+        if len(actions) != self.horizon:
+            raise ValueError(f"the dataset gives chunks of {len(actions)} actions, the contract says {self.horizon}.")
+        codes = self.tokenizer.encode(actions)
+        mask = sample["action_mask"].reshape(-1) if self.tokenizer.free else np.ones(len(codes), dtype=bool)
+        return sample | {"codes": codes, "code_mask": mask}
 
 
 @runtime_checkable

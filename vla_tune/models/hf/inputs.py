@@ -12,10 +12,14 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from vla_tune.data.transforms import Sample
-from vla_tune.schema import Contract, ProcessorRule, content_hash, filled
-from vla_tune.tokens import ActionTokenizer, Processor, text_tokenizer
-from vla_tune.tokens.prompt import causal_ids, check_length, check_template
+from vla_tune.data.transforms import Sample, Transform
+from vla_tune.models.base import ActionModel
+from vla_tune.models.heads import HEADS, ActionSpace, action_space, head_of
+from vla_tune.models.heads.codes import EncodeActions
+from vla_tune.models.hf.record import DECODING, HFRecord, ProcessorRule, record_of
+from vla_tune.schema import Contract, content_hash
+from vla_tune.tokens import ActionTokenizer, Processor, action_tokenizer, check_collisions, pad_id, stop_id, text_tokenizer
+from vla_tune.tokens.prompt import causal_ids, check_length, check_template, filled
 
 _PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
 """What processors say about each id, beside the attention mask."""
@@ -145,24 +149,19 @@ class ProcessorPrompt:
         return frozenset(added | set(tokenizer.all_special_ids))
 
 
-def processor_prompt(contract: Contract, rule: ProcessorRule, tokens: ActionTokenizer, processor: Processor) -> ProcessorPrompt:
-    """The step that a contract with a processor's rule describes.
+def processor_prompt(contract: Contract, record: HFRecord, tokens: ActionTokenizer, processor: Processor) -> ProcessorPrompt:
+    """The step that a contract's record describes.
 
     Raises:
-        ValueError: codes are not decoded one after the other, the processor is another one, or codes and text share ids.
+        ValueError: the processor is another one, or codes and text share ids.
     """
-    if contract.decoding != "autoregressive" or contract.location_codes:
-        raise ValueError(
-            f"decoding={contract.decoding!r} with {contract.location_codes} location codes: models of transformers attend "
-            "causally and decode one code after the other: choose head=autoregressive."
-        )
+    rule, end = record.image, record.action_tokens.vocabulary_size
     if not isinstance(processor, ProcessorMixin) or processor_hash(processor) != rule.processor_hash:
         raise ValueError(
             f"the processor ({type(processor).__name__}) is configured in another way than in training: images, template or "
             "tokenizer differ. Take the files of the training run's base, and the transformers version of its lock file."
         )
-    first, end = contract.action_tokens.vocabulary_size - rule.num_codes, contract.action_tokens.vocabulary_size
-    used = tokens.allowed_ids
+    first, used = end - rule.num_codes, tokens.allowed_ids
     if used.min() < first or used.max() >= end:
         raise ValueError(
             f"the tokenizer's {len(used)} codes are the ids {used.min()} to {used.max()}, the model keeps {first} to {end - 1} "
@@ -170,7 +169,64 @@ def processor_prompt(contract: Contract, rule: ProcessorRule, tokens: ActionToke
         )
     check_codes(text_tokenizer(processor), first, end, allowed=rule.code_tokens)
     roles = tuple(camera.role for camera in contract.embodiment.cameras)
-    return ProcessorPrompt(processor, rule, contract.prompt, roles, (first, end))
+    return ProcessorPrompt(processor, rule, record.prompt, roles, (first, end))
+
+
+@dataclass(frozen=True, eq=False)
+class HFInputs:
+    """A contract as a model of transformers reads it (a `ModelInterface`)."""
+
+    contract: Contract
+    record: HFRecord
+    processor: Processor
+    head: Callable[..., Any] | None = None
+    """With how it learns; None where it only acts."""
+
+    @classmethod
+    def of(cls, contract: Contract, processor: Processor, *, head: Callable[..., Any] | None = None) -> "HFInputs":
+        """What the contract describes.
+
+        Raises:
+            ValueError: it is another family's, or says what cannot be.
+        """
+        return cls(contract, record_of(contract), processor, head)
+
+    @property
+    def steps(self) -> tuple[Transform, ...]:
+        """Codes, then the processor."""
+        return (EncodeActions(self._tokens, self.contract.horizon), self._prompt)
+
+    @property
+    def pad_id(self) -> int:
+        """The tokenizer's."""
+        return pad_id(self.processor)
+
+    def check(self, instruction: str) -> None:
+        """Refuse an instruction of which no prompt can be made.
+
+        Raises:
+            ValueError: it is empty, too long, or is read as a special token or an action code.
+        """
+        self._prompt.check(instruction)
+        text = filled(self.record.prompt, instruction=instruction.lower())
+        check_collisions(text_tokenizer(self.processor).encode(text), instruction, self._tokens, self.processor)
+
+    def over(self, network: Any) -> ActionModel:
+        """The network with its head, which says one code after the other."""
+        return head_of(self.head or HEADS[DECODING], self.space, decoding=DECODING).over(network)
+
+    @property
+    def space(self) -> ActionSpace:
+        """What a head is told of a chunk."""
+        return action_space(self.contract, self._tokens, stop_id=stop_id(self.processor))
+
+    @cached_property
+    def _tokens(self) -> ActionTokenizer:
+        return action_tokenizer(self.record.action_tokens)
+
+    @cached_property
+    def _prompt(self) -> ProcessorPrompt:
+        return processor_prompt(self.contract, self.record, self._tokens, self.processor)
 
 
 def check_codes(tokenizer: PreTrainedTokenizerBase, first: int, end: int, *, allowed: Sequence[str]) -> None:

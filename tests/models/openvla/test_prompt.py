@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vla_tune.models.openvla.prompt import CausalPrompt, ParallelPrompt, prompt_ids
 from vla_tune.models.openvla.tiny import PROMPT
-from vla_tune.tokens import IGNORED, CausalPrompt, ParallelPrompt
-from vla_tune.tokens.prompt import prompt_ids
+from vla_tune.tokens import IGNORED
 
 SPACE = "▁"
 WORDS = ["lift", "push", "the", "red", "blue", "block", "left", "Yellow", "gently", "2"]

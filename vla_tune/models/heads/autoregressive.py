@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vla_tune.data.collate import Batch
-from vla_tune.heads.base import ActionSpace
-from vla_tune.heads.decoding import After, Constrained, Decoder, Watched
-from vla_tune.heads.loss import Softmax, WholeVocabulary, behind_prompt, code_losses, everywhere
 from vla_tune.models.base import VLA, Loss
+from vla_tune.models.heads.base import ActionSpace
+from vla_tune.models.heads.codes import Softmax, WholeVocabulary, behind_prompt, code_losses, everywhere
+from vla_tune.models.heads.decoding import After, Constrained, Decoder, Watched
 
 
 @dataclass(frozen=True, eq=False)

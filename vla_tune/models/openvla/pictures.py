@@ -1,17 +1,61 @@
-"""The three ways in which Prismatic's image processor fits a picture into the model's square, on uint8."""
+"""Pictures -> OpenVLA's pixels, as Prismatic's image processor makes them: three ways to fit into the model's square, on uint8."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from math import sqrt
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
 
 from vla_tune.data.jpeg import through_jpeg
 from vla_tune.data.sampling import centre_box, crop_resized, lanczos3
-from vla_tune.schema import ImageRule
+from vla_tune.data.transforms import Sample
+from vla_tune.models.openvla.record import ImageRule
 
 type _Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class ResizeImages:
+    """Centre crop by area, then the model's size, on uint8, as `ImageRule.resize` says.
+
+    The crop keeps sqrt(area) of each side, so an augmented base sees at test time what it saw on average in training.
+
+    Raises:
+        ValueError: the rule contradicts itself.
+    """
+
+    rule: ImageRule
+
+    def __post_init__(self) -> None:
+        check_rule(self.rule)
+
+    def __call__(self, sample: Sample) -> Sample:
+        """`images` at the model's size."""
+        return sample | {"images": {role: resize(image, self.rule) for role, image in sample["images"].items()}}
+
+
+@dataclass(frozen=True)
+class NormalizePixels:
+    """uint8 -> float32 `(x / 255 - mean) / deviation`, once per vision tower, stacked along the channels."""
+
+    rule: ImageRule
+    roles: tuple[str, ...]
+    """The order of the views."""
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Replaces `images` by `pixel_values` float32 [V C H W], C = 3 per tower."""
+        images = np.stack([sample["images"][role] for role in self.roles]).transpose(0, 3, 1, 2)
+        means, deviations = self._constants
+        towers = np.tile(images.astype(np.float32) / np.float32(255), (1, len(self.rule.means), 1, 1))
+        return {key: value for key, value in sample.items() if key != "images"} | {"pixel_values": (towers - means) / deviations}
+
+    @cached_property
+    def _constants(self) -> tuple[Float32[np.ndarray, "C 1 1"], Float32[np.ndarray, "C 1 1"]]:
+        columns = np.array([self.rule.means, self.rule.deviations], np.float32).reshape(2, -1, 1, 1)
+        return columns[0], columns[1]
 
 
 def check_rule(rule: ImageRule) -> None:

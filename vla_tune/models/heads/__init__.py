@@ -1,9 +1,9 @@
 """A network and a head are a model: hidden states -> loss while training, -> normalised actions while acting."""
 
-from vla_tune.heads.autoregressive import AutoregressiveTokenHead
-from vla_tune.heads.base import ActionSpace, Head, action_space, decoding_of, head_of
-from vla_tune.heads.parallel import ParallelTokenHead
-from vla_tune.heads.regression import RegressionHead
+from vla_tune.models.heads.autoregressive import AutoregressiveTokenHead
+from vla_tune.models.heads.base import ActionSpace, Head, action_space, decoding_of, head_of
+from vla_tune.models.heads.parallel import ParallelTokenHead
+from vla_tune.models.heads.regression import RegressionHead
 
 HEADS = {head.decoding: head for head in (ParallelTokenHead, AutoregressiveTokenHead, RegressionHead)}
 """What a contract's `decoding` names."""
