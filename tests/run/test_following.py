@@ -85,6 +85,7 @@ def test_without_an_environment_a_run_ends_with_everything(finished):
     assert [row["policy"] for row in results["open_loop"]][:2] == ["base", "fine_tuned"]
     row = results["open_loop"][1]
     assert row["frames"] == 6
+    assert row["log_probability"] < 0, "of chunks with codes"
     assert row["groups"].keys() == {"tool_translation", "suction"}
     assert len(row["by_step"]) == 4
     assert results["costs"]["milliseconds"].keys() == {"base", "live", "merged"}

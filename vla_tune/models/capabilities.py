@@ -52,6 +52,15 @@ class SpeaksCodes(Protocol):
 
 
 @runtime_checkable
+class GivesLogProbabilities(Protocol):
+    """A model that says how likely a chunk is: held-out chunks are judged by it, and learning from preferences would need it."""
+
+    def log_probabilities(self, batch: Batch) -> Float[Tensor, " B"]:
+        """Of the labels of each row of a batch together, given what is seen there, in nats."""
+        ...
+
+
+@runtime_checkable
 class SpeaksInOrder(Protocol):
     """A model that says its codes one after the other."""
 

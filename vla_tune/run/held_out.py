@@ -12,6 +12,7 @@ from vla_tune.check.finding import Finding
 from vla_tune.data.recorded import observation_in
 from vla_tune.data.sources import Data
 from vla_tune.data.transforms import Transform
+from vla_tune.evaluation.likelihood import mean_log_probability
 from vla_tune.evaluation.open_loop import Say, compared, open_loop_row, other_sentences
 from vla_tune.evaluation.open_loop_plots import Drawn, plot_actions, plot_errors
 from vla_tune.policy import LocalPolicy
@@ -60,9 +61,9 @@ class HeldOut:
     def of_policy(self, run: Run, trained: Trained, *, name: str) -> dict[str, list[Row]]:
         """The same for any policy over the run's data."""
         policy, others = trained.policy, other_sentences(run.data.instructions)
-        rows = [_row(run, policy, policy.contract, name)]
+        rows = [_own_row(run, policy, name)]
         if others:
-            rows.append(_row(run, policy, policy.contract, "wrong_instruction", words=others.__getitem__))
+            rows.append(_own_row(run, policy, "wrong_instruction", words=others.__getitem__))
         return {self.section: rows}
 
     def in_order(self, rows: Sequence[Row]) -> list[Row]:
@@ -85,6 +86,14 @@ class HeldOut:
     def number(self, results: Mapping[str, Any]) -> float:
         """The trained policy's mean error, as a share of an action's range in the training data."""
         return of_the_trained(results[self.section])["error"]
+
+
+def _own_row(run: Run, policy: LocalPolicy, name: str, *, words: Say = str) -> Row:
+    """A policy of the run itself: what is recorded has a probability, where it gives any."""
+    row = _row(run, policy, policy.contract, name, words=words)
+    samples = EvenlySpaced(run.data.validation, count=run.cfg.evaluation.frames)
+    likely = mean_log_probability(policy, samples, rows=run.cfg.evaluation.rows, say=words)
+    return row if likely is None else row | {"log_probability": likely}
 
 
 def _row(run: Run, policy: LocalPolicy, contract: Contract, name: str, *, words: Say = str) -> Row:

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from vla_tune.data.collate import Batch, collate
+from vla_tune.models.capabilities import GivesLogProbabilities
 from vla_tune.models.heads import AutoregressiveTokenHead, Head
 from vla_tune.models.heads.autoregressive import prompt_of
 from vla_tune.models.heads.codes import ActionRows, before
@@ -95,6 +96,17 @@ def test_the_loss_is_the_cross_entropy_of_the_whole_sequence(model: OpenVLA, hea
     assert len(result.per_label) == (16 + 12 + 8) + 3, "codes within the episode, and the end of each sequence"
     torch.testing.assert_close(result.per_label, expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(result.correct, (logits.argmax(dim=-1) == labels)[labels != IGNORED])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [{}, {"deviation": 2.0}, {"softmax": ActionRows()}], ids=["plain", "soft targets", "rows"])
+def test_a_chunk_is_as_likely_as_its_codes_and_its_end_together(model: OpenVLA, head, learning: Batch, changes):
+    """Whatever the loss is taught towards, by the softmax that it is computed with."""
+    chosen = replace(head, **changes).over(model)
+    assert isinstance(chosen, GivesLogProbabilities)
+    losses = replace(head, **changes | {"deviation": 0.0}).over(model).loss(learning)
+    expected = [-losses.per_label[losses.rows == row].sum() for row in range(3)]
+    torch.testing.assert_close(chosen.log_probabilities(learning), torch.stack(expected), atol=1e-4, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from vla_tune.data.collate import Batch, collate
 from vla_tune.models.base import ActionModel
+from vla_tune.models.capabilities import GivesLogProbabilities
 from vla_tune.models.heads import Head
 from vla_tune.models.heads.codes import before
 from vla_tune.models.openvla import OpenVLA
@@ -50,6 +51,19 @@ def test_hard_loss_is_the_plain_cross_entropy_of_the_whole_sequence(tiny_model: 
     torch.testing.assert_close(result.per_label, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(result.loss, F.cross_entropy(logits, labels, ignore_index=IGNORED), atol=1e-5, rtol=1e-5)
     assert torch.equal(result.correct, (logits.argmax(dim=-1) == labels)[labels != IGNORED])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("deviation", [0.0, 3.0])
+def test_a_chunk_is_as_likely_as_its_codes_together(tiny_model: OpenVLA, tiny_head, tiny_batch: Batch, deviation: float):
+    """Whatever the loss is taught towards."""
+    model = replace(tiny_head, deviation=deviation).over(tiny_model)
+    assert isinstance(model, GivesLogProbabilities)
+    assert tiny_batch.labels is not None
+    labels = tiny_batch.labels[:, 1:]
+    likely = every_logit(tiny_model, tiny_batch).log_softmax(dim=-1).gather(2, labels.clamp(min=0)[..., None])[..., 0]
+    expected = torch.where(labels == IGNORED, 0.0, likely).sum(dim=1)
+    torch.testing.assert_close(model.log_probabilities(tiny_batch), expected, atol=1e-4, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import torch
 
 from vla_tune.data.collate import Batch
 from vla_tune.models.base import RegressionVLA
-from vla_tune.models.capabilities import Launchable
+from vla_tune.models.capabilities import GivesLogProbabilities, Launchable
 from vla_tune.models.graphs import Graphed
 from vla_tune.models.heads import HEADS, RegressionHead
 from vla_tune.models.heads.base import head_of
@@ -32,6 +32,7 @@ def test_the_contract_names_it(tiny_contract, model: OpenVLA):
     chosen = head_of(HEADS["regression"], space, decoding="regression")
     assert isinstance(chosen, RegressionHead)
     assert isinstance(chosen.over(model), Launchable)
+    assert not isinstance(chosen.over(model), GivesLogProbabilities)
     assert chosen.over(model).replayable
     with pytest.raises(ValueError, match="the contract says decoding='parallel', the head is 'regression'"):
         head_of(RegressionHead, space, decoding="parallel")

@@ -12,7 +12,7 @@ from torch import Tensor
 from vla_tune.data.collate import Batch
 from vla_tune.models.base import VLA, Loss
 from vla_tune.models.heads.base import ActionSpace
-from vla_tune.models.heads.codes import Softmax, WholeVocabulary, behind_prompt, code_losses, everywhere
+from vla_tune.models.heads.codes import Softmax, WholeVocabulary, behind_prompt, code_losses, everywhere, log_probabilities
 from vla_tune.models.heads.decoding import After, Constrained, Decoder, Watched
 
 
@@ -105,6 +105,10 @@ class AutoregressiveTokenModel:
         outside = Watched()(self.network, prompt_of(batch), self.head.space).outside
         assert outside is not None
         return outside.mean(dim=-1).cpu().numpy()
+
+    def log_probabilities(self, batch: Batch) -> Float[Tensor, " B"]:
+        """Of each row's labels together, in nats."""
+        return log_probabilities(self.network, batch, rows=self.head.rows, softmax=self.head.softmax)
 
     def reaction(self, batch: Batch) -> Float[Tensor, "B V"]:
         """Logits behind the prompt."""

@@ -98,6 +98,12 @@ def code_losses(network: VLA, batch: Batch, *, rows: Int[Tensor, " R"], targets:
     return Loss(per_label, best == labels, rows_of(positions))
 
 
+def log_probabilities(network: VLA, batch: Batch, *, rows: Int[Tensor, " R"], softmax: Softmax) -> Float[Tensor, " B"]:
+    """Of the labels of each row together, in nats; a label is one of `rows`."""
+    found = code_losses(network, batch, rows=rows, targets=torch.eye(len(rows)), softmax=softmax)
+    return found.per_label.new_zeros(len(batch)).index_add(0, found.rows, -found.per_label)
+
+
 def everywhere(network: VLA, batch: Batch) -> Float[Tensor, "places V"]:
     """Logits at every position of every row."""
     return network.vocabulary_logits(network(batch).flatten(0, 1))

@@ -12,7 +12,15 @@ from torch import Tensor
 from vla_tune.data.collate import Batch
 from vla_tune.models.base import VLA, Loss
 from vla_tune.models.heads.base import ActionSpace
-from vla_tune.models.heads.codes import Softmax, WholeVocabulary, at_placeholders, behind_prompt, code_losses, everywhere
+from vla_tune.models.heads.codes import (
+    Softmax,
+    WholeVocabulary,
+    at_placeholders,
+    behind_prompt,
+    code_losses,
+    everywhere,
+    log_probabilities,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +101,10 @@ class ParallelTokenModel:
         log_probabilities, _ = WholeVocabulary()(self.network, hidden, self.head.space.rows(hidden.device))
         inside = log_probabilities.logsumexp(dim=-1).exp().unflatten(0, (len(batch), -1))
         return (1 - inside.mean(dim=-1)).clamp(min=0).cpu().numpy()
+
+    def log_probabilities(self, batch: Batch) -> Float[Tensor, " B"]:
+        """Of each row's labels together, in nats."""
+        return log_probabilities(self.network, batch, rows=self.head.space.rows(batch.input_ids.device), softmax=self.head.softmax)
 
     def reaction(self, batch: Batch) -> Float[Tensor, "B V"]:
         """Logits behind the prompt."""
