@@ -31,6 +31,7 @@ from vla_tune.control.state import Rules
 from vla_tune.data import build_pipeline
 from vla_tune.execution import OpenLoop
 from vla_tune.extents import Extents
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.policy import LocalPolicy
 from vla_tune.schema import Contract
 from vla_tune.serving.client import RemotePolicy
@@ -147,7 +148,7 @@ def parts_of(policy: RemotePolicy, contract: Contract, clock) -> Parts:
 @pytest.fixture
 def way(served, clock, tiny_model, tiny_head, tiny_tokenizer, tiny_contract) -> Way:
     """Of the second episode: what is done once was done in the first."""
-    pipeline = build_pipeline(tiny_contract, tiny_tokenizer)
+    pipeline = build_pipeline(tiny_contract, OpenVLAInputs.of(tiny_contract, tiny_tokenizer))
     local = LocalPolicy(tiny_head.over(tiny_model), pipeline, tiny_contract, pad_id=512, rows=1)
     with served(alone(local), rows=1) as address:
         remote = RemotePolicy(address.url, contract=tiny_contract)
