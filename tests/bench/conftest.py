@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -10,9 +11,12 @@ import pytest
 import torch
 
 from vla_tune.bench import own_process
+from vla_tune.data import build_pipeline
 from vla_tune.models.openvla import OpenVLAConfig
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.models.openvla.save import save_checkpoint
 from vla_tune.models.openvla.tiny import tiny_config
+from vla_tune.policy import LocalPolicy
 
 
 @pytest.fixture
@@ -20,6 +24,13 @@ def checkpoint(tmp_path: Path, tiny_model, tiny_tokenizer, tiny_contract) -> Pat
     folder = tmp_path / "base"
     save_checkpoint(folder, tiny_model, tiny_tokenizer, replace(tiny_contract, precision="bf16"))
     return folder
+
+
+@pytest.fixture
+def policy_of(tiny_model, tiny_head, tiny_tokenizer, tiny_contract) -> Callable[..., LocalPolicy]:
+    """The tiny model, untrained, as a policy of so many `rows`."""
+    pipeline = build_pipeline(tiny_contract, OpenVLAInputs.of(tiny_contract, tiny_tokenizer))
+    return partial(LocalPolicy, tiny_head.over(tiny_model), pipeline, tiny_contract, pad_id=512)
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from vla_tune.bench.acting_suite import ActingSuite
-from vla_tune.data import build_pipeline
-from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.policy import LocalPolicy
 from vla_tune.schema import Observation
 
@@ -29,14 +27,8 @@ class Recorded:
 
 
 @pytest.fixture
-def policy(tiny_model, tiny_head, tiny_tokenizer, tiny_contract) -> LocalPolicy:
-    return LocalPolicy(
-        tiny_head.over(tiny_model),
-        build_pipeline(tiny_contract, OpenVLAInputs.of(tiny_contract, tiny_tokenizer)),
-        tiny_contract,
-        pad_id=512,
-        rows=1,
-    )
+def policy(policy_of) -> LocalPolicy:
+    return policy_of(rows=1)
 
 
 def test_policies_act_on_the_same_first_observations(policy: LocalPolicy):

@@ -6,23 +6,15 @@ import gymnasium
 import pytest
 
 from vla_tune.bench.rollout_suite import RolloutSuite
-from vla_tune.data import build_pipeline
 from vla_tune.execution import OpenLoop
-from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.policy import LocalPolicy
 
 TABLETOP = "envs:vla_tune/Tabletop-v0"
 
 
 @pytest.fixture
-def policy(tiny_model, tiny_head, tiny_tokenizer, tiny_contract) -> LocalPolicy:
-    return LocalPolicy(
-        tiny_head.over(tiny_model),
-        build_pipeline(tiny_contract, OpenVLAInputs.of(tiny_contract, tiny_tokenizer)),
-        tiny_contract,
-        pad_id=512,
-        rows=2,
-    )
+def policy(policy_of) -> LocalPolicy:
+    return policy_of(rows=2)
 
 
 class Counting(gymnasium.Wrapper):

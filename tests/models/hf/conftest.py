@@ -104,38 +104,34 @@ def language(text: PreTrainedTokenizerFast, *, rows: int, **changes: Any) -> dic
     } | changes
 
 
-def qwen2_5_vl_processor() -> ProcessorMixin:
+def qwen_processor(made: Callable[..., ProcessorMixin], videos: Callable[[], Any]) -> ProcessorMixin:
     text = tokenizer(*QWEN, eos="<|im_end|>", pad="<|endoftext|>")
     images = Qwen2VLImageProcessor(patch_size=4, size={"shortest_edge": 256, "longest_edge": 65536}, **HALF)
-    return Qwen2_5_VLProcessor(images, text, Qwen2VLVideoProcessor(), chat_template=CHAT.replace("IMAGE", QWEN_IMAGE))
+    return made(images, text, videos(), chat_template=CHAT.replace("IMAGE", QWEN_IMAGE))
+
+
+def qwen_config(text: PreTrainedTokenizerFast, made: Callable[..., Any], eyes: dict[str, Any], **more: Any) -> Any:
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0} | more.pop("rope", {})
+    words = language(text, rows=TEXT_IDS + 320, rope_parameters=rope)
+    return made(text_config=words, vision_config=EYES | eyes, **qwen_ids(text), **more)
+
+
+def qwen2_5_vl_processor() -> ProcessorMixin:
+    return qwen_processor(Qwen2_5_VLProcessor, Qwen2VLVideoProcessor)
 
 
 def qwen2_5_vl_config(text: PreTrainedTokenizerFast) -> Any:
-    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
-    vision = EYES | {"window_size": 16, "fullatt_block_indexes": [1]}
-    return Qwen2_5_VLConfig(
-        text_config=language(text, rows=TEXT_IDS + 320, rope_parameters=rope),
-        vision_config=vision,
-        tie_word_embeddings=False,
-        **qwen_ids(text),
-    )
+    eyes = {"window_size": 16, "fullatt_block_indexes": [1]}
+    return qwen_config(text, Qwen2_5_VLConfig, eyes, tie_word_embeddings=False)
 
 
 def qwen3_vl_processor() -> ProcessorMixin:
-    text = tokenizer(*QWEN, eos="<|im_end|>", pad="<|endoftext|>")
-    images = Qwen2VLImageProcessor(patch_size=4, size={"shortest_edge": 256, "longest_edge": 65536}, **HALF)
-    return Qwen3VLProcessor(images, text, Qwen3VLVideoProcessor(), chat_template=CHAT.replace("IMAGE", QWEN_IMAGE))
+    return qwen_processor(Qwen3VLProcessor, Qwen3VLVideoProcessor)
 
 
 def qwen3_vl_config(text: PreTrainedTokenizerFast) -> Any:
-    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0, "mrope_interleaved": True}
-    vision = EYES | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
-    return Qwen3VLConfig(
-        text_config=language(text, rows=TEXT_IDS + 320, rope_parameters=rope),
-        vision_config=vision,
-        tie_word_embeddings=True,
-        **qwen_ids(text),
-    )
+    eyes = {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
+    return qwen_config(text, Qwen3VLConfig, eyes, tie_word_embeddings=True, rope={"mrope_interleaved": True})
 
 
 def paligemma_processor() -> ProcessorMixin:
