@@ -12,7 +12,7 @@ from vla_tune.data import build_pipeline, training_pipeline
 from vla_tune.data.augmentation import AugmentImages, Paraphrase, augmentation, augmented, sentences
 from vla_tune.data.colours import brightened, contrasted, hue_turned, saturated
 from vla_tune.data.sampling import centre_box, crop_and_resize, crop_resized, to_bytes, to_unit
-from vla_tune.data.transformed import Transformed
+from vla_tune.data.transforms import Transformed
 from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.schema import Augmentation, Contract
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from vla_tune.data.chunks import ChunksByTimestamp, RecordedChunks
 from vla_tune.data.dataset import Demonstrations
+from vla_tune.data.inspection import check_headers
 from vla_tune.data.sources import Hub
 from vla_tune.data.statistics import dataset_statistics
 from vla_tune.data.videos import video_backend
@@ -326,7 +327,7 @@ def test_a_picture_that_is_a_program_is_not_run(image_folder: Path, body: Embodi
     height, width = body.cameras[0].height, body.cameras[0].width
     program = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 {width} {height}\n%%EndComments\n(x) (w) file\n%%EOF\n".encode()
     copy = changed(image_folder, tmp_path / "copy", KEY, lambda values: [{**value, "bytes": program} for value in values])
-    for read in (lambda dataset: dataset.check_headers(), lambda dataset: dataset[0]):
+    for read in (check_headers, lambda dataset: dataset[0]):
         with pytest.raises(ValueError, match="cannot be decoded"):
             read(opened(copy, body))
 

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from vla_tune.data import dataset
+from vla_tune.data import inspection
 from vla_tune.data.chunks import ChunksByTimestamp
 from vla_tune.data.dataset import Demonstrations
-from vla_tune.data.inspection import check_data, unit_warnings
+from vla_tune.data.inspection import check_data, check_headers, unit_warnings
 from vla_tune.data.pipeline import build_pipeline
 from vla_tune.data.sources import Local, load_demonstrations
-from vla_tune.data.transformed import Transformed
+from vla_tune.data.transforms import Transformed
 from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.record.writer import Storage, write_episodes
 from vla_tune.schema import Contract, Embodiment, Gripper, to_record
@@ -148,7 +148,7 @@ def test_a_video_of_another_size_is_named(
     next(root.glob("videos/*/*/*.mp4")).write_bytes(film.read_bytes())
     data = Demonstrations(root, embodiment=body, chunks=ChunksByTimestamp(4))
     with pytest.raises(ValueError, match=rf"'{KEY}' of episode 0, frame 0 is 32 x 32 pixels, the embodiment says 64 x 64"):
-        data.check_headers()
+        check_headers(data)
     with pytest.raises(ValueError, match=r"episode 3, frame 0 is 32 x 32 pixels"):
         data[12]
 
@@ -163,9 +163,9 @@ def test_of_much_data_some_episodes_are_looked_at_and_that_is_told(
 ):
     root = rewritten(folder, DATA, lambda table: with_pictures(table, replaced, {4: b"no picture"}))
     data = Demonstrations(root, embodiment=body, chunks=ChunksByTimestamp(4))
-    monkeypatch.setattr(dataset, "LOOKED_AT_BYTES", (root / DATA).stat().st_size // 2)
+    monkeypatch.setattr(inspection, "LOOKED_AT_BYTES", (root / DATA).stat().st_size // 2)
     with caplog.at_level(logging.WARNING):
-        data.check_headers()
+        check_headers(data)
     assert "pictures of 2 of 4 episodes are looked at before training" in caplog.text
     with pytest.raises(ValueError, match="episode 1, frame 1"):
         data[4]

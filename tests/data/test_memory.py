@@ -5,8 +5,7 @@ import pytest
 
 from vla_tune.data import build_pipeline
 from vla_tune.data.memory import FramesInMemory
-from vla_tune.data.mixture import Samples
-from vla_tune.data.transformed import Transformed
+from vla_tune.data.transforms import Samples, Transformed
 from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.schema import Contract, Embodiment
 from vla_tune.tokens import IGNORED

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vla_tune.data.normalize import NormalizeActions, NormalizeState, Scale
 from vla_tune.data.statistics import column_statistics
+from vla_tune.data.transforms import NormalizeActions, NormalizeState, Scale
 from vla_tune.schema import ColumnStatistics, Group, Normalization
 
 SCALED: dict[bool, Normalization] = {True: "quantile", False: "none"}

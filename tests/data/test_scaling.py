@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vla_tune.data.normalize import Scale
 from vla_tune.data.statistics import column_statistics
+from vla_tune.data.transforms import Scale
 from vla_tune.schema import ColumnStatistics, Group, Normalization
 
 KINDS: tuple[Normalization, ...] = get_args(Normalization)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from vla_tune.data.collate import Batch, collate
-from vla_tune.data.normalize import Scale
+from vla_tune.data.transforms import Scale
 from vla_tune.models.heads import ActionSpace, AutoregressiveTokenHead
 from vla_tune.models.heads.autoregressive import prompt_of
 from vla_tune.models.heads.decoding import Constrained, FullVocabulary, Watched

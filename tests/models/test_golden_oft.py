@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from vla_tune.data.collate import Batch, collate
-from vla_tune.data.normalize import Scale
+from vla_tune.data.transforms import Scale
 from vla_tune.models.heads import ActionSpace, ParallelTokenHead, RegressionHead
 from vla_tune.models.openvla import OpenVLA, OpenVLACheckpoint
 from vla_tune.models.openvla.action_head import ActionHead

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vla_tune.data.normalize import Scale
+from vla_tune.data.transforms import Scale
 from vla_tune.models.files import content_hash
 from vla_tune.models.hub import WANTED
 from vla_tune.models.openvla import OpenVLACheckpoint

@@ -11,8 +11,7 @@ from vla_tune.adapters import Lora, training_context
 from vla_tune.data.collate import Batch
 from vla_tune.models.base import ActionModel, Loss, Outline
 from vla_tune.models.heads import RegressionHead
-from vla_tune.models.heads.base import ActionSpace
-from vla_tune.models.heads.codes import WholeVocabulary, before, labelled, rows_of
+from vla_tune.models.heads.codes import ActionSpace, WholeVocabulary, before, labelled, rows_of
 from vla_tune.models.nf4 import quantize
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
 from vla_tune.models.openvla.additions import Addition, extended, module_patterns

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from vla_tune.data import training_pipeline
-from vla_tune.data.transformed import Transformed
+from vla_tune.data.transforms import Transformed
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.schema import Augmentation, Contract
 from vla_tune.training.feed import StepSampler, _Batches, feed
 
@@ -37,7 +38,8 @@ def samples(tiny_contract: Contract, tiny_tokenizer) -> Transformed:
         }
         for row in range(SAMPLER.size)
     ]
-    return Transformed(raw, training_pipeline(replace(tiny_contract, augmentation=RULE), tiny_tokenizer))
+    contract = replace(tiny_contract, augmentation=RULE)
+    return Transformed(raw, training_pipeline(contract, OpenVLAInputs.of(contract, tiny_tokenizer)))
 
 
 def seen(samples: Transformed, *, start: int, workers: int = 0) -> list[torch.Tensor]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vla_tune.data.collate import Batch, collate
-from vla_tune.data.transformed import Transformed
+from vla_tune.data.transforms import Transformed
 from vla_tune.models.base import Loss
 from vla_tune.models.openvla import OpenVLA
 from vla_tune.training import CheckpointFolder, NonFiniteLossError, load_trained

@@ -10,9 +10,8 @@ import numpy as np
 from vla_tune.bench.measure import Row, Work, measure
 from vla_tune.data import build_pipeline
 from vla_tune.data.dataset import ChunksByTimestamp, Demonstrations
-from vla_tune.data.mixture import Samples
 from vla_tune.data.sources import Source
-from vla_tune.data.transformed import Transformed
+from vla_tune.data.transforms import Samples, Transformed
 from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.models.openvla.load import load_tokenizer
 from vla_tune.schema import Contract

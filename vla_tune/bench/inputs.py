@@ -5,7 +5,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from vla_tune.data.collate import Batch
-from vla_tune.models.heads.base import ActionSpace
+from vla_tune.models.heads.codes import ActionSpace
 from vla_tune.models.nf4 import quantize
 from vla_tune.models.openvla import OpenVLA, OpenVLAConfig
 from vla_tune.models.openvla.load import OPENVLA_NF4, empty_model

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from vla_tune.data.normalize import Scale
+from vla_tune.data.transforms import Scale
 from vla_tune.extents import Extents
 from vla_tune.models.capabilities import SpeaksInOrder
 from vla_tune.policy import LocalPolicy, Policy

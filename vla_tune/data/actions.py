@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
 from vla_tune.data.dataset import Demonstrations
-from vla_tune.data.normalize import Scale
 from vla_tune.data.pipeline import relative_step
+from vla_tune.data.transforms import Scale
 from vla_tune.schema import Statistics
 
 

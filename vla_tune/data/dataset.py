@@ -3,7 +3,6 @@
 What is checked on opening is in `vla_tune.data.opening`.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ from vla_tune.data.opening import opened
 from vla_tune.schema import Embodiment, Group
 
 CACHE_BYTES = 2 * 1024**3
-LOOKED_AT_BYTES = 4 * 1024**3
-_log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -182,22 +179,6 @@ class Demonstrations(Dataset[dict[str, Any]]):
         count = min(max(1, round(fraction * len(self.episodes))), len(self.episodes) - 1)
         order = np.random.default_rng(seed).permutation(self.episodes)
         return self.select(order[count:].tolist()), self.select(order[:count].tolist())
-
-    def check_headers(self) -> None:
-        """Read what every picture and video says of itself; of more than 4 GiB of data, evenly spaced episodes, and that is told.
-
-        Raises:
-            ValueError: one has another size than the embodiment says, or is no picture of colours; it is named.
-        """
-        share = min(1.0, LOOKED_AT_BYTES / sum(file.path.stat().st_size for file in self.frames.files))
-        places = np.linspace(0, len(self.episodes) - 1, max(1, round(share * len(self.episodes)))).astype(int)
-        rows = self.rows[np.isin(self.frames.episode[self.rows], np.array(self.episodes)[places])]
-        if len(places) < len(self.episodes):
-            _log.warning(
-                "%s: pictures of %d of %d episodes are looked at before training.", self.root, len(places), len(self.episodes)
-            )
-        for images in self.images.values():
-            images.source.check(rows.tolist())
 
     def check_images(self) -> None:
         """Decode every picture once.

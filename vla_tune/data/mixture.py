@@ -1,20 +1,13 @@
 """Several datasets in fixed shares: rehearsing old tasks keeps a policy from forgetting them."""
 
-from collections.abc import Sequence, Sized
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 from torch.utils.data import Dataset
 
-
-@runtime_checkable
-class Samples(Sized, Protocol):
-    """A map-style dataset."""
-
-    def __getitem__(self, index: int, /) -> dict[str, Any]:
-        """One sample."""
-        ...
+from vla_tune.data.transforms import Samples
 
 
 class Mixture(Dataset[dict[str, Any]]):

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from vla_tune.data.augmentation import AugmentImages, CropImages, Paraphrase
-from vla_tune.data.normalize import NormalizeActions, NormalizeState, Scale
 from vla_tune.data.relative import RelativeActions, relative_parts
-from vla_tune.data.transforms import Compose, SelectCameras, Transform
+from vla_tune.data.transforms import Compose, NormalizeActions, NormalizeState, Scale, SelectCameras, Transform
 from vla_tune.schema import CONTRACT_VERSION, Augmentation, Contract, Embodiment, Statistics, check_contract
 
 

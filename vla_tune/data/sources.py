@@ -11,9 +11,10 @@ from vla_tune.data.actions import NormalizedActions
 from vla_tune.data.dataset import Chunks, Demonstrations
 from vla_tune.data.fingerprint import fingerprint
 from vla_tune.data.hub import downloaded
-from vla_tune.data.mixture import Mixture, Samples
+from vla_tune.data.mixture import Mixture
 from vla_tune.data.names import check_one_robot
 from vla_tune.data.statistics import dataset_statistics
+from vla_tune.data.transforms import Samples
 from vla_tune.schema import Embodiment, Statistics, embodiment_from_record
 
 

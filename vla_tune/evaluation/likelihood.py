@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vla_tune.data.mixture import Samples
+from vla_tune.data.transforms import Samples
 from vla_tune.evaluation.open_loop import Say
 from vla_tune.models.capabilities import GivesLogProbabilities
 from vla_tune.models.forward import bucket, passes

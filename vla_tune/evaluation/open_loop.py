@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vla_tune.data.mixture import Samples
 from vla_tune.data.recorded import observation_in
+from vla_tune.data.transforms import Samples
 from vla_tune.extents import Extents
 from vla_tune.schema import Contract, Embodiment, Policy, placed
 

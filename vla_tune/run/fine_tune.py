@@ -13,8 +13,7 @@ from vla_tune.adapters import Adapter, Begun
 from vla_tune.data import build_pipeline, make_contract, training_pipeline
 from vla_tune.data.inspection import check_data
 from vla_tune.data.sources import Data
-from vla_tune.data.transformed import Transformed
-from vla_tune.data.transforms import Compose
+from vla_tune.data.transforms import Compose, Transformed
 from vla_tune.evaluation.report import read_results
 from vla_tune.models.base import Checkpoint, Wanted
 from vla_tune.models.forward import Forward

@@ -25,7 +25,7 @@ from vla_tune.check.kept import KEPT_FRAMES, Kept
 from vla_tune.data import build_pipeline, make_contract
 from vla_tune.data.memory import FramesInMemory
 from vla_tune.data.recorded import observation_in
-from vla_tune.data.transformed import Transformed
+from vla_tune.data.transforms import Transformed
 from vla_tune.models.openvla import OpenVLA
 from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.models.openvla.location import WeighedLocation

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from vla_tune.data.normalize import Scale
 from vla_tune.data.sources import Data
+from vla_tune.data.transforms import Scale
 from vla_tune.models.base import Checkpoint
 from vla_tune.models.capabilities import HasVocabulary
 from vla_tune.printing import say

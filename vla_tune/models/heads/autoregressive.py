@@ -11,8 +11,15 @@ from torch import Tensor
 
 from vla_tune.data.collate import Batch
 from vla_tune.models.base import VLA, Loss
-from vla_tune.models.heads.base import ActionSpace
-from vla_tune.models.heads.codes import Softmax, WholeVocabulary, behind_prompt, code_losses, everywhere, log_probabilities
+from vla_tune.models.heads.codes import (
+    ActionSpace,
+    Softmax,
+    WholeVocabulary,
+    behind_prompt,
+    code_losses,
+    everywhere,
+    log_probabilities,
+)
 from vla_tune.models.heads.decoding import After, Constrained, Decoder, Watched
 
 

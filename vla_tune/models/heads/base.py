@@ -1,34 +1,12 @@
 """What a head must offer, and what it is told."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
-
 from vla_tune.models.base import VLA, ActionModel
+from vla_tune.models.heads.codes import ActionSpace
 from vla_tune.schema import Contract
 from vla_tune.tokens import ActionTokenizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActionSpace:
-    """What a chunk of actions is made of, as far as a head must know."""
-
-    tokenizer: ActionTokenizer
-    horizon: int
-    """T."""
-    action_dimension: int
-    """A."""
-    stop_id: int
-    """The id that ends a sequence."""
-
-    def rows(self, device: torch.device) -> Int[Tensor, " N"]:
-        """The ids of the action codes on `device`, copied there once."""
-        return _rows(self.tokenizer, device)
 
 
 @runtime_checkable
@@ -43,12 +21,6 @@ class Head(Protocol):
     def over(self, network: VLA) -> ActionModel:
         """The model that this head and a network are together."""
         ...
-
-
-@lru_cache(maxsize=16)
-def _rows(tokenizer: ActionTokenizer, device: torch.device) -> Int[Tensor, " N"]:
-    with torch.inference_mode(False):  # it serves training too
-        return torch.as_tensor(tokenizer.allowed_ids, device=device)
 
 
 def head_of(head: Callable[..., Head], space: ActionSpace, *, decoding: str) -> Head:

@@ -1,7 +1,8 @@
-"""Codes of a chunk: from its actions, and their cross-entropy over the whole vocabulary or over the rows of the codes alone."""
+"""Actions as tokens of the language model's vocabulary: a chunk's codes, their loss, and a head that predicts all at once."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import cached_property, lru_cache
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +14,23 @@ from vla_tune.data.collate import Batch
 from vla_tune.data.transforms import Sample
 from vla_tune.models.base import VLA, Loss
 from vla_tune.tokens import IGNORED, ActionTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionSpace:
+    """What a chunk of actions is made of, as far as a head must know."""
+
+    tokenizer: ActionTokenizer
+    horizon: int
+    """T."""
+    action_dimension: int
+    """A."""
+    stop_id: int
+    """The id that ends a sequence."""
+
+    def rows(self, device: torch.device) -> Int[Tensor, " N"]:
+        """The ids of the action codes on `device`, copied there once."""
+        return _rows(self.tokenizer, device)
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,98 @@ class ActionRows:
         """Log-probabilities of `rows` among themselves."""
         logits = model.vocabulary_logits(hidden, rows)
         return F.log_softmax(logits, dim=-1), rows[logits.argmax(dim=-1)]
+
+
+@dataclass(frozen=True, eq=False)
+class ParallelTokenHead:
+    """Predicts every code of a chunk in one forward pass (OpenVLA-OFT with discrete actions, arXiv 2502.19645, §4).
+
+    loss: cross-entropy at the labelled positions, -sum_j t_j log softmax(z)_j. The target t is the label's row of
+    `tokenizer.target_distributions(deviation)`: one-hot for deviation 0, else a Gaussian over neighbouring bins, which tells the
+    model that a bin off by one is nearly right.
+
+    Raises:
+        ValueError: the tokenizer's codes have no fixed number, so there is no telling how many to predict.
+    """
+
+    decoding: ClassVar[str] = "parallel"
+    space: ActionSpace
+    deviation: float = 0.0
+    """Of the soft targets, in bins."""
+    softmax: Softmax = WholeVocabulary()
+
+    def __post_init__(self) -> None:
+        if not self.space.tokenizer.free:
+            raise ValueError("codes of varying number cannot be predicted in parallel: choose head=autoregressive, or bins.")
+        _ = self.targets  # a deviation that the tokenizer cannot have is refused now, not at the first step
+
+    def over(self, network: VLA) -> "ParallelTokenModel":
+        """The network, with its codes predicted in this way."""
+        return ParallelTokenModel(network, self)
+
+    @cached_property
+    def count(self) -> int:
+        """K: placeholders of a chunk."""
+        return self.space.tokenizer.num_codes(self.space.horizon, self.space.action_dimension)
+
+    @cached_property
+    def targets(self) -> Float[Tensor, "N N"]:
+        """Of each code: how likely every code is to be."""
+        return torch.as_tensor(self.space.tokenizer.target_distributions(self.deviation), dtype=torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class ParallelTokenModel:
+    """A network whose codes are predicted all at once (an `ActionModel`)."""
+
+    network: VLA
+    head: ParallelTokenHead
+
+    def loss(self, batch: Batch) -> Loss:
+        """Soft-target cross-entropy and token accuracy at the labelled positions."""
+        head, rows = self.head, self.head.space.rows(batch.input_ids.device)
+        return code_losses(self.network, batch, rows=rows, targets=head.targets, softmax=head.softmax)
+
+    @torch.no_grad()
+    def act(self, batch: Batch) -> Float[np.ndarray, "B T A"]:
+        """The most likely action code at each placeholder, decoded."""
+        return self.actions(self.raw(batch))
+
+    @property
+    def replayable(self) -> bool:
+        """Yes: one pass."""
+        return True
+
+    def raw(self, batch: Batch) -> Int[Tensor, "B K"]:
+        """Ids predicted at the placeholders, restricted to action codes."""
+        hidden = at_placeholders(self.network(batch), batch, count=self.head.count)
+        rows = self.head.space.rows(hidden.device)
+        return rows[self.network.vocabulary_logits(hidden.flatten(0, 1), rows).argmax(dim=-1)].unflatten(0, (len(batch), -1))
+
+    def actions(self, raw: Int[Tensor, "B K"]) -> Float[np.ndarray, "B T A"]:
+        """The chunks that the codes stand for."""
+        space = self.head.space
+        return np.stack([space.tokenizer.decode(row, action_dimension=space.action_dimension) for row in raw.cpu().numpy()])
+
+    @torch.no_grad()
+    def outside_mass(self, batch: Batch) -> Float[np.ndarray, " B"]:
+        """Probability that the model gives to other ids than action codes, mean over the placeholders of each row."""
+        hidden = at_placeholders(self.network(batch), batch, count=self.head.count).flatten(0, 1)
+        log_probabilities, _ = WholeVocabulary()(self.network, hidden, self.head.space.rows(hidden.device))
+        inside = log_probabilities.logsumexp(dim=-1).exp().unflatten(0, (len(batch), -1))
+        return (1 - inside.mean(dim=-1)).clamp(min=0).cpu().numpy()
+
+    def log_probabilities(self, batch: Batch) -> Float[Tensor, " B"]:
+        """Of each row's labels together, in nats."""
+        return log_probabilities(self.network, batch, rows=self.head.space.rows(batch.input_ids.device), softmax=self.head.softmax)
+
+    def reaction(self, batch: Batch) -> Float[Tensor, "B V"]:
+        """Logits behind the prompt."""
+        return behind_prompt(self.network, batch)
+
+    def answer(self, batch: Batch) -> Float[Tensor, "places V"]:
+        """Logits at every position of every row."""
+        return everywhere(self.network, batch)
 
 
 def before(positions: Bool[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
@@ -136,3 +246,9 @@ def cross_entropy(
     order = rows.argsort()
     found = order[torch.searchsorted(rows[order], labels)]
     return -(targets[found] * log_probabilities).sum(dim=-1)
+
+
+@lru_cache(maxsize=16)
+def _rows(tokenizer: ActionTokenizer, device: torch.device) -> Int[Tensor, " N"]:
+    with torch.inference_mode(False):  # it serves training too
+        return torch.as_tensor(tokenizer.allowed_ids, device=device)

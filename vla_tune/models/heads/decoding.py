@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vla_tune.data.collate import Batch
 from vla_tune.models.base import VLA
-from vla_tune.models.heads.base import ActionSpace
+from vla_tune.models.heads.codes import ActionSpace
 from vla_tune.tokens import ActionTokenizer
 
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from vla_tune.data.collate import Batch
 from vla_tune.models.base import VLA, Loss, RegressionVLA
-from vla_tune.models.heads.base import ActionSpace
-from vla_tune.models.heads.codes import at_placeholders, behind_prompt, rows_of
+from vla_tune.models.heads.codes import ActionSpace, at_placeholders, behind_prompt, rows_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_tune.data.normalize import Scale
+from vla_tune.data.transforms import Scale
 from vla_tune.models.files import CONFIG_FILE, read_record
 from vla_tune.schema import ColumnStatistics, Normalization, Statistics, statistics_from_record, to_record
 
