@@ -169,3 +169,4 @@ def test_an_observation_is_short_of_turns(way: Way):
     print(f"\n{way}")
     assert {"control/loop.py", "control/safety.py", "serving/connection.py", "policy/local.py"} <= set(way.files), str(way)
     assert len(way.own) <= 10, str(way)
+    assert len(way.files) <= 20, str(way)
