@@ -100,21 +100,25 @@ class Transformed:
 
 @dataclass(frozen=True)
 class SelectCameras:
-    """Dataset keys -> the roles that the model knows, at exactly the sizes of the contract."""
+    """The pictures of the contract's cameras, by role, at exactly their sizes.
+
+    Roles are the names of cameras from a sample's source on: a dataset, a robot or an environment has translated its own.
+    """
 
     cameras: tuple[Camera, ...]
 
     def __call__(self, sample: Sample) -> Sample:
-        """Adds `images`: role -> uint8 [H W 3]; the keys themselves are dropped.
+        """`images` without those of other cameras.
 
         Raises:
             ValueError: a camera is missing, or its image has another size or type.
         """
-        if missing := [camera for camera in self.cameras if camera.key not in sample]:
-            wanted = ", ".join(f"{camera.role} <- {camera.key}" for camera in missing)
-            raise ValueError(f"the sample has no image for {wanted}; it has {sorted(sample)}. Rename the camera on one side.")
-        images = {camera.role: _checked(sample[camera.key], camera) for camera in self.cameras}
-        return _without(sample, *(camera.key for camera in self.cameras)) | {"images": images}
+        shown = sample["images"]
+        if missing := [camera.role for camera in self.cameras if camera.role not in shown]:
+            raise ValueError(
+                f"the sample has no image for {', '.join(missing)}; it has {sorted(shown)}. Rename the camera on one side."
+            )
+        return sample | {"images": {camera.role: _checked(shown[camera.role], camera) for camera in self.cameras}}
 
 
 @dataclass(frozen=True)
@@ -219,7 +223,3 @@ def _checked(image: Any, camera: Camera) -> UInt8[np.ndarray, "H W 3"]:
             "resize at the source, or write the true size in the embodiment."
         )
     return image
-
-
-def _without(sample: Sample, *keys: str) -> Sample:
-    return {key: value for key, value in sample.items() if key not in keys}

@@ -119,7 +119,7 @@ class LocalPolicy:
 
 
 def to_sample(observation: Observation, embodiment: Embodiment) -> dict[str, Any]:
-    """The raw sample of the pipeline, under the dataset's names.
+    """The raw sample of the pipeline.
 
     Raises:
         ValueError: a camera is missing or too many, or the state holds NaN or infinity. (Sizes and types are checked where the
@@ -133,8 +133,8 @@ def to_sample(observation: Observation, embodiment: Embodiment) -> dict[str, Any
         )
     if not np.isfinite(observation.state).all():
         raise ValueError(f"the state holds NaN or infinity: {observation.state.tolist()}. Check the sensor.")
-    images = {camera.key: observation.images[camera.role] for camera in embodiment.cameras}
-    return images | {embodiment.state_key: observation.state.astype(np.float32), "instruction": observation.instruction}
+    state = observation.state.astype(np.float32)
+    return {"images": observation.images, embodiment.state_key: state, "instruction": observation.instruction}
 
 
 def finite(actions: Float[np.ndarray, "*N T A"]) -> Float[np.ndarray, "*N T A"]:
