@@ -12,14 +12,13 @@ from vla_tune.data.pipeline import ModelInputs
 from vla_tune.data.recorded import observation_in
 from vla_tune.policy import LocalPolicy
 from vla_tune.run.objects import load_policy
-from vla_tune.run.serve import alone
 from vla_tune.schema import Contract
 from vla_tune.serving.background import serving_in_background
 from vla_tune.serving.client import RemotePolicy
 from vla_tune.serving.metrics import Metrics
 from vla_tune.serving.security import Loopback
 from vla_tune.serving.server import PolicyServer
-from vla_tune.serving.worker import Worker
+from vla_tune.serving.worker import Worker, alone
 
 CARD_FILE, PARITY_FILE = "README.md", "parity.json"
 _ALLOWED = 1e-4
