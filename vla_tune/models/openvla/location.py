@@ -32,12 +32,16 @@ class PrependLocation:
         if "codes" not in sample or not self.num_codes:
             return sample
         known = "location" in sample
-        codes = self._tokenizer.encode(sample["location"][None] if known else np.zeros((1, self.num_codes)))
+        codes = self._tokenizer.encode(sample["location"][None]) if known else self._nowhere
         assert len(codes) == self.num_codes, f"a location of {len(codes)} numbers for {self.num_codes} codes"
         return sample | {
             "codes": np.concatenate([codes, sample["codes"]]),
             "code_mask": np.concatenate([np.full(self.num_codes, known), sample["code_mask"]]),
         }
+
+    @cached_property
+    def _nowhere(self) -> Int[np.ndarray, " K"]:
+        return self._tokenizer.encode(np.zeros((1, self.num_codes)))
 
     @cached_property
     def _tokenizer(self) -> BinTokenizer:
