@@ -17,8 +17,10 @@ def test_cameras_are_selected_and_checked():
     sample = SelectCameras(cameras)({"images": {"front": image, "wrist": image}, "instruction": "x"})
     assert sample["images"] == {"front": image}
     assert sample["images"]["front"] is image
-    with pytest.raises(ValueError, match=r"no image for front; it has \['wrist'\]"):
+    with pytest.raises(ValueError, match=r"no image for front; its `images` are \['wrist'\]"):
         SelectCameras(cameras)({"images": {"wrist": image}})
+    with pytest.raises(ValueError, match=r"no image for front; its `images` are \[\]"):
+        SelectCameras(cameras)({"observation.images.front": image})
     with pytest.raises(ValueError, match=r"gives uint8 \(6, 4, 3\), the contract says uint8 \(4, 6, 3\)"):
         SelectCameras(cameras)({"images": {"front": image.transpose(1, 0, 2)}})
     with pytest.raises(ValueError, match=r"gives float32 \(4, 6, 3\)"):

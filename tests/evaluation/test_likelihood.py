@@ -18,7 +18,7 @@ def samples():
     draw = np.random.default_rng(0)
     return [
         {
-            "observation.images.front": draw.integers(0, 256, (64, 64, 3), dtype=np.uint8),
+            "images": {"front": draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)},
             "observation.state": np.zeros(4, np.float32),
             "instruction": SENTENCES[place % 3],
             "index": np.array([0, place]),

@@ -113,10 +113,11 @@ class SelectCameras:
         Raises:
             ValueError: a camera is missing, or its image has another size or type.
         """
-        shown = sample["images"]
+        shown = sample.get("images", {})
         if missing := [camera.role for camera in self.cameras if camera.role not in shown]:
             raise ValueError(
-                f"the sample has no image for {', '.join(missing)}; it has {sorted(shown)}. Rename the camera on one side."
+                f"the sample has no image for {', '.join(missing)}; its `images` are {sorted(shown)}. Rename the camera on one "
+                "side."
             )
         return sample | {"images": {camera.role: _checked(shown[camera.role], camera) for camera in self.cameras}}
 
