@@ -111,7 +111,7 @@ def test_the_loss_is_the_mean_over_all_labels(policy, contract):
     noise = np.random.default_rng(1)
     frames = [
         {
-            "images": {"front": noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)},
+            "observation.images.front": noise.integers(0, 256, (64, 64, 3), dtype=np.uint8),
             "observation.state": noise.uniform(0, 0.1, 4).astype(np.float32),
             "instruction": "lift the red block",
             "index": np.array([0, row]),

@@ -157,21 +157,21 @@ def frame(contract: Contract) -> dict:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     camera, body = contract.embodiment.cameras[0], contract.embodiment
     actions = {body.action_key: np.zeros((4, 4), np.float32), "action_mask": np.ones((4, 4), bool), "index": np.array([0, 0])}
-    return {"images": {camera.role: image}, body.state_key: np.zeros(4, np.float32), "instruction": "lift the red block", **actions}
+    return {camera.key: image, body.state_key: np.zeros(4, np.float32), "instruction": "lift the red block", **actions}
 
 
 def test_training_changes_samples_and_acting_sees_the_centre(tiny_contract: Contract, tiny_tokenizer):
     contract, raw = replace(tiny_contract, augmentation=OPENVLA), frame(tiny_contract)
-    image = raw["images"]["front"]
+    image = raw[contract.embodiment.cameras[0].key]
     plain, acting, training = (
         build_pipeline(tiny_contract, OpenVLAInputs.of(tiny_contract, tiny_tokenizer)),
         build_pipeline(contract, OpenVLAInputs.of(contract, tiny_tokenizer)),
         training_pipeline(contract, OpenVLAInputs.of(contract, tiny_tokenizer)),
     )
-    centre = plain({**raw, "images": {"front": crop_resized(image, centre_box(0.9), 64, 64)}})
+    centre = plain({**raw, contract.embodiment.cameras[0].key: crop_resized(image, centre_box(0.9), 64, 64)})
     assert np.array_equal(acting(raw)["pixel_values"], centre["pixel_values"])
     seen = Transformed([raw], training).drawn(0, draw=(0, 7))
-    wanted = plain({**raw, "images": {"front": changed(image, 0, 7)}})
+    wanted = plain({**raw, contract.embodiment.cameras[0].key: changed(image, 0, 7)})
     assert np.array_equal(seen["pixel_values"], wanted["pixel_values"])
     unchanged = Transformed([raw], training_pipeline(tiny_contract, OpenVLAInputs.of(tiny_contract, tiny_tokenizer))).drawn(
         0, draw=(0, 7)

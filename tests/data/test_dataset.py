@@ -49,7 +49,7 @@ def test_a_sample_is_what_was_recorded(image_folder: Path, body: Embodiment, rec
     rows = [(episode, frame) for episode, frames in enumerate(recorded) for frame in range(len(frames))]
     for sample, (episode, frame) in zip((dataset[index] for index in range(len(dataset))), rows, strict=True):
         source = recorded[episode][frame]
-        assert np.array_equal(sample["images"]["front"], source[KEY])
+        assert np.array_equal(sample[KEY], source[KEY])
         assert np.array_equal(sample["observation.state"], source["observation.state"])
         assert sample["instruction"] == source["task"]
         assert sample["index"].tolist() == [episode, frame]
@@ -84,17 +84,17 @@ def test_lerobot_reads_the_same(image_folder: Path, body: Embodiment):
         counted = ~item["action_is_pad"].numpy()
         assert np.array_equal(sample["actions"][counted], item["action"].numpy()[counted])
         assert np.array_equal(sample["action_mask"][:, 0], counted)
-        assert np.array_equal(sample["images"]["front"], np.round(item[KEY].numpy().transpose(1, 2, 0) * 255).astype(np.uint8))
+        assert np.array_equal(sample[KEY], np.round(item[KEY].numpy().transpose(1, 2, 0) * 255).astype(np.uint8))
         assert sample["instruction"] == item["task"]
 
 
 def test_videos_give_nearly_the_pictures_that_were_recorded(image_folder: Path, video_folder: Path, body: Embodiment):
     pictures, videos = opened(image_folder, body), opened(video_folder, body)
     for index in range(len(pictures)):
-        difference = np.abs(pictures[index]["images"]["front"].astype(int) - videos[index]["images"]["front"])
+        difference = np.abs(pictures[index][KEY].astype(int) - videos[index][KEY])
         assert difference.mean() < 4  # neighbouring frames differ by 10 in one of three channels
         assert np.array_equal(pictures[index]["actions"], videos[index]["actions"])
-    assert np.abs(videos[0]["images"]["front"][..., 2].astype(int) - videos[1]["images"]["front"][..., 2]).mean() > 5
+    assert np.abs(videos[0][KEY][..., 2].astype(int) - videos[1][KEY][..., 2]).mean() > 5
 
 
 @pytest.mark.parametrize("capacity", [0, 3 * 64 * 64 * 3, 10**9])
@@ -105,7 +105,7 @@ def test_the_cache_never_changes_a_picture_and_keeps_to_its_size(
     root = request.getfixturevalue(folder)
     whole, small = opened(root, body), opened(root, body, cache_bytes=capacity)
     for index in [*range(len(whole)), *reversed(range(len(whole)))]:
-        assert np.array_equal(whole[index]["images"]["front"], small[index]["images"]["front"])
+        assert np.array_equal(whole[index][KEY], small[index][KEY])
     kept = small.images[KEY]._kept
     assert sum(picture.nbytes for picture in kept.values()) <= capacity
     assert len(kept) == min(len(whole), capacity // (64 * 64 * 3))
@@ -114,14 +114,14 @@ def test_the_cache_never_changes_a_picture_and_keeps_to_its_size(
 def test_pictures_in_the_cache_cannot_be_overwritten(image_folder: Path, body: Embodiment):
     dataset = opened(image_folder, body)
     with pytest.raises(ValueError, match="read-only"):
-        dataset[0]["images"]["front"][:] = 0
+        dataset[0][KEY][:] = 0
 
 
 def test_a_dataset_travels_to_a_worker(image_folder: Path, body: Embodiment):
     dataset = opened(image_folder, body)
     before = dataset[3]
     copy = pickle.loads(pickle.dumps(dataset))
-    assert np.array_equal(copy[3]["images"]["front"], before["images"]["front"])
+    assert np.array_equal(copy[3][KEY], before[KEY])
 
 
 def test_selected_episodes(image_folder: Path, body: Embodiment, recorded: list[list[dict]]):
@@ -129,7 +129,7 @@ def test_selected_episodes(image_folder: Path, body: Embodiment, recorded: list[
     assert dataset.episodes == (1, 3)
     assert len(dataset) == len(recorded[1]) + len(recorded[3])
     assert {int(dataset[index]["index"][0]) for index in range(len(dataset))} == {1, 3}
-    assert np.array_equal(dataset[len(recorded[1])]["images"]["front"], recorded[3][0][KEY])
+    assert np.array_equal(dataset[len(recorded[1])][KEY], recorded[3][0][KEY])
     assert dataset.first_frames.tolist() == [0, len(recorded[1])]
 
 

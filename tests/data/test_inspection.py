@@ -132,7 +132,7 @@ def test_pictures_of_16_bits_keep_their_range_and_are_told_of(
     with caplog.at_level(logging.WARNING):
         check(root)
     assert "episode 3, frame 2, and 0 more, is a 16 bit picture" in caplog.text
-    shown = Demonstrations(root, embodiment=body, chunks=ChunksByTimestamp(4))[13]["images"]["front"]
+    shown = Demonstrations(root, embodiment=body, chunks=ChunksByTimestamp(4))[13][KEY]
     assert np.array_equal(shown, np.repeat(np.round(values / 257.0).astype(np.uint8)[..., None], 3, axis=2))
     assert len(np.unique(shown)) == 256
 

@@ -25,7 +25,7 @@ def demonstrations(image_folder: Path, body: Embodiment) -> Demonstrations:
 
 def raw(sample: dict, body: Embodiment) -> dict:
     """What the robot gives: no actions, no mask, no index."""
-    return {key: sample[key] for key in ("images", body.state_key, "instruction")}
+    return {key: sample[key] for key in (body.cameras[0].key, body.state_key, "instruction")}
 
 
 def test_the_robot_gets_what_was_trained(demonstrations: Demonstrations, tiny_contract: Contract, tiny_tokenizer):
@@ -71,7 +71,7 @@ def test_relative_actions_come_back_with_the_state(tiny_contract: Contract, tiny
     rng = np.random.default_rng(seed)
     state = rng.uniform(-0.1, 0.1, 4).astype(np.float32)
     actions = np.concatenate([state[:3] + rng.uniform(-0.029, 0.029, (4, 3)), rng.uniform(0, 1, (4, 1))], axis=1).astype(np.float32)
-    observation = {"images": {"front": np.zeros((64, 64, 3), np.uint8)}, body.state_key: state, "instruction": "lift the red block"}
+    observation = {body.cameras[0].key: np.zeros((64, 64, 3), np.uint8), body.state_key: state, "instruction": "lift the red block"}
     processed = pipeline(observation | {"actions": actions, "action_mask": np.ones((4, 4), bool)})
     assert np.allclose(processed["actions"][:, :3], (actions[:, :3] - state[:3]) / 0.03, atol=1e-4)
     predicted = processed["actions"].astype(np.float64)

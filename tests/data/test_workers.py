@@ -22,10 +22,10 @@ def test_workers_of_a_parent_that_has_decoded_read_the_same(folder: str, body: E
     """Forked, the worst case: they inherit what their parent has open."""
     root = request.getfixturevalue(folder)
     data = Demonstrations(root, embodiment=body, chunks=ChunksByTimestamp(2), cache_bytes=0)
-    alone = [data[index]["images"]["front"] for index in range(len(data))]
+    alone = [data[index][KEY] for index in range(len(data))]
     loader = DataLoader(data, batch_size=None, num_workers=2, multiprocessing_context="fork", collate_fn=dict)
     for sample, picture in zip(loader, alone, strict=True):
-        assert np.array_equal(sample["images"]["front"], picture)
+        assert np.array_equal(sample[KEY], picture)
 
 
 def test_open_decoders_are_those_of_the_process():
@@ -52,4 +52,4 @@ def test_what_is_sent_to_a_worker_has_no_pictures(folder: str, body: Embodiment,
         data[index]
     sent = pickle.dumps(data)
     assert len(sent) == before
-    assert np.array_equal(pickle.loads(sent)[5]["images"]["front"], data[5]["images"]["front"])
+    assert np.array_equal(pickle.loads(sent)[5][KEY], data[5][KEY])

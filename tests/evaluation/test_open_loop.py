@@ -30,7 +30,7 @@ def samples():
     """Five frames; the last two run past their episode's end by one and two steps."""
     return [
         {
-            "images": {"front": np.zeros((64, 64, 3), np.uint8)},
+            "observation.images.front": np.zeros((64, 64, 3), np.uint8),
             "observation.state": np.zeros(4, np.float32),
             "instruction": SENTENCES[place % 2],
             "actions": np.tile(np.array([[0.01, 0.02, 0.03, 1.0]], np.float32), (3, 1)) * (1 + np.arange(3))[:, None],

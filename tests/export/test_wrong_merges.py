@@ -60,7 +60,7 @@ def frames(groups: tuple[Group, ...], count: int, seed: int) -> list[dict]:
         chunk = np.tile(action, (4, 1)) + 0.03 * noise.normal(size=(4, width)) * ~grippers
         found.append(
             {
-                "images": {"front": image},
+                "observation.images.front": image,
                 "observation.state": noise.normal(size=width).astype(np.float32),
                 "instruction": "lift the red block",
                 "index": np.array([row, 0]),

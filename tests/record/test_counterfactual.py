@@ -93,7 +93,7 @@ def test_a_recording_holds_the_frames(tiny_contract: Contract, tmp_path: Path):
     for sample, frame in zip((dataset[index] for index in range(len(dataset))), frames(len(dataset)), strict=True):
         assert np.array_equal(sample["actions"], frame["action_chunk"])
         assert np.array_equal(sample["observation.state"], frame["state"])
-        assert np.array_equal(sample["images"]["front"], frame["images"]["front"])
+        assert np.array_equal(sample[body.cameras[0].key], frame["images"]["front"])
         assert sample["instruction"] == frame["instruction"]
     assert record_counterfactual(folder, world=TabletopWorld(), **arguments) == folder
     with pytest.raises(ValueError, match="seed: 0 there, 1 asked for"):

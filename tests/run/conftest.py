@@ -26,7 +26,7 @@ def frames() -> list[dict[str, Any]]:
     noise = np.random.default_rng(0)
     return [
         {
-            "images": {"front": noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)},
+            "observation.images.front": noise.integers(0, 256, (64, 64, 3), dtype=np.uint8),
             "observation.state": noise.uniform(0, 0.1, 4).astype(np.float32),
             "instruction": "lift the red block",
             "index": np.array([0, row]),

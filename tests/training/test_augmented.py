@@ -29,7 +29,7 @@ def samples(tiny_contract: Contract, tiny_tokenizer) -> Transformed:
     rng, body = np.random.default_rng(0), tiny_contract.embodiment
     raw = [
         {
-            "images": {"front": rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)},
+            body.cameras[0].key: rng.integers(0, 256, (64, 64, 3), dtype=np.uint8),
             body.state_key: np.zeros(4, np.float32),
             "instruction": "lift the red block",
             "actions": np.zeros((4, 4), np.float32),

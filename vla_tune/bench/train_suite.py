@@ -82,10 +82,8 @@ def random_samples(contract: Contract, instructions: Sequence[str], *, count: in
     state, action = contract.statistics.state, contract.statistics.action
     shape = (contract.horizon, body.action_dimension)
     return [
-        {
-            "images": {
-                camera.role: rng.integers(0, 256, (camera.height, camera.width, 3), dtype=np.uint8) for camera in body.cameras
-            },
+        {camera.key: rng.integers(0, 256, (camera.height, camera.width, 3), dtype=np.uint8) for camera in body.cameras}
+        | {
             body.state_key: rng.uniform(state.q01, state.q99).astype(np.float32),
             "actions": rng.uniform(action.q01, action.q99, shape).astype(np.float32),
             "action_mask": np.ones(shape, dtype=bool),

@@ -75,7 +75,7 @@ class ChunksByTimestamp:
 class Demonstrations(Dataset[dict[str, Any]]):
     """A map-style dataset of raw samples, in robot units, from a local folder; the network is never asked.
 
-    A sample is {"images": role -> uint8 [H W 3] (read-only), state key: float32 [S], "actions": float32 [T A], "action_mask": bool
+    A sample is {camera key: uint8 [H W 3] (read-only), state key: float32 [S], "actions": float32 [T A], "action_mask": bool
     [T A] (False beyond the episode's end), "instruction": str, "index": int64 [2] = (episode, frame)}. Numbers are in memory;
     pictures are decoded on first use and kept while there is room.
 
@@ -131,8 +131,8 @@ class Demonstrations(Dataset[dict[str, Any]]):
         """
         row, frames, body = int(self.rows[index]), self.frames, self.embodiment
         actions, mask = self.chunk(row)
-        return {
-            "images": {camera.role: self.images[camera.key][row] for camera in body.cameras},
+        images = {key: source[row] for key, source in self.images.items()}
+        return images | {
             body.state_key: frames.state[row],
             "actions": actions,
             "action_mask": mask,

@@ -67,8 +67,7 @@ class FramesInMemory:
     def __getitem__(self, row: int) -> dict[str, Any]:
         """One raw sample, with its `location`."""
         body = self.embodiment
-        return {
-            "images": {camera.role: self.images[camera.key][row] for camera in body.cameras},
+        return {key: images[row] for key, images in self.images.items()} | {
             body.state_key: self.states[row],
             "actions": self.actions[row],
             "action_mask": np.ones(self.actions[row].shape, dtype=bool),

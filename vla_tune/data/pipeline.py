@@ -45,10 +45,11 @@ class Cropping(ModelInputs, Protocol):
 def build_pipeline(contract: Contract, inputs: ModelInputs) -> Compose:
     """The pipeline that the contract describes: what acts, is measured or is compared, sees samples as they are.
 
-    It takes the raw sample dict {"images": role -> uint8 [H W 3], state key: float32 [S], "instruction": str} and, in training,
-    "actions" float32 [T A] in robot units and "action_mask" bool [T A]; without actions the steps on them do nothing. First come
-    the robot's steps, then the model's. It gives what `collate` reads: `state` [S] and, in training, normalised `actions`, and
-    what the model's own steps add; `Compose.inverse` leads back to robot units.
+    It takes the raw sample dict {camera key: uint8 [H W 3], state key: float32 [S], "instruction": str} of a data set, or with
+    "images" by role in place of the keys, as an observation has them, and, in training, "actions" float32 [T A] in robot units
+    and "action_mask" bool [T A]; without actions the steps on them do nothing. First come the robot's steps, then the model's. It
+    gives what `collate` reads: `state` [S] and, in training, normalised `actions`, and what the model's own steps add;
+    `Compose.inverse` leads back to robot units.
 
     Raises:
         ValueError: relative actions have no state to be relative to.

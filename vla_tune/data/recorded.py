@@ -8,4 +8,5 @@ from vla_tune.schema import Embodiment, Observation
 
 def observation_in(frame: Mapping[str, Any], body: Embodiment) -> Observation:
     """A recorded frame, as a robot would see it."""
-    return Observation(images=frame["images"], state=frame[body.state_key], instruction=frame["instruction"])
+    images = {camera.role: frame[camera.key] for camera in body.cameras}
+    return Observation(images=images, state=frame[body.state_key], instruction=frame["instruction"])

@@ -102,24 +102,28 @@ class Transformed:
 class SelectCameras:
     """The pictures of the contract's cameras, by role, at exactly their sizes.
 
-    Roles are the names of cameras from a sample's source on: a dataset, a robot or an environment has translated its own.
+    This is where a data set's keys become roles; a robot and an environment have translated their own names, so that an
+    observation's `images` are by role already.
     """
 
     cameras: tuple[Camera, ...]
 
     def __call__(self, sample: Sample) -> Sample:
-        """`images` without those of other cameras.
+        """Adds `images`: role -> uint8 [H W 3]; a data set's keys are dropped.
 
         Raises:
             ValueError: a camera is missing, or its image has another size or type.
         """
-        shown = sample.get("images", {})
-        if missing := [camera.role for camera in self.cameras if camera.role not in shown]:
+        given = sample.get("images")
+        shown = sample if given is None else given
+        names = {camera.role: camera.key if given is None else camera.role for camera in self.cameras}
+        if missing := [f"{role} <- {name}" for role, name in names.items() if name not in shown]:
             raise ValueError(
-                f"the sample has no image for {', '.join(missing)}; its `images` are {sorted(shown)}. Rename the camera on one "
-                "side."
+                f"the sample has no image for {', '.join(missing)}; it has {sorted(shown)}. Rename the camera on one side."
             )
-        return sample | {"images": {camera.role: _checked(shown[camera.role], camera) for camera in self.cameras}}
+        images = {camera.role: _checked(shown[names[camera.role]], camera) for camera in self.cameras}
+        dropped = () if given is not None else names.values()
+        return {key: value for key, value in sample.items() if key not in dropped} | {"images": images}
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,7 @@ def probes(
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """A processed sample, one with other images, and one with another instruction."""
     noise = np.random.default_rng(0)
-    dark, bright = (
-        {"images": {camera.role: _image(noise, camera.height, camera.width, low) for camera in body.cameras}} for low in (0, 128)
-    )
+    dark, bright = ({camera.key: _image(noise, camera.height, camera.width, low) for camera in body.cameras} for low in (0, 128))
     state = {body.state_key: np.zeros(body.state_dimension, np.float32)}
     plain = pipeline(state | dark | {"instruction": _INSTRUCTION})
     return plain, pipeline(state | bright | {"instruction": _INSTRUCTION}), pipeline(state | dark | {"instruction": _OTHER})

@@ -119,7 +119,7 @@ class LocalPolicy:
 
 
 def to_sample(observation: Observation, embodiment: Embodiment) -> dict[str, Any]:
-    """The raw sample of the pipeline.
+    """The raw sample of the pipeline, its pictures by role.
 
     Raises:
         ValueError: a camera is missing or too many, or the state holds NaN or infinity. (Sizes and types are checked where the

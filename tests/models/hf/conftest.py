@@ -331,7 +331,7 @@ def raw_samples(contract: Contract, sentences: Sequence[str] = SENTENCES, *, see
     noise = np.random.default_rng(seed)
     body, column = contract.embodiment, contract.statistics.action
     return [
-        {"images": {camera.role: noise.integers(0, 256, (64, 64, 3), dtype=np.uint8) for camera in body.cameras}}
+        {camera.key: noise.integers(0, 256, (64, 64, 3), dtype=np.uint8) for camera in body.cameras}
         | {body.state_key: noise.uniform(0, 0.1, 4).astype(np.float32), "instruction": sentence, "index": np.array([row, 0])}
         | {"actions": noise.uniform(column.q01, column.q99, (contract.horizon, 4)).astype(np.float32)}
         | {"action_mask": np.ones((contract.horizon, 4), bool)}

@@ -69,17 +69,18 @@ def test_an_observation_is_read_as_training_was(checkpoint, contract, samples):
 def test_training_may_change_pictures_and_a_robot_sees_their_middle(checkpoint, contract, samples):
     rule = Augmentation(crop_area=0.8, brightness=0.2, contrast=(1.0, 1.0), saturation=(1.0, 1.0), hue=0.0, paraphrases={})
     augmented, frame = replace(contract, augmentation=rule), samples(contract)[0]
+    cameras = contract.embodiment.cameras
 
     def shown(contract: Contract, changed: dict) -> dict[str, np.ndarray]:
         return build_pipeline(contract, checkpoint.interface(contract))(frame | changed)["vision_inputs"]
 
-    middle = {"images": CropImages(0.8)(frame)["images"]}
+    middle = {camera.key: CropImages(0.8)({"images": {"": frame[camera.key]}})["images"][""] for camera in cameras}
     for name, value in shown(augmented, {}).items():
         assert np.array_equal(value, shown(contract, middle)[name])
     seen = training_pipeline(augmented, checkpoint.interface(augmented))(frame | {"draw": (0, 1)})
-    drawn = AugmentImages(rule)(frame | {"draw": (0, 1)})["images"]
+    drawn = AugmentImages(rule)({"images": {camera.role: frame[camera.key] for camera in cameras}, "draw": (0, 1)})["images"]
     for name, value in seen["vision_inputs"].items():
-        assert np.array_equal(value, shown(contract, {"images": drawn})[name])
+        assert np.array_equal(value, shown(contract, {camera.key: drawn[camera.role] for camera in cameras})[name])
     assert not all(np.array_equal(value, shown(contract, {})[name]) for name, value in seen["vision_inputs"].items())
 
 
@@ -115,8 +116,8 @@ def test_what_is_said_about_each_id_is_compared(checkpoint, contract, samples, p
 
 def test_the_order_of_the_cameras_matters(checkpoint, contract, samples):
     pipeline, raw = build_pipeline(contract, checkpoint.interface(contract)), samples(contract)[0]
-    front, wrist = (raw["images"][camera.role] for camera in contract.embodiment.cameras)
-    swapped = pipeline(raw | {"images": {"front": wrist, "wrist": front}})
+    front, wrist = (camera.key for camera in contract.embodiment.cameras)
+    swapped = pipeline(raw | {front: raw[wrist], wrist: raw[front]})
     pixels = [sample["vision_inputs"]["pixel_values"].reshape(2, -1) for sample in (pipeline(raw), swapped)]
     assert np.array_equal(pixels[0], pixels[1][::-1])
     assert not np.array_equal(pixels[0], pixels[1])
