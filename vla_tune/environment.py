@@ -59,11 +59,11 @@ def told(info: Mapping[str, Any]) -> bool | None:
         ValueError: it is told under another name, or as something else.
     """
     if SUCCESS not in info:
-        alike = sorted(str(name) for name, value in info.items() if SUCCESS in str(name).lower() and _as_bool(value) is not None)
+        alike = sorted(str(name) for name, value in info.items() if SUCCESS in str(name).lower() and said_bool(value) is not None)
         if alike:
             raise ValueError(f"the environment tells info[{alike[0]!r}], not info['success']: wrap it so that it has this name.")
         return None
-    if (value := _as_bool(info[SUCCESS])) is None:
+    if (value := said_bool(info[SUCCESS])) is None:
         raise ValueError(f"the environment tells info['success']={info[SUCCESS]!r}: tell True or False.")
     return value
 
@@ -87,7 +87,7 @@ def observation_in(shown: Any, embodiment: Embodiment) -> Observation:
         raise ValueError(f"the environment shows images as {type(images).__name__}, not as a dictionary: {_wanted()}.")
     names = names_of_pictures(list(images), embodiment)
     for name in names.values():
-        _check_picture(name, np.asarray(images[name]))
+        check_picture(name, np.asarray(images[name]))
     if state.shape != (embodiment.state_dimension,):
         raise ValueError(
             f"the environment shows a state of shape {list(state.shape)}, {embodiment.name!r} has {embodiment.state_dimension} "
@@ -140,14 +140,16 @@ def _shortest(camera: Camera, ends: Mapping[str, Sequence[str]]) -> str:
     return next((name for name in reversed(ends[camera.role]) if name not in others), camera.role)
 
 
-def _check_picture(name: str, picture: np.ndarray) -> None:
+def check_picture(name: str, picture: np.ndarray) -> None:
+    """Refuse what is no picture: uint8 [H W 3]."""
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(
             f"the environment's picture {name!r} is {picture.dtype} {list(picture.shape)}: show uint8 [H W 3], as in the data."
         )
 
 
-def _as_bool(value: Any) -> bool | None:
+def said_bool(value: Any) -> bool | None:
+    """A truth value in any form: a bool, 0 or 1, or an array of one of them; None for anything else."""
     array = np.asarray(value)
     return bool(array.item()) if array.size == 1 and array.dtype.kind in "biuf" and array.item() in (0, 1) else None
 

@@ -5,6 +5,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import is_dataclass
 from functools import cache, partial
 from hashlib import sha256
 from importlib import metadata
@@ -17,7 +18,10 @@ import gymnasium
 import vla_tune
 from vla_tune.evaluation.environments import MakeEnv
 
-_OURS = ("schema", "tokens", "data", "models", "heads", "adapters", "policy", "execution", "environment.py", "evaluation")
+_OURS = (
+    *("schema", "tokens", "data", "models", "heads", "adapters", "policy", "execution", "environment.py", "translation"),
+    "evaluation",
+)
 """Where, in this package, it is decided what a policy does in an environment."""
 _ALWAYS = ("gymnasium", "numpy", "torch", "transformers")
 _BESIDE = (".xml", ".mjcf", ".urdf", ".json", ".yaml", ".yml", ".toml")
@@ -32,7 +36,7 @@ def code_of(make_env: MakeEnv) -> dict[str, Any]:
     """
     env = make_env()
     try:
-        names = {type(layer).__module__ for layer in _layers(env)} | {_maker(make_env).__module__}
+        names = {type(layer).__module__ for layer in _layers(env)} | set(_modules(make_env))
     finally:
         env.close()
     own, installed = _reached(names)
@@ -50,10 +54,23 @@ def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
         env = inner
 
 
-def _maker(make_env: Any) -> Any:
-    while isinstance(make_env, partial):
-        make_env = make_env.func
-    return make_env if hasattr(make_env, "__module__") else type(make_env)
+def _modules(made: Any) -> Iterator[str]:
+    """Of a maker, and of the objects and functions that it was given."""
+    children = ()
+    if isinstance(made, partial):
+        yield from _modules(made.func)
+        children = (*made.args, *made.keywords.values())
+    elif isinstance(made, Mapping):
+        children = made.values()
+    elif isinstance(made, list | tuple):
+        children = made
+    elif is_dataclass(made) and not isinstance(made, type):
+        yield type(made).__module__
+        children = vars(made).values()
+    elif callable(made):
+        yield getattr(made, "__module__", None) or type(made).__module__
+    for child in children:
+        yield from _modules(child)
 
 
 def _reached(names: set[str]) -> tuple[dict[str, ModuleType], set[str]]:

@@ -110,8 +110,9 @@ def success_of(infos: Mapping[str, Any], row: int) -> bool | None:
 
 
 def check_fit(envs: VectorEnv, embodiment: Embodiment) -> None:
-    """Refuse an environment whose actions are not the embodiment's."""
+    """Refuse an environment whose actions, or whose rate, are not the embodiment's."""
     check_actions(envs.single_action_space.shape, embodiment)
+    check_rate(envs.metadata, embodiment)
 
 
 def check_actions(shape: tuple[int, ...] | None, embodiment: Embodiment) -> None:

@@ -26,11 +26,22 @@ from vla_tune.models.precision import stored_format
 from vla_tune.run.folder import CONFIG_FILE, asset_named, read_config, shipped
 from vla_tune.run.origin import known_base
 from vla_tune.schema import CONTRACT_FILE, Contract
+from vla_tune.translation import translated
 
 BASE_FOLDER = "base"
 """In an exported folder: the weights of the base, where an adapter cannot be merged."""
 ENVIRONMENTS = ("envs:vla_tune/Tabletop-v0",)
 """That a run's folder may ask for."""
+_TRANSLATED = "vla_tune.translation.translated"
+_PARTS = tuple(
+    f"vla_tune.translation.{name}"
+    for name in (
+        *("Action", "AnyTask", "Changed", "Clip", "Constant", "FlippedLeftRight", "FlippedUpDown", "FromAttribute", "FromInfo"),
+        *("FromLeRobot", "FromObservation", "Gripper", "GripperSwitch", "LeftOut", "Numbers", "Refuse", "Registered", "Rendered"),
+        *("RewardAtLeast", "RotationVector", "Sentences", "Settle", "Tasks", "Terminated", "Turned", "WhenInInfo"),
+    )
+)
+"""Of a translated environment, what only reads what it shows and tells."""
 _RECORDING = ("vla_tune.record.source.Recorded", "vla_tune.record.source.Played")
 _MOST_RECORDED = 100_000
 """Episodes or frames."""
@@ -212,6 +223,8 @@ def environment_of(run: Path) -> Callable[..., gymnasium.Env]:
     """What makes the environment in which a run was tried; raises as `checkpoint_of`."""
     path = run / CONFIG_FILE
     node = _part(path, _part(path, read_config(run), "env"), "make")
+    if node.get("_target_") == _TRANSLATED:
+        return _translated(path, node)
     options = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
     if node.get("_target_") != "gymnasium.make" or options.get("id") not in {*ENVIRONMENTS, *_trusted}:
         named = f"{node.get('_target_')!r} with id={options.get('id')!r}"
@@ -221,6 +234,20 @@ def environment_of(run: Path) -> Callable[..., gymnasium.Env]:
         )
     _refuse_words(path, "env.make", options)
     return partial(gymnasium.make, **options)
+
+
+def _translated(path: Path, node: Mapping[str, Any]) -> Callable[..., gymnasium.Env]:
+    """Of parts that read; those that call a method or open a file are built where they are trusted by name."""
+    environment = _part(path, node, "environment")
+    named = environment.get("id", environment.get("type"))
+    if named not in {*ENVIRONMENTS, *_trusted}:
+        raise ValueError(
+            f"{path}: env.make translates {str(named)[:120]!r}; a run's folder may ask for {', '.join(ENVIRONMENTS)}. If it is an "
+            "environment of your own, say so: env=<yours>, or trusted=[<its id or type>]; or leave the replay out: replayed=0."
+        )
+    given = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
+    _refuse_words(path, "env.make", given)
+    return partial(translated, **{key: _value(value, _PARTS, path, f"env.make.{key}") for key, value in given.items()})
 
 
 def _elsewhere(run: Path) -> Path | None:

@@ -1,0 +1,107 @@
+"""A translated environment through the commands: tried by configuration, opened again where trusted, equal to the original."""
+
+import json
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import vla_tune.translation
+from tests.translation.test_wrapper import Chaotic
+from vla_tune.evaluation import rollout
+from vla_tune.execution import OpenLoop
+from vla_tune.run.evaluate import evaluate_run
+from vla_tune.run.objects import build
+from vla_tune.run.stored import _PARTS, environment_of, trusting
+
+OUTSIDE = Path(__file__).parents[1] / "translation/outside"
+MINE = f"hydra.searchpath=[file://{OUTSIDE / 'conf'}]"
+T = "vla_tune.translation."
+TRUSTED = ["crane:Crane-v0", T + "StoredStarts"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable() -> Iterator[None]:
+    sys.path.insert(0, str(OUTSIDE))
+    yield
+    sys.path.remove(str(OUTSIDE))
+
+
+def test_a_policy_is_tried_in_an_environment_by_one_yaml(run_of, configuration, tmp_path: Path):
+    run = run_of("run", adapter="lora_r2", seed=1)
+    tried = ["evaluation=simulation", "evaluation.episodes=3", "evaluation.num_envs=2", "evaluation.rows=2", "evaluation.films=[]"]
+    cfg = configuration("eval", MINE, f"run={run}", "env=crane", "task=right", *tried, "evaluation.max_steps=4", "device=cpu")
+    evaluate_run(cfg, tmp_path / "out")
+    (row,) = json.loads((tmp_path / "out/results.json").read_text())["evaluation"]
+    assert (row["task"], row["episodes"]) == ("right", 3)
+
+
+def stored(folder: Path, **changed: Any) -> Path:
+    make = yaml.safe_load((OUTSIDE / "conf/env/crane.yaml").read_text())["make"] | changed
+    (folder / "config.yaml").write_text(yaml.safe_dump({"env": {"suite": "crane", "make": make}}))
+    return folder
+
+
+def test_a_runs_folder_opens_it_where_it_is_trusted(tmp_path: Path):
+    with trusting(TRUSTED):
+        env = environment_of(stored(tmp_path))(task="left")
+    assert env.reset(seed=1)[0]["instruction"] == "put it to the left"
+
+
+@pytest.mark.parametrize(
+    ("trusted", "changed", "message"),
+    [
+        ([], {}, r"env.make translates 'crane:Crane-v0'.*trusted=\[<its id or type>\]"),
+        (TRUSTED[:1], {}, "env.make.starts is 'vla_tune.translation.StoredStarts', which is not built.*trusted="),
+        (TRUSTED, {"success": {"_target_": "os.mkdir", "path": "x"}}, "env.make.success is 'os.mkdir', which is not built"),
+        (TRUSTED, {"instruction": {"_target_": T + "FromCall", "path": "close"}}, "FromCall', which is not built"),
+        (TRUSTED, {"environment": {"_target_": "os.mkdir", "id": TRUSTED[0]}}, "env.make.environment is 'os.mkdir'"),
+        (TRUSTED, {"environment": {"_target_": T + "FromLeRobot", "type": "pusht"}}, "translates 'pusht'"),
+        (TRUSTED, {"_args_": ["x"]}, "'_args_', which is no setting"),
+    ],
+)
+def test_a_runs_folder_asks_for_nothing_else(tmp_path: Path, trusted: list[str], changed: dict[str, Any], message: str):
+    with trusting(trusted), pytest.raises(ValueError, match=message):
+        environment_of(stored(tmp_path, **changed))
+
+
+def test_what_may_be_read_back_exists():
+    named = {name.rpartition(".")[2] for name in _PARTS}
+    acting = {"FromCall", "SeedCall", "StatesInFile", "StoredStarts"}
+    assert named | acting | {"Moment", "Translated", "translated"} == set(vla_tune.translation.__all__)
+
+
+def test_the_tabletop_by_lerobots_plugin_is_the_tabletop(tiny_contract):
+    """Pictures, state, action, sentence and success come back through LeRobot's names, bit for bit."""
+    shown = {"_target_": T + "FromObservation"}
+    make = build(
+        {
+            "_target_": T + "translated",
+            "_partial_": True,
+            "environment": {"_target_": T + "FromLeRobot", "type": "vla_tune"},
+            "tasks": {"_target_": T + "AnyTask", "argument": "task"},
+            "cameras": {"front": {**shown, "key": "pixels.front"}},
+            "state": [{**shown, "key": "agent_pos"}],
+            "action": {
+                "_target_": T + "Action",
+                "dimension": 4,
+                "parts": [{"_target_": T + "Numbers", "of": "0:4"}],
+                "beyond": {"_target_": T + "Clip"},
+            },
+            "instruction": {"_target_": T + "FromAttribute", "path": "task_description"},
+            "success": {"_target_": T + "FromInfo", "key": "is_success"},
+            "horizon": 60,
+            "control_hz": 10.0,
+        }
+    )
+    native = build({"_target_": "gymnasium.make", "_partial_": True, "id": "envs:vla_tune/Tabletop-v0"})
+    cell = {"suite": "s", "task": "touch", "seed": 3, "execution": OpenLoop(), "embodiment": tiny_contract.embodiment}
+    play = partial(rollout, Chaotic(), episodes=3, num_envs=2, **cell)
+    assert play(partial(make, task="touch")) == play(partial(native, task="touch"))
+    first, again = (env(task="touch").reset(seed=5)[0] for env in (make, native))
+    assert np.array_equal(first["images"]["front"], again["images"]["front"])
