@@ -54,7 +54,7 @@ def test_a_tokenizer_is_fitted_examined_and_trained_with(tmp_path: Path) -> None
     trained = run("train", few[0], *file, "head=autoregressive", *short, folder=tmp_path)
     assert trained.returncode == 0, trained.stderr
     (contract,) = tmp_path.glob("runs/*/contract.json")
-    assert json.loads(contract.read_text())["action_tokens"]["kind"] == "fast"
+    assert json.loads(contract.read_text())["model"]["action_tokens"]["kind"] == "fast"
 
 
 def test_pretrain(tmp_path: Path) -> None:

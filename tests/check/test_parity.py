@@ -76,7 +76,7 @@ def test_codes_without_an_order_are_compared_as_codes(policy, contract, tiny_tok
 
     chunks = np.random.default_rng(0).uniform(-1, 1, (200, 4, 4)).astype(np.float32)
     fast = fit_fast(256, 10.0, vocabulary_size=512, actions=SimpleNamespace(chunks=chunks, counted=chunks < 2))
-    contract = replace(contract, model=contract.model | {"action_tokens": to_record(fast.to_record())})
+    contract = replace(contract, resolution=0.1, model=contract.model | {"action_tokens": to_record(fast.to_record())})
     head = AutoregressiveTokenHead(space_of(contract, stop_id=STOP))
     pipeline = build_pipeline(contract, OpenVLAInputs.of(contract, tiny_tokenizer))
     fast_policy = replace(policy, model=head.over(policy.model.network), contract=contract, pipeline=pipeline)

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from vla_tune.check.kept import Kept
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.models.sealed import SEAL_FILE, seal
 from vla_tune.run.objects import load_policy
-from vla_tune.schema import CONTRACT_FILE, CONTRACT_VERSION, Contract
+from vla_tune.schema import CONTRACT_FILE, CONTRACT_VERSION, Contract, content_hash, contract_from_record
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 STORED = GOLDEN / "run_of_version_2"
@@ -48,6 +49,25 @@ def test_what_it_says_is_read_in_the_words_of_today():
     assert [group.names for group in contract.embodiment.action] == [(), ()]
     assert contract.statistics.action.normalization == ("quantile", "quantile", "quantile", "none")
     assert contract.embodiment.control_hz == 10.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"family": "os.system"}}, r"extra fields found \(model\), which version 3 did not have"),
+        ({"resolution": 1e300}, r"extra fields found \(resolution\)"),
+        ({"surprise": 1}, r"extra fields found \(surprise\)"),
+        ({"location_codes": False}, "False @ .location_codes is not a whole number"),
+        ({"image": {"kind": "os.system"}}, "extra fields found"),
+        ({"decoding": "os.system"}, "model.decoding='os.system' must be one of"),
+    ],
+)
+def test_an_older_file_says_no_more_than_it_could(tiny_tokenizer, changes: dict, said: str):
+    record = json.loads((GOLDEN / "run_of_version_3" / CONTRACT_FILE).read_text()) | changes
+    del record["contract_hash"]
+    record["contract_hash"] = content_hash(record)
+    with pytest.raises(ValueError, match=said):
+        OpenVLAInputs.of(contract_from_record(record, source="contract.json"), tiny_tokenizer)
 
 
 @pytest.mark.parametrize("edit", [("q99", 0.031), ("mask", False), ("mask", 1)])

@@ -1,7 +1,9 @@
 """A run's folder may be a stranger's: nothing in it runs, and nothing in it is looked up."""
 
+import re
 import shutil
 import zipfile
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,14 @@ import yaml
 from omegaconf import OmegaConf
 
 from vla_tune.models.openvla import OpenVLACheckpoint
+from vla_tune.models.sealed import seal
 from vla_tune.run.chosen import chosen_run
 from vla_tune.run.folder import asset, load_config, task_of
 from vla_tune.run.objects import load_base, load_policy
 from vla_tune.run.opening import opened_run
 from vla_tune.run.shared import load_shared
 from vla_tune.run.stored import OPTIONS, adapter_of, checkpoint_of, data_of, environment_of, loading
+from vla_tune.schema import Contract
 
 CONF = Path(__file__).parents[2] / "conf"
 MODEL = {"_target_": "vla_tune.models.openvla.OpenVLACheckpoint", "folder": asset("tiny"), "base": "bf16"}
@@ -149,6 +153,33 @@ def test_an_exported_folder_is_read_without_a_configuration_beside_it(stranger: 
     (run / "hf" / "config.yaml").write_text("model: {_target_: os.mkdir}\n")
     assert load_policy(run, rows=1, device="cpu").folders == (run / "hf",)
     assert not stranger.mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"family": "os.system"}, "which is not opened unseen"),
+        ({"family": "vla_tune.run.folder.read_config"}, "which is not opened unseen"),
+        ({"family": "transformers"}, "extra fields found"),
+        ({"surprise": 1}, "extra fields found (surprise)"),
+        ({"decoding": "x" * 1000}, "must be one of parallel"),
+        ({"location_codes": 10**9}, "1000000000 location_codes"),
+        ({"action_tokens": {"kind": "bins", "vocabulary_size": 512, "edges": [[1.0, -1.0]]}}, "must not decrease"),
+    ],
+)
+def test_what_is_the_models_is_looked_at_before_its_weights_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
+):
+    folder = shutil.copytree(asset("tiny"), tmp_path / "merged")
+    contract = Contract.load(folder)
+    replace(contract, model=dict(contract.model) | changes).save(folder)
+    seal(folder)
+    monkeypatch.setattr(OpenVLACheckpoint, "load", lambda *_, **__: pytest.fail("its weights were read"))
+    with pytest.raises(ValueError, match=re.escape(str(folder))) as caught:
+        load_policy(folder, rows=1, device="cpu")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 700
 
 
 def test_the_task_of_a_stranger_is_a_text(stranger: Stranger):

@@ -146,6 +146,33 @@ def test_a_value_of_another_kind_is_refused(record: dict[str, Any], path: tuple,
     assert str(path[-1]) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("resolution",), -0.1, "resolution=-0.1 lies between 0 and 2"),
+        (("resolution",), 1e300, r"resolution=1e\+300 lies between 0 and 2"),
+        (("model", "family"), 3, "model names no family"),
+        (("model", "family"), "os.system\nrm", "model names no family"),
+        (("model", "family"), "", "the name '' has 0 characters"),
+        (("model", "family"), "x" * 10**6, "has 1000000 characters"),
+        (("model", "deep"), [[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]], "JSON data of at most 16 levels"),
+        (("model", "many"), [0] * 5000, "a list of at most 4096"),
+        (("model", "many"), dict.fromkeys(map(str, range(5000))), "an object of at most 4096 fields"),
+    ],
+)
+def test_what_nobody_means_is_one_short_line_though_the_hashes_fit(record: dict[str, Any], path: tuple, value: Any, said: str):
+    parent(record, path)[path[-1]] = value
+    with pytest.raises(ValueError, match=rf"contract\.json.*{said}") as caught:
+        contract_from_record(sealed(record), source="contract.json")
+    assert len(str(caught.value)) < 300
+
+
+def test_a_file_that_would_take_a_minute_to_look_at_is_refused_by_its_size(record: dict[str, Any], tmp_path: Path):
+    record["model"]["long"] = "x" * 2**23
+    with pytest.raises(ValueError, match="more than 8388608 bytes"):
+        Contract.load(rewritten(tmp_path, sealed(record)))
+
+
 def test_edited_statistics_are_refused(record: dict[str, Any], tmp_path: Path):
     record["statistics"]["action"]["q99"][0] = 0.031
     with pytest.raises(ValueError, match="statistics do not match their hash"):

@@ -1,7 +1,25 @@
 """What families of language models that speak codes check alike in their part of a contract."""
 
+from math import isclose
+
 from vla_tune.schema import Contract, bounded
-from vla_tune.tokens import ActionTokens
+from vla_tune.tokens import ActionTokenizer, ActionTokens, action_tokenizer
+
+
+def tokenizer_of(contract: Contract, tokens: ActionTokens) -> ActionTokenizer:
+    """The action tokenizer that a model's part of a contract describes.
+
+    Raises:
+        ValueError: it cannot be, is for chunks of another shape, or speaks more or less finely than the contract says.
+    """
+    tokenizer = action_tokenizer(tokens)
+    tokenizer.check(contract.horizon, contract.embodiment.action_dimension)
+    if not isclose(tokenizer.resolution, contract.resolution):
+        raise ValueError(
+            f"contract: resolution={contract.resolution:g}, its codes are {tokenizer.resolution:g} apart: take the contract.json "
+            "of the training run again."
+        )
+    return tokenizer
 
 
 def check_language(contract: Contract, *, prompt: str, tokens: ActionTokens, decoding: str, source: str) -> None:

@@ -270,10 +270,14 @@ def loading(folder: Path) -> Iterator[None]:
     """In this block, whatever a damaged folder makes fail is told in one line that names it.
 
     Raises:
-        ValueError: something failed in another way than by a message of ours.
+        ValueError: something failed in another way than by a message of ours, or one of ours that does not say where.
     """
     try:
         yield
+    except ValueError as error:
+        if type(error) is not ValueError or str(folder) in str(error):
+            raise
+        raise ValueError(f"{folder}: {error}") from error
     except _DAMAGED as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ValueError(f"{folder} cannot be loaded ({said}): its files are damaged; copy or export it again.") from error

@@ -18,8 +18,11 @@ CONTRACT_FILE = "contract.json"
 CONTRACT_VERSION = 4
 _BESIDE = ("version", "base", "jpeg_quality", "precision")
 """What says nothing about what the robot does: how a policy is stored, sent and computed."""
+_OF_VERSION_4 = ("model", "resolution")
 _SHOWN = 120
 """Characters of a value in a message."""
+_MOST_BYTES = 8 * 1024**2
+"""Of a file: bins of each of a hundred dimensions, or the text of a byte-pair tokenizer, take one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +99,7 @@ class Contract:
                 f"{path} is missing: a policy without its contract cannot be run. Export it again; of a published policy, "
                 "scripts/export.py run=... writes one."
             )
-        return contract_from_record(read_object(path), source=str(path))
+        return contract_from_record(read_object(path, largest=_MOST_BYTES), source=str(path))
 
 
 def contract_from_record(record: Mapping[str, Any], *, source: str) -> Contract:
@@ -126,6 +129,7 @@ def _version_4(fields: dict[str, Any], source: str) -> Contract:
 
 def _version_3(fields: dict[str, Any], source: str) -> Contract:
     """What is the model's lay beside what is the robot's."""
+    _refuse_younger(fields, source)
     expected, found = fields.pop("contract_hash", None), content_hash(fields)
     statistics = fields.pop("statistics_hash", None)
     contract = structured(from_version_3(fields), Contract, source)
@@ -136,6 +140,7 @@ def _version_3(fields: dict[str, Any], source: str) -> Contract:
 
 def _version_2(fields: dict[str, Any], source: str) -> Contract:
     """It knew no hash but that of its statistics."""
+    _refuse_younger(fields, source)
     expected = fields.pop("statistics_hash", None)
     contract = structured(from_version_3(from_version_2(fields)), Contract, source)
     hashed = content_hash(statistics_of_version_2(to_record(contract.statistics)))
@@ -148,6 +153,14 @@ _READERS: Mapping[int, Callable[[dict[str, Any], str], Contract]] = {
     3: _version_3,
     CONTRACT_VERSION: _version_4,
 }
+
+
+def _refuse_younger(fields: Mapping[str, Any], source: str) -> None:
+    if younger := [name for name in _OF_VERSION_4 if name in fields]:
+        raise ValueError(
+            f"{source}: extra fields found ({', '.join(younger)}), which version {fields['version']} did not have: take the "
+            "contract.json of the training run again."
+        )
 
 
 def _sealed(record: dict[str, Any]) -> dict[str, Any]:

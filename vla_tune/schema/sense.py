@@ -22,6 +22,7 @@ _MOST = {
     "dimensions": 4096,
     "horizon": 4096,
     "location_codes": 4096,
+    "code_tokens": 64,
     "vocabulary_size": 2**24,
     "control_hz": 100_000,
     "characters of a name": 256,
@@ -30,6 +31,8 @@ _MOST = {
 """Far beyond any robot or model; what lies above would take memory before anybody looks at it."""
 _LARGEST = 1e30
 """Of a statistic's number: a difference of two still fits float32."""
+_WIDEST = 2
+"""Between two normalised actions that a model can say: what it says lies in [-1, 1]."""
 
 
 def check_embodiment(body: Embodiment, source: str) -> None:
@@ -88,10 +91,12 @@ def check_contract(contract: "Contract", source: str) -> None:
     if not 1 <= contract.execute_steps <= contract.horizon:
         raise ValueError(f"{source}: execute_steps={contract.execute_steps} must lie between 1 and the horizon {contract.horizon}.")
     bounded(source, "horizon", contract.horizon)
-    if contract.resolution < 0:
-        raise ValueError(f"{source}: resolution={contract.resolution} is a distance, and not negative.")
-    if not isinstance(contract.model.get("family"), str):
+    if not 0 <= contract.resolution <= _WIDEST:
+        raise ValueError(f"{source}: resolution={contract.resolution:g} lies between 0 and {_WIDEST}, the width of [-1, 1].")
+    family = contract.model.get("family")
+    if not isinstance(family, str) or not family.isprintable():
         raise ValueError(f"{source}: model names no family: take the contract.json of the training run again.")
+    _named(source, family)
     if contract.augmentation is not None:
         check_augmentation(contract.augmentation, source)
     if contract.jpeg_quality is not None and not 1 <= contract.jpeg_quality <= 100:

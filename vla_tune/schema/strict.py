@@ -14,6 +14,8 @@ _DEEPEST = 16
 """Levels of data that somebody else reads."""
 _SHOWN = 60
 """Characters of a wrong value that an error repeats."""
+_NAMED = 5
+"""Unknown fields that an error names."""
 
 YOUNGER = {"vla_tune.younger": True}
 """Metadata of a field that older files of the same version lack: its default is not written, so that their hashes stay."""
@@ -69,7 +71,7 @@ def _record(kind: Any, value: Any, path: str, problems: _Problems) -> Any:
         return _wrong(value, f"an object ({kind.__name__})", path, problems)
     known, hints = {entry.name: entry for entry in fields(kind)}, get_type_hints(kind)
     if unknown := sorted(str(key)[:_SHOWN] for key in value.keys() - known.keys()):
-        problems.append(f"extra fields found ({', '.join(unknown)}) @ {path or '.'}")
+        problems.append(f"extra fields found ({', '.join(unknown[:_NAMED])}) @ {path or '.'}")
     before = len(problems)
     for name, entry in known.items():
         if name not in value and entry.default is MISSING:
@@ -90,7 +92,7 @@ def _list(kind: Any, value: Any, path: str, problems: _Problems) -> Any:
 
 def _object(kind: Any, value: Any, path: str, problems: _Problems) -> Any:
     if not isinstance(value, Mapping) or len(value) > LONGEST_LIST or not all(isinstance(key, str) for key in value):
-        return _wrong(value, "an object", path, problems)
+        return _wrong(value, f"an object of at most {LONGEST_LIST} fields", path, problems)
     _, of = get_args(kind)
     return {key: _read(of, child, f"{path}.{key[:_SHOWN]}", problems) for key, child in value.items()}
 

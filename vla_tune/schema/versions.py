@@ -45,7 +45,8 @@ def from_version_3(contract: Mapping[str, Any]) -> dict[str, Any]:
         rule = {key: value for key, value in image.items() if key != "kind"}
         own = {"family": "transformers", "prompt": model.get("prompt"), "image": rule, "action_tokens": model.get("action_tokens")}
     else:
-        own = {"family": "openvla"} | {key: value for key, value in model.items() if (key, value) != ("location_codes", 0)}
+        none = type(model.get("location_codes")) is int and model["location_codes"] == 0
+        own = {"family": "openvla"} | {key: value for key, value in model.items() if not (none and key == "location_codes")}
     return read | {"model": own, "resolution": _resolution(model.get("action_tokens"))}
 
 

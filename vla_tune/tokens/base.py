@@ -30,6 +30,14 @@ class ActionTokenizer(Protocol):
         """Whether any code may follow any other, so that every chunk has exactly `num_codes` of them."""
         ...
 
+    def check(self, horizon: int, action_dimension: int) -> None:
+        """Refuse chunks of another shape than the codes were made for.
+
+        Raises:
+            ValueError: both are named.
+        """
+        ...
+
     def num_codes(self, horizon: int, action_dimension: int) -> int:
         """K, the length of an encoded chunk; the largest possible, where it depends on the chunk."""
         ...

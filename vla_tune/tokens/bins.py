@@ -61,8 +61,9 @@ class BinTokenizer:
     vocabulary_size: int
 
     def __post_init__(self) -> None:
-        if not (np.diff(self.edges, axis=1) >= 0).all():
-            raise ValueError(f"bin edges must not decrease, got {self.edges.tolist()}.")
+        if self.edges.shape[1] < 2 or not (np.diff(self.edges, axis=1) >= 0).all():
+            got = str(self.edges.tolist())[:80]
+            raise ValueError(f"bin edges are two at least and must not decrease, got {got}: fit them again.")
         if self.vocabulary_size <= self.edges.shape[1]:
             raise ValueError(
                 f"a vocabulary of {self.vocabulary_size} ids has no room for {self.edges.shape[1]} action codes beside its text: "
@@ -71,7 +72,17 @@ class BinTokenizer:
 
     @classmethod
     def from_record(cls, record: BinTokens) -> "BinTokenizer":
-        """The tokenizer written in a contract."""
+        """The tokenizer written in a contract.
+
+        Raises:
+            ValueError: there are no edges, they decrease, lie beyond the actions, or are not as many in each row.
+        """
+        many = {len(row) for row in record.edges}
+        if len(many) != 1 or any(abs(edge) > 1 for row in record.edges for edge in row):
+            raise ValueError(
+                f"bin edges in {len(record.edges)} rows of {', '.join(map(str, sorted(many)[:5]))}: all rows have as many, between "
+                "-1 and 1; take the contract.json of the training run again."
+            )
         return cls(np.array(record.edges, dtype=np.float64), record.vocabulary_size)
 
     def to_record(self) -> BinTokens:
@@ -96,6 +107,15 @@ class BinTokenizer:
     def free(self) -> bool:
         """Yes: one code per value."""
         return True
+
+    def check(self, horizon: int, action_dimension: int) -> None:
+        """Refuse actions of other dimensions than those of the edges; one row of them serves any.
+
+        Raises:
+            ValueError: both are named.
+        """
+        if len(self.edges) not in (1, action_dimension):
+            raise ValueError(f"the tokenizer has edges for {len(self.edges)} dimensions, the actions have {action_dimension}.")
 
     def num_codes(self, horizon: int, action_dimension: int) -> int:
         """One code per action value."""
@@ -145,6 +165,5 @@ class BinTokenizer:
         return weights / weights.sum(axis=1, keepdims=True)
 
     def _rows(self, action_dimension: int) -> Float[np.ndarray, "A E"]:
-        if len(self.edges) not in (1, action_dimension):
-            raise ValueError(f"the tokenizer has edges for {len(self.edges)} dimensions, the actions have {action_dimension}.")
+        self.check(1, action_dimension)
         return np.broadcast_to(self.edges, (action_dimension, self.edges.shape[1]))

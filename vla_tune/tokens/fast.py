@@ -11,6 +11,11 @@ from tokenizers import Tokenizer
 from vla_tune.tokens.pieces import Pieces
 from vla_tune.tokens.records import FastTokens
 
+_MOST_CODES = 4096
+"""Twice the largest that is published; a soft target for each of them takes memory with the square."""
+_LARGEST_TOKEN = 2**20
+"""Beyond it there is no sign for a coefficient."""
+
 
 def quantised(chunks: Float[np.ndarray, "*N T A"], scale: float) -> Int[np.ndarray, "*N T A"]:
     """`round(scale * DCT-II(chunks))`, orthonormal, along time.
@@ -42,7 +47,8 @@ class FastTokenizer:
     length as zeros; here all three are errors.
 
     Raises:
-        ValueError: the scale is not positive, the vocabulary has no room, or the BPE is of another kind.
+        ValueError: the scale is not positive, the vocabulary has no room, there are more codes than a model learns, or the BPE is
+            of another kind.
     """
 
     record: FastTokens
@@ -51,6 +57,11 @@ class FastTokenizer:
         if not self.record.scale > 0:
             raise ValueError(f"scale={self.record.scale}: coefficients are multiplied by it, so it is positive (10 in the paper).")
         codes = len(self._pieces.texts)
+        if codes > _MOST_CODES or abs(self.record.min_token) > _LARGEST_TOKEN:
+            raise ValueError(
+                f"{codes} action codes from the coefficient {self.record.min_token:.3g}: at most {_MOST_CODES} from "
+                f"{-_LARGEST_TOKEN}; fit a smaller FAST tokenizer (scripts/tokenizer.py)."
+            )
         if self.record.vocabulary_size <= codes:
             raise ValueError(
                 f"a vocabulary of {self.record.vocabulary_size} ids has no room for {codes} action codes beside its text: choose a "
@@ -85,6 +96,18 @@ class FastTokenizer:
         """No: a chunk has as many codes as its text needs."""
         return False
 
+    def check(self, horizon: int, action_dimension: int) -> None:
+        """Refuse chunks of another shape than the tokenizer was fitted to.
+
+        Raises:
+            ValueError: both are named.
+        """
+        shape = (self.record.horizon, self.record.action_dimension)
+        if (horizon, action_dimension) != shape:
+            raise ValueError(
+                f"a chunk of shape {(horizon, action_dimension)}, the tokenizer is for {shape}: fit one for this horizon and robot."
+            )
+
     def num_codes(self, horizon: int, action_dimension: int) -> int:
         """At most one code per byte of the text."""
         return horizon * action_dimension * self._pieces.bytes_per_symbol
@@ -95,9 +118,7 @@ class FastTokenizer:
         Raises:
             ValueError: the chunk has another shape, holds NaN, or a coefficient that the alphabet has no symbol for.
         """
-        shape = (self.record.horizon, self.record.action_dimension)
-        if actions.shape != shape:
-            raise ValueError(f"a chunk of shape {actions.shape}, the tokenizer is for {shape}: fit one for this horizon and robot.")
+        self.check(*actions.shape)
         text = "".join(map(chr, self.symbols_of(actions).ravel().tolist()))
         return self.record.vocabulary_size - 1 - np.array(self._bpe.encode(text).ids, dtype=np.int64)
 

@@ -1,6 +1,5 @@
 """The tokens of a byte-level BPE as bytes, and which of them may follow which."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -8,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
+
+from vla_tune.schema import json_value
 
 _BYTES = range(256)
 _NEVER = np.iinfo(np.int64).max
@@ -42,7 +43,9 @@ class Pieces:
         Raises:
             ValueError: it is no byte-level BPE without a normaliser, or its ids have gaps.
         """
-        record = json.loads(bpe)
+        record = json_value(bpe, source="the byte-pair tokenizer")
+        if not isinstance(record, dict):
+            raise ValueError(f"the byte-pair tokenizer is a {type(record).__name__}: fit one with scripts/tokenizer.py.")
         kinds = (_kind(record, "model"), _kind(record, "pre_tokenizer"), _kind(record, "normalizer"))
         if kinds != ("BPE", "ByteLevel", None) or record.get("added_tokens") or record["pre_tokenizer"]["add_prefix_space"]:
             raise ValueError(

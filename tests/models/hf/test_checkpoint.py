@@ -214,3 +214,12 @@ def test_additions_are_openvlas():
     options = {"height": 64, "width": 64, "layout": "chat", "image_options": {}, "prompt": "{instruction}"}
     with pytest.raises(ValueError, match=r"film: only OpenVLA models take additions; .* choose head=autoregressive"):
         HFCheckpoint(folder="x", **options, rows=ReservedRows(size=8, count=4), additions={"film": Film()})
+
+
+def test_codes_of_other_rows_are_refused_before_weights_are_read(families, checkpoint_of, contract_for, monkeypatch):
+    checkpoint = checkpoint_of(families["smolvlm"])
+    contract = contract_for(checkpoint)
+    more = contract.model["action_tokens"] | {"vocabulary_size": 10**6}
+    monkeypatch.setattr(HFCheckpoint, "load", lambda *_, **__: pytest.fail("its weights were read"))
+    with pytest.raises(ValueError, match=r"the 32 ids below 1000000, those of .* take both from one training run"):
+        checkpoint.interface(replace(contract, model=dict(contract.model) | {"action_tokens": more}))

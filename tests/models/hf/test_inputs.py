@@ -187,7 +187,7 @@ def test_more_codes_than_rows_are_refused(families, checkpoint_of, contract_for)
     checkpoint = checkpoint_of(families["smolvlm"])
     contract = contract_for(checkpoint)
     more = contract.model["action_tokens"] | {"edges": [np.linspace(-1, 1, 40).tolist()]}
-    contract = replace(contract, model=contract.model | {"action_tokens": more})
+    contract = replace(contract, resolution=2 / 39, model=contract.model | {"action_tokens": more})
     with pytest.raises(ValueError, match=r"40 codes are the ids \d+ to \d+.*model.rows.count=40"):
         build_pipeline(contract, checkpoint.interface(contract))
 

@@ -5,14 +5,17 @@ from typing import Any
 
 import pytest
 
+from vla_tune.models.openvla import OpenVLACheckpoint
+from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.models.openvla.record import record_of
+from vla_tune.run.folder import asset
 from vla_tune.schema import ColumnStatistics, Contract, Embodiment, contract_from_record
 
 NUMBERS = ("mean", "std", "min", "max", "q01", "q99")
 
 
 def with_model(contract: Contract, **changes: Any) -> Contract:
-    return replace(contract, model=contract.model | changes)
+    return replace(contract, model=dict(contract.model) | changes)
 
 
 @pytest.mark.parametrize(
@@ -90,3 +93,48 @@ def test_how_a_picture_was_cropped_is_written_where_it_is_said(tiny_contract: Co
 def test_location_codes_are_written_where_there_are_some(tiny_contract: Contract):
     assert "location_codes" not in tiny_contract.model
     assert record_of(tiny_contract).location_codes == 0
+
+
+def described(contract: Contract, part: str, **changes: Any) -> Contract:
+    return with_model(contract, **{part: contract.model[part] | changes})
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "said"),
+    [
+        ("image", {"center_crop_area": -1.0}, "center_crop_area=-1 lies above 0"),
+        ("image", {"deviations": [[0.5, 0.0, 0.5]]}, "deviations of colours hold (0.5, 0.0, 0.5)"),
+        ("image", {"means": [[1e300] * 3]}, "means of colours hold"),
+        ("image", {"means": [[0.5] * 3] * 2}, "2 means and 1 deviations"),
+        ("image", {"means": [], "deviations": []}, "0 means and 0 deviations"),
+        ("action_tokens", {"edges": [[1.0, 0.0, -1.0]]}, "must not decrease"),
+        ("action_tokens", {"edges": [[-1e308, 1e308]]}, "between -1 and 1"),
+        ("action_tokens", {"edges": [[-1.0, 1.0], [-1.0, 0.0, 1.0]]}, "2 rows of 2, 3"),
+        ("action_tokens", {"edges": []}, "0 rows"),
+        ("action_tokens", {"edges": [[0.0]]}, "two at least"),
+        ("action_tokens", {"edges": [[-1.0, 1.0]] * 3}, "edges for 3 dimensions, the actions have 4"),
+        ("action_tokens", {"edges": [[-1.0, 0.0, 1.0]]}, "resolution=0.00784314, its codes are 1 apart"),
+        ("action_tokens", {"vocabulary_size": 100}, "has no room for 256 action codes"),
+    ],
+)
+def test_what_no_model_can_do_is_refused_before_there_is_one(
+    tiny_contract: Contract, tiny_tokenizer, part: str, changes: dict[str, Any], said: str
+):
+    read = contract_from_record(described(tiny_contract, part, **changes).record, source="here")
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        OpenVLAInputs.of(read, tiny_tokenizer)
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("image", {"height": 16384, "width": 16384}),
+        ("image", {"means": [[0.5] * 3] * 4000, "deviations": [[0.5] * 3] * 4000}),
+        ("action_tokens", {"vocabulary_size": 2**24}),
+    ],
+)
+def test_what_this_model_cannot_read_is_refused_before_its_weights_are(tiny_contract: Contract, part: str, changes: dict[str, Any]):
+    with pytest.raises(ValueError, match=r"reads squares of \[64\] and has 512 ids: take both from one training run"):
+        OpenVLACheckpoint(asset("tiny")).interface(described(tiny_contract, part, **changes))

@@ -164,8 +164,19 @@ class HFCheckpoint:
         return ModelPart(to_record(record), tokens.resolution)
 
     def interface(self, contract: Contract, *, head: Callable[..., Any] | None = None) -> HFInputs:
-        """What the contract says, behind this folder's processor."""
-        return HFInputs.of(contract, self._processor, head=head)
+        """What the contract says, behind this folder's processor.
+
+        Raises:
+            ValueError: it is another family's, says what cannot be, or its codes are other rows than this model's.
+        """
+        inputs = HFInputs.of(contract, self._processor, head=head)
+        codes = (inputs.record.image.num_codes, inputs.record.action_tokens.vocabulary_size)
+        if codes != (self.rows.count, self._end):
+            raise ValueError(
+                f"contract: its codes are the {codes[0]} ids below {codes[1]}, those of {self.folder} the {self.rows.count} below "
+                f"{self._end}: take both from one training run."
+            )
+        return inputs
 
     def outline(self) -> Outline:
         """The architecture without its weights: of a folder only, since nothing is downloaded for a plan.

@@ -14,11 +14,12 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from vla_tune.data.transforms import Sample, Transform
 from vla_tune.models.base import ActionModel
-from vla_tune.models.heads import HEADS, ActionSpace, action_space, head_of
+from vla_tune.models.heads import HEADS, ActionSpace, Head, action_space, head_of
 from vla_tune.models.heads.codes import EncodeActions
 from vla_tune.models.hf.record import DECODING, HFRecord, ProcessorRule, record_of
+from vla_tune.models.language import tokenizer_of
 from vla_tune.schema import Contract, content_hash
-from vla_tune.tokens import ActionTokenizer, Processor, action_tokenizer, check_collisions, pad_id, stop_id, text_tokenizer
+from vla_tune.tokens import ActionTokenizer, Processor, check_collisions, pad_id, stop_id, text_tokenizer
 from vla_tune.tokens.prompt import causal_ids, check_length, check_template, filled
 
 _PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
@@ -187,9 +188,12 @@ class HFInputs:
         """What the contract describes.
 
         Raises:
-            ValueError: it is another family's, or says what cannot be.
+            ValueError: it is another family's, says what cannot be, or the processor is another one: this is seen before any weight
+                is read.
         """
-        return cls(contract, record_of(contract), processor, head)
+        inputs = cls(contract, record_of(contract), processor, head)
+        _ = inputs.steps, inputs._head
+        return inputs
 
     @property
     def steps(self) -> tuple[Transform, ...]:
@@ -213,7 +217,7 @@ class HFInputs:
 
     def over(self, network: Any) -> ActionModel:
         """The network with its head, which says one code after the other."""
-        return head_of(self.head or HEADS[DECODING], self.space, decoding=DECODING).over(network)
+        return self._head.over(network)
 
     @property
     def space(self) -> ActionSpace:
@@ -221,8 +225,12 @@ class HFInputs:
         return action_space(self.contract, self._tokens, stop_id=stop_id(self.processor))
 
     @cached_property
+    def _head(self) -> Head:
+        return head_of(self.head or HEADS[DECODING], self.space, decoding=DECODING)
+
+    @cached_property
     def _tokens(self) -> ActionTokenizer:
-        return action_tokenizer(self.record.action_tokens)
+        return tokenizer_of(self.contract, self.record.action_tokens)
 
     @cached_property
     def _prompt(self) -> ProcessorPrompt:

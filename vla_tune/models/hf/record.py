@@ -57,5 +57,6 @@ def record_of(contract: Contract, *, source: str = "contract") -> HFRecord:
     record = structured(contract.model, HFRecord, f"{source}: model")
     for side in ("height", "width"):
         bounded(source, side, getattr(record.image, side))
+    bounded(source, "code_tokens", len(record.image.code_tokens), least=0)
     check_language(contract, prompt=record.prompt, tokens=record.action_tokens, decoding=DECODING, source=source)
     return record

@@ -25,7 +25,7 @@ from vla_tune.models.openvla.model import OpenVLA
 from vla_tune.models.openvla.oft_files import oft_hash
 from vla_tune.models.openvla.outline import outline
 from vla_tune.models.openvla.published import published_inputs
-from vla_tune.models.openvla.record import Given, record_of
+from vla_tune.models.openvla.record import Given, OpenVLARecord, record_of
 from vla_tune.models.openvla.save import write_checkpoint
 from vla_tune.models.openvla.tokenizer_file import copy_tokenizer
 from vla_tune.models.sealed import seal, unbroken
@@ -94,8 +94,14 @@ class OpenVLACheckpoint:
         return given.part(tokens, decoding=decoding_of(wanted.head))
 
     def interface(self, contract: Contract, *, head: Callable[..., Any] | None = None) -> OpenVLAInputs:
-        """What the contract says, behind this folder's tokenizer."""
-        return OpenVLAInputs.of(contract, self.processor, head=head)
+        """What the contract says, behind this folder's tokenizer.
+
+        Raises:
+            ValueError: it is another family's, says what cannot be, or is for a model of other sizes.
+        """
+        inputs = OpenVLAInputs.of(contract, self.processor, head=head)
+        _check_sizes(inputs.record, load_config(self.path), self.folder)
+        return inputs
 
     @cached_property
     def _given(self) -> Given:
@@ -150,3 +156,14 @@ class OpenVLACheckpoint:
         """What was asked for, and what a base with the configuration `own` needs for this robot."""
         asked = list(self.additions.values())
         return [*asked, *for_state(extended(own, asked), self.state_dimension)]
+
+
+def _check_sizes(record: OpenVLARecord, config: OpenVLAConfig, folder: str) -> None:
+    """Refuse pictures and codes that a model cannot read."""
+    rule, size = record.image, record.action_tokens.vocabulary_size
+    sides = [(rule.height, rule.width)] * len(rule.means)
+    if sides != [(side, side) for side in config.image_sizes] or size > config.vocabulary_size:
+        raise ValueError(
+            f"contract: {len(rule.means)} pictures of {rule.height} x {rule.width} and codes below {size}; {folder} reads squares "
+            f"of {config.image_sizes} and has {config.vocabulary_size} ids: take both from one training run."
+        )

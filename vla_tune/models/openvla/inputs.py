@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from vla_tune.data.transforms import Transform
 from vla_tune.models.base import ActionModel
-from vla_tune.models.heads import HEADS, ActionSpace, action_space, head_of
+from vla_tune.models.heads import HEADS, ActionSpace, Head, action_space, head_of
 from vla_tune.models.heads.codes import EncodeActions
+from vla_tune.models.language import tokenizer_of
 from vla_tune.models.openvla.location import Located, PrependLocation
 from vla_tune.models.openvla.pictures import NormalizePixels, ResizeImages
 from vla_tune.models.openvla.prompt import CausalPrompt, ParallelPrompt, prompt_ids
@@ -34,11 +35,14 @@ class OpenVLAInputs:
         """What the contract describes.
 
         Raises:
-            ValueError: it is another family's, says what cannot be, or the head decodes in another way.
+            ValueError: it is another family's, says what cannot be, or the head decodes in another way: this is seen before any
+                weight is read.
         """
         if isinstance(processor, ProcessorMixin):
             raise ValueError("the contract was made for a model without a processor of its own: load the checkpoint that it names.")
-        return cls(contract, record_of(contract), processor, head)
+        inputs = cls(contract, record_of(contract), processor, head)
+        _ = inputs.steps, inputs._head
+        return inputs
 
     @property
     def steps(self) -> tuple[Transform, ...]:
@@ -74,12 +78,16 @@ class OpenVLAInputs:
 
     def over(self, network: Any) -> ActionModel:
         """The network with its head."""
+        return self._head.over(network)
+
+    @cached_property
+    def _head(self) -> Head:
         decoding, space = self.record.decoding, space_of(self.contract, stop_id=stop_id(self.tokenizer))
-        return head_of(self.head or HEADS[decoding], space, decoding=decoding).over(network)
+        return head_of(self.head or HEADS[decoding], space, decoding=decoding)
 
     @cached_property
     def _tokens(self) -> ActionTokenizer:
-        return action_tokenizer(self.record.action_tokens)
+        return tokenizer_of(self.contract, self.record.action_tokens)
 
     @property
     def _prompt(self) -> CausalPrompt | ParallelPrompt:

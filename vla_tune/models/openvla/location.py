@@ -70,6 +70,10 @@ class Located:
         """As the tokenizer's chunks are."""
         return self.tokenizer.free
 
+    def check(self, horizon: int, action_dimension: int) -> None:
+        """As the tokenizer does."""
+        self.tokenizer.check(horizon, action_dimension)
+
     def num_codes(self, horizon: int, action_dimension: int) -> int:
         """K, those of the location among them."""
         return self.location_codes + self.tokenizer.num_codes(horizon, action_dimension)

@@ -14,6 +14,8 @@ from vla_tune.data.sampling import centre_box, crop_resized, lanczos3
 from vla_tune.data.transforms import Sample
 from vla_tune.models.openvla.record import ImageRule
 
+_LEAST_DEVIATION = 1e-3
+
 type _Box = tuple[float, float, float, float]
 
 
@@ -62,8 +64,16 @@ def check_rule(rule: ImageRule) -> None:
     """Refuse a rule that no strategy can follow.
 
     Raises:
-        ValueError: the model's picture is no square where it must be one, or a centre crop meets padding.
+        ValueError: the model's picture is no square where it must be one, a centre crop meets padding, or numbers are none of a
+            picture's.
     """
+    if not 0 < rule.center_crop_area <= 1:
+        raise ValueError(f"center_crop_area={rule.center_crop_area:g} lies above 0 and up to 1, which keeps the whole picture.")
+    if not 0 < len(rule.means) == len(rule.deviations):
+        raise ValueError(f"{len(rule.means)} means and {len(rule.deviations)} deviations: each vision tower has one of both.")
+    for what, triples, least in (("means", rule.means, 0.0), ("deviations", rule.deviations, _LEAST_DEVIATION)):
+        if wrong := [triple for triple in triples if not least <= min(triple) <= max(triple) <= 1]:
+            raise ValueError(f"{what} of colours hold {wrong[0]}: they lie between {least:g} and 1, of pictures from 0 to 1.")
     if rule.resize != "resize-naive" and rule.height != rule.width:
         raise ValueError(f"{rule.resize} gives squares, the model's pictures are {rule.height} x {rule.width}: use resize-naive.")
     if rule.resize == "letterbox" and rule.center_crop_area != 1:

@@ -90,7 +90,7 @@ def record_of(contract: Contract, *, source: str = "contract") -> OpenVLARecord:
         )
     record = structured(contract.model, OpenVLARecord, f"{source}: model")
     if record.decoding not in HEADS:
-        raise ValueError(f"{source}: model.decoding={record.decoding!r} must be one of {', '.join(HEADS)}.")
+        raise ValueError(f"{source}: model.decoding={record.decoding[:40]!r} must be one of {', '.join(HEADS)}.")
     for side in ("height", "width"):
         bounded(source, side, getattr(record.image, side))
     if (quality := record.image.input_jpeg) is not None and not 1 <= quality <= 100:
