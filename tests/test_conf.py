@@ -21,6 +21,7 @@ ROOTS = sorted(path.stem for path in CONF.glob("*.yaml"))
 NEEDED = {
     "check": ["run=nowhere"],
     "combine": ["runs=[nowhere]", "to=nowhere"],
+    "compare": ["runs=[nowhere,elsewhere]"],
     "control": ["policy=nowhere"],
     "eval": ["run=nowhere", "task=lift"],
     "export": ["run=nowhere"],

@@ -1,7 +1,8 @@
 """A world of one dimension: walk to the goal, whose place and name follow from the seed."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 from gymnasium import spaces
 
 from vla_tune.data import build_pipeline
-from vla_tune.evaluation import EpisodeRecord
+from vla_tune.evaluation import EpisodeRecord, write_episodes
 from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.policy import LocalPolicy
+from vla_tune.schema import content_hash
 
 COLOURS = ("red", "green", "blue")
 
@@ -103,3 +105,31 @@ def make_records(outcomes, *, task="lift", seed=0):
 @pytest.fixture
 def records_of():
     return make_records
+
+
+def keep_evaluation(run: Path, outcomes: str, *, seed: int = 1, policy: str = "fine_tuned", begun: bool = False, **about) -> Path:
+    """A run that kept an evaluation; `outcomes` has a 1 for each success, `about` is what its cell says otherwise."""
+    cell = {
+        "policy": policy,
+        "identity": run.name,
+        "suite": "tabletop",
+        "task": "lift",
+        "environment": "plain",
+        "code": {"sources": "s1", "packages": {"mujoco": "3.8.0"}, "ours": "o1"},
+        "episodes": len(outcomes),
+        "seed": seed,
+        "execution": {"kind": "OpenLoop"},
+        "rules": {"success": "Once", "max_steps": None},
+    } | about
+    records = [
+        replace(record, suite=cell["suite"], seed=1000 * seed + record.episode)
+        for record in make_records([outcome == "1" for outcome in outcomes], task=cell["task"])
+    ]
+    name = f"{policy}-{cell['task']}-{content_hash(cell)[:12]}{'.begun' if begun else ''}.parquet"
+    write_episodes(run / "evaluation" / name, records, key=cell)
+    return run
+
+
+@pytest.fixture
+def keep():
+    return keep_evaluation

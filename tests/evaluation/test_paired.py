@@ -1,67 +1,126 @@
+"""Runs are paired by their starts, and what else differs is named."""
+
 from pathlib import Path
 
 import pytest
 
-from vla_tune.evaluation.episodes import EpisodeRecord, write_episodes
-from vla_tune.evaluation.paired import paired, paired_markdown
+from vla_tune.evaluation.kept import Wanted
+from vla_tune.evaluation.paired import Candidate, pair
 
 
-def keep(run: Path, outcomes: str, *, seed: int, environment: str = "plain", name: str = "fine_tuned-lift") -> Path:
-    """A run that played a cell; `outcomes` has a 1 for each success."""
-    records = [
-        EpisodeRecord(
-            suite="tabletop",
-            task="lift",
-            episode=episode,
-            seed=100 * seed + episode,
-            instruction="lift it",
-            success=outcome == "1",
-            steps=3,
-            episode_return=1.0,
-            outside_mass=None,
-        )
-        for episode, outcome in enumerate(outcomes)
-    ]
-    key = {
-        "policy": "fine_tuned",
-        "identity": run.name,
-        "suite": "tabletop",
-        "task": "lift",
-        "environment": environment,
-        "seed": seed,
-    }
-    write_episodes(run / "evaluation" / f"{name}-{environment}{seed}.parquet", records, key=key)
-    return run
+@pytest.fixture
+def two(keep, tmp_path: Path):
+    """Candidates `a` and `b`, of one run each, with what is said of their evaluations."""
+
+    def make(first: str, second: str, **about):
+        runs = [keep(tmp_path / "a", first), keep(tmp_path / "b", second, **about)]
+        return [Candidate(name=run.name, runs=[run]) for run in runs]
+
+    return make
 
 
-def test_runs_of_two_sides_are_paired_by_their_starts(tmp_path: Path):
-    first = [keep(tmp_path / "a0", "1110", seed=1), keep(tmp_path / "a1", "1111", seed=2)]
-    second = [keep(tmp_path / "b0", "1000", seed=1), keep(tmp_path / "b1", "1010", seed=2)]
-    keep(first[0], "11", seed=1, environment="dark")
-    (row,) = paired(first, second)
-    assert (row["environment"], row["task"], row["episodes"]) == ("plain", "lift", 8)
-    assert (row["first"], row["second"], row["difference"]) == (7 / 8, 3 / 8, 0.5)
-    assert (row["only_first"], row["only_second"]) == (4, 0)
-    assert row["low"] < 0.5 < row["high"]
-    table = paired_markdown([row], names=("augmented", "plain"))
-    assert "| environment | task | episodes | augmented [%] | plain [%] | difference [points] |" in table
-    assert f"| plain | lift | 8 | 87.5 | 37.5 | **+50.0** [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}] |" in table
+def of(name: str, *runs: Path) -> Candidate:
+    return Candidate(name=name, runs=runs)
 
 
-def test_what_was_cut_short_or_played_by_another_policy_is_left_out(tmp_path: Path):
-    first, second = keep(tmp_path / "a", "10", seed=1), keep(tmp_path / "b", "11", seed=1)
-    for run in (first, second):
-        keep(run, "1", seed=2, name="wrong_instruction-lift")
-    keep(first, "1", seed=3)
-    played = first / "evaluation" / "fine_tuned-lift-plain3.parquet"
-    played.rename(played.with_name("fine_tuned-lift-plain3.begun.parquet"))
-    keep(second, "1", seed=3)
-    assert [row["episodes"] for row in paired([first], [second])] == [2]
+def test_starts_stand_in_one_order(two):
+    paired = pair(two("1101", "1000"))
+    assert [played.success.tolist() for played in paired.played] == [[[True, True, False, True]], [[True, False, False, False]]]
+    assert paired.tasks.tolist() == ["lift"] * 4
+    assert (paired.shared, list(paired.notes)) == (True, [])
 
 
-def test_without_the_same_starts_there_is_nothing_to_pair(tmp_path: Path):
-    first, second = keep(tmp_path / "a", "10", seed=1), keep(tmp_path / "b", "11", seed=2)
-    with pytest.raises(ValueError, match="nothing from the same starts"):
-        paired([first], [second])
-    with pytest.raises(ValueError, match="occur twice"):
-        paired([first, first], [first])
+def test_what_one_alone_played_is_left_out_and_said(two, keep):
+    candidates = two("10", "11")
+    keep(candidates[0].runs[0], "111", task="touch")
+    paired = pair(candidates)
+    assert paired.tasks.tolist() == ["lift", "lift"]
+    assert list(paired.notes) == ["Left out, as not all played it under the same conditions: touch of a."]
+
+
+def test_training_seeds_meet_the_same_starts_or_each_its_own(keep, tmp_path: Path):
+    a, b = ([keep(tmp_path / f"{name}{seed}", "1110", seed=seed) for seed in (1, 2)] for name in "ab")
+    paired = pair([of("a", *a), of("b", *b)])
+    assert not paired.shared
+    assert [played.success.shape for played in paired.played] == [(2, 4), (2, 4)]
+    assert [one["seed"] for one in paired.conditions] == [1, 2]
+    for run in (*a, *b):
+        keep(run, "00", seed=9)
+    paired = pair([of("a", *a), of("b", *b)])
+    assert paired.shared
+    assert [played.success.shape for played in paired.played] == [(2, 2), (2, 2)]
+
+
+def test_starts_that_are_partly_the_same_are_refused(keep, tmp_path: Path):
+    a = [keep(tmp_path / f"a{seed}", "10", seed=seed) for seed in (1, 2)]
+    b = [keep(tmp_path / f"b{seed}", "10", seed=seed) for seed in (1, 2)]
+    more = keep(tmp_path / "b3", "10", seed=2)
+    with pytest.raises(ValueError, match=r"the runs of a and b met partly the same starts: evaluate all with one evaluation.seed"):
+        pair([of("a", *a), of("b", *b, more)])
+    with pytest.raises(ValueError, match=r"a1 and .*b2 did not play lift under the same conditions: seed is 1 and 2"):
+        pair([of("a", *a), of("b", *b[::-1])])
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        ({"seed": 2}, r"seed is 1 and 2\. Evaluate both with the same env, task and evaluation"),
+        ({"rules": {"success": "Once", "max_steps": 50}}, r"rules.max_steps is None and 50.*'accept=\[rules.max_steps\]'"),
+        ({"environment": "dark"}, "environment is plain and dark"),
+        (
+            {"code": {"sources": "s2", "packages": {"mujoco": "3.3.1"}, "ours": "o1"}},
+            r"code.packages.mujoco is 3.8.0 and 3.3.1; code.sources is s1 and s2.*'accept=\[code.packages.mujoco,code.sources\]'",
+        ),
+        ({"suite": "other"}, "suite is tabletop and other"),
+    ],
+)
+def test_what_differs_is_named(two, about, message):
+    with pytest.raises(ValueError, match=f"a and .*b did not play lift under the same conditions: .*{message}"):
+        pair(two("10", "11", **about))
+
+
+def test_another_number_of_episodes_is_another_evaluation(two):
+    with pytest.raises(ValueError, match="episodes is 2 and 3"):
+        pair(two("10", "110"))
+
+
+def test_other_tasks_are_named(two):
+    with pytest.raises(ValueError, match=r"did not play the same: .*a played lift, .*b touch\. Evaluate both on one task"):
+        pair(two("10", "11", task="touch"))
+
+
+def test_what_is_accepted_is_said(two):
+    candidates = two("10", "11", code={"sources": "s1", "packages": {"mujoco": "3.8.0"}, "ours": "o2"})
+    for accept in (["code.ours"], ["code"]):
+        assert list(pair(candidates, accept=accept).notes) == ["Taken as equal, and is not: code.ours (o1, o2)."]
+    with pytest.raises(ValueError, match=r"accept=seed: without the same seed, episodes, suite, task there are no pairs"):
+        pair(candidates, accept=["seed"])
+
+
+def test_ways_to_execute_are_the_candidates_own_and_said(two):
+    (note,) = pair(two("10", "11", execution={"kind": "RecedingHorizon", "steps": 2})).notes
+    assert note == "They execute their chunks in other ways: a: OpenLoop; b: RecedingHorizon 2."
+
+
+def test_two_evaluations_of_one_run_from_the_same_starts_are_refused(two, keep):
+    candidates = two("10", "11")
+    keep(candidates[0].runs[0], "11", execution={"kind": "RecedingHorizon"})
+    with pytest.raises(ValueError, match=r"a keeps two evaluations of lift .* differ in execution.kind: choose with execution="):
+        pair(candidates)
+    assert len(pair(candidates, wanted=Wanted(execution="OpenLoop")).tasks) == 2
+
+
+def test_a_run_is_named_once(two):
+    first, second = two("10", "11")
+    with pytest.raises(ValueError, match="a is named twice: each run once"):
+        pair([first, second, Candidate(name="again", runs=[second.runs[0].parent / "a"])])
+    with pytest.raises(ValueError, match="a comparison is between two or more"):
+        pair([first])
+
+
+def test_a_task_in_two_environments_is_two_lines(two, keep):
+    candidates = two("10", "11")
+    dark = "{'_target_': 'envs.lit', '_partial_': True, 'gain': 0.5}"
+    for one in candidates:
+        keep(one.runs[0], "11", environment=dark)
+    assert sorted(set(pair(candidates).tasks.tolist())) == ["lift, envs.lit, gain: 0.5", "lift, plain"]

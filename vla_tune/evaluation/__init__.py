@@ -4,19 +4,19 @@ from vla_tune.evaluation.cell import Cell, evaluate_cell, finished, policy_ident
 from vla_tune.evaluation.environments import in_processes, in_turn, observation_of
 from vla_tune.evaluation.episodes import EpisodeRecord, episode_seed, read_episodes, write_episodes
 from vla_tune.evaluation.rollout import rollout
-from vla_tune.evaluation.stats import PairedComparison, compare, success_row, wilson_interval
+from vla_tune.evaluation.stats import PairedComparison, pairs_of, success_row, wilson_interval
 
 __all__ = [
     "Cell",
     "EpisodeRecord",
     "PairedComparison",
-    "compare",
     "episode_seed",
     "evaluate_cell",
     "finished",
     "in_processes",
     "in_turn",
     "observation_of",
+    "pairs_of",
     "policy_identity",
     "read_episodes",
     "rollout",

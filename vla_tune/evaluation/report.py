@@ -17,23 +17,24 @@ _MEASURED = ("episodes", "successes", "success_rate", "wilson_low", "wilson_high
 def success_table(rows: Sequence[Row], *, title: str = "Success") -> Table:
     """The rows for `rich.print`."""
     head, *lines = _cells(rows)
-    return _table(head, lines, left=len(head) - 3, title=title)
+    return table([head, *lines], left=len(head) - 3, title=title)
 
 
 def open_loop_table(rows: Sequence[Row], *, title: str = "Open loop") -> Table:
     """Rows of `open_loop_row` for `rich.print`: errors of each action group in robot units, and overall as a share of the range."""
     head, *lines = open_loop_cells(rows)
-    return _table(head, lines, left=1, title=title)
+    return table([head, *lines], left=1, title=title)
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]], *, left: int, title: str) -> Table:
-    """The first `left` columns are words, the others numbers."""
-    table = Table(title=title)
+def table(cells: Sequence[Sequence[str]], *, left: int, title: str) -> Table:
+    """A header and lines for `rich.print`; the first `left` columns are words, the others numbers."""
+    head, *lines = cells
+    made = Table(title=title)
     for column, name in enumerate(head):
-        table.add_column(escape(name), justify="left" if column < left else "right", overflow="fold")
+        made.add_column(escape(name), justify="left" if column < left else "right", overflow="fold")
     for line in lines:
-        table.add_row(*map(escape, line))
-    return table
+        made.add_row(*map(escape, line))
+    return made
 
 
 def open_loop_cells(rows: Sequence[Row]) -> list[list[str]]:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import Bool
+
 Z = 1.96
 """Standard normal quantile of a two-sided 95 % interval."""
 
@@ -88,6 +91,14 @@ class PairedComparison:
         """Success rate of the first minus that of the second."""
         return (self.only_first - self.only_second) / self.episodes
 
+    @property
+    def p_value(self) -> float:
+        """Of McNemar's exact test, two-sided: how likely chance alone divides the episodes that one won so unevenly."""
+        from scipy.stats import binom  # a second, which who compares nothing need not wait
+
+        apart = self.only_first + self.only_second
+        return min(1.0, 2 * float(binom.cdf(min(self.only_first, self.only_second), apart, 0.5)))
+
     def interval(self, *, z: float = Z) -> tuple[float, float]:
         """Bounds of the difference (R. G. Newcombe, Statistics in Medicine 17 (1998), 2635-2650, method 10)."""
         first, second = self.both + self.only_first, self.both + self.only_second
@@ -108,24 +119,13 @@ class PairedComparison:
         return excess / sqrt(margins) if margins else 0.0
 
 
-def compare(first: Sequence[Outcome], second: Sequence[Outcome]) -> PairedComparison:
-    """How two policies did on the same episodes.
-
-    Raises:
-        ValueError: the episodes (suite, task, episode, seed) are not the same.
-    """
-    ours, theirs = _by_key(first), _by_key(second)
-    if odd := sorted(ours.keys() ^ theirs.keys()):
-        raise ValueError(
-            f"{len(odd)} episodes were played by one policy only, e.g. {odd[0]}: evaluate both with the same suite, tasks, seed "
-            "and number of episodes."
-        )
-    pairs = [(ours[key], theirs[key]) for key in ours]
+def pairs_of(first: Bool[np.ndarray, "..."], second: Bool[np.ndarray, "..."]) -> PairedComparison:
+    """The table of two policies from their successes at the same starts, in one order."""
     return PairedComparison(
-        both=pairs.count((True, True)),
-        only_first=pairs.count((True, False)),
-        only_second=pairs.count((False, True)),
-        neither=pairs.count((False, False)),
+        both=int((first & second).sum()),
+        only_first=int((first & ~second).sum()),
+        only_second=int((~first & second).sum()),
+        neither=int((~first & ~second).sum()),
     )
 
 

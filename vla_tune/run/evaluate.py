@@ -31,7 +31,6 @@ from vla_tune.run.published import named_folder, stated_contract
 from vla_tune.run.stored import data_of
 from vla_tune.schema import CONTRACT_FILE, Contract, write_json
 
-CELLS = "evaluation"
 FILMS = "films"
 
 

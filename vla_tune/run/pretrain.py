@@ -26,6 +26,7 @@ from vla_tune.data import build_pipeline, make_contract
 from vla_tune.data.memory import FramesInMemory
 from vla_tune.data.recorded import observation_in
 from vla_tune.data.transforms import Transformed
+from vla_tune.evaluation.kept import CELLS
 from vla_tune.models.openvla import OpenVLA
 from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.models.openvla.location import WeighedLocation
@@ -36,7 +37,7 @@ from vla_tune.models.precision import choose_attention
 from vla_tune.policy import LocalPolicy
 from vla_tune.record import counterfactual_frames
 from vla_tune.record.tabletop import TabletopWorld
-from vla_tune.run.evaluate import CELLS, evaluate, print_rows
+from vla_tune.run.evaluate import evaluate, print_rows
 from vla_tune.run.folder import METRICS_FILE
 from vla_tune.run.lock import locked
 from vla_tune.run.manifest import MANIFEST_FILE, abilities

@@ -17,11 +17,12 @@ from vla_tune.data.sources import Data
 from vla_tune.data.transforms import Transform
 from vla_tune.environment import observation_in, told
 from vla_tune.evaluation.environments import check_actions, check_rate
+from vla_tune.evaluation.kept import CELLS
 from vla_tune.evaluation.plots import plot_success
 from vla_tune.policy.local import to_sample
 from vla_tune.printing import say
 from vla_tune.run.base import why_not_tried
-from vla_tune.run.evaluate import CELLS, evaluate, execution_name
+from vla_tune.run.evaluate import evaluate, execution_name
 from vla_tune.run.folder import SUCCESS_PLOT
 from vla_tune.run.following import ORDER, Row, Run, check_common, of_the_trained
 from vla_tune.run.manifest import known_tasks
