@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from vla_tune.schema import Contract, content_hash, contract_from_record, to_record
-from vla_tune.serving.codec import REQUEST_ID, STATE, image_key
+from vla_tune.serving.codec import REQUEST_ID, STATE, image_key, observation_in, request_of
 from vla_tune.serving.strict_json import from_json
+
+__all__ = ["chunk_shape", "contract_hash", "contract_in", "metadata_of", "observation_in", "request_of"]
+"""The last two lie in `codec` now, and answer here for one version more."""
 
 
 def contract_hash(contract: Contract) -> str:
