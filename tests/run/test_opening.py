@@ -172,6 +172,18 @@ def test_what_was_measured_before_chunks_could_blend_is_not_measured_again(tmp_p
     assert not (tmp_path / RESULTS_FILE).exists()
 
 
+def test_a_head_is_the_same_wherever_it_lay():
+    """Runs that began when heads were a package of their own go on."""
+
+    def run(package: str, losses: str) -> dict:
+        return {"head": {"_target_": f"{package}.AutoregressiveTokenHead", "softmax": {"_target_": f"{losses}.ActionRows"}}}
+
+    now = run("vla_tune.models.heads", "vla_tune.models.heads.codes")
+    assert differences(run("vla_tune.heads", "vla_tune.heads.loss"), now) == []
+    (change,) = differences(run("my_lab.heads", "vla_tune.heads.loss"), now)
+    assert change.key == "head._target_"
+
+
 def test_a_base_that_ships_with_the_package_is_the_same_wherever_it_lies(tmp_path: Path):
     begun(tmp_path, model={"folder": "/home/trainer/vla-tune/vla_tune/assets/tiny"})
     open_run(config(model={"folder": "/elsewhere/vla-tune/vla_tune/assets/tiny"}), tmp_path)
