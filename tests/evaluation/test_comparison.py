@@ -9,6 +9,7 @@ from matplotlib.image import imread
 
 from vla_tune.evaluation.comparison import base_rows, compared, comparison_markdown, plot_comparison
 from vla_tune.evaluation.stats import wilson_interval
+from vla_tune.evaluation.training_seeds import interval_of_rates
 
 
 def row(policy: str, task: str, successes: int) -> dict[str, Any]:
@@ -45,14 +46,15 @@ def results(successes: int, *, held_out: float = 1.5, kept: int = 30) -> dict[st
 def test_seeds_are_one_row():
     (found,) = compared({"lora_r4": [results(40), results(45), results(50, held_out=2.0)]})
     assert found["success_rate"] == 135 / 150
-    assert (found["wilson_low"], found["wilson_high"]) == wilson_interval(135, 150)
+    assert (found["low"], found["high"]) == (interval_of_rates([40, 45, 50], [50] * 3))
+    assert found["low"] < wilson_interval(135, 150)[0], "seeds that differ by 20 points are less sure than 150 episodes"
     assert found["success_by_seed"] == [0.8, 0.9, 1.0]
     assert found["trainable_share"] == 0.25
     assert found["peak_memory_bytes"] == 2_000_000_045, "the median"
     assert found["generalisation_gap"] == 0.5, "the median"
     assert found["forgotten"] == pytest.approx((40 + 0) / 2), "of the two tasks that the base could do, in percentage points"
     line = comparison_markdown([found], choice="adapter").splitlines()[2]
-    cells = ["lora_r4", "250 (25.00 %)", "1.50", "2.00", "145", "+0.500", "80, 90, 100", "**90.0** [84.2, 93.8]", "20.0"]
+    cells = ["lora_r4", "250 (25.00 %)", "1.50", "2.00", "145", "+0.500", "80, 90, 100", "**90.0** [65.2, 100.0]", "20.0"]
     assert line == f"| {' | '.join([*cells, '10.0, 20.0, 10.5', 'yes'])} |"
 
 

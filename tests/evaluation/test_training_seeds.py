@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vla_tune.evaluation.stats import wilson_interval
-from vla_tune.evaluation.training_seeds import difference_over_runs, interval_over_runs
+from vla_tune.evaluation.training_seeds import difference_over_runs, interval_of_rates, interval_over_runs
 
 SHAPE = st.tuples(st.integers(2, 5), st.integers(4, 20))
 TWO = SHAPE.flatmap(lambda shape: st.tuples(*[arrays(bool, shape)] * 2))
@@ -54,6 +54,15 @@ def test_runs_that_differ_are_less_sure_than_their_episodes():
     low, high = interval_over_runs(played, one_task(played), shared=True)
     assert low < 0.5
     assert high == 1.0
+
+
+def test_of_counts_alone_it_is_as_wide_as_runs_differ():
+    """90, 90 and 99 %: a standard deviation of sqrt(27) points, and t = 4.303 with two degrees of freedom."""
+    low, high = interval_of_rates([90, 90, 99], [100] * 3)
+    half = 4.302653 * 0.0519615 / np.sqrt(3)
+    assert (low, high) == pytest.approx((0.93 - half, 1.0), abs=1e-6)
+    assert interval_of_rates([96], [100]) == wilson_interval(96, 100)
+    assert interval_of_rates([96, 96], [100] * 2) == wilson_interval(192, 200)
 
 
 def test_one_run_against_several_is_taken_as_it_is():
@@ -114,15 +123,15 @@ def test_intervals_hold_what_is_true(shared: bool):
     assert told <= 0.1
 
 
-@pytest.mark.slow  # 2,000 comparisons for each case, three minutes in all
+@pytest.mark.slow  # 2,000 comparisons for each case, ten minutes in all
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("runs", [3, 4, 5])
 @pytest.mark.parametrize(("first", "second"), [(0.9, 0.9), (0.7, 0.5), (0.97, 0.9)])
 @pytest.mark.parametrize("starts", [50, 100])
 def test_95_of_100_intervals_hold_what_is_true(first: float, second: float, runs: int, shared: bool, starts: int):
-    """At a seed's standard deviation of 0.5 logit; 2,000 tries have a Monte-Carlo error of 0.5 points."""
+    """93 to 97 % at a seed's standard deviation of 0.5 logit, within two Monte-Carlo errors of 0.4 points."""
     held, rate_held, told = coverage(first, second, runs=runs, starts=starts, tries=2000, shared=shared)
     print(f"{first} {second} runs={runs} starts={starts} shared={shared}: {held:.3f} {rate_held:.3f} told={told:.3f}")
-    assert 0.93 <= held <= 0.97
-    assert 0.93 <= rate_held <= 0.97
+    assert 0.922 <= held <= 0.978
+    assert 0.922 <= rate_held <= 0.978
     assert first != second or told <= 0.05 + 0.015

@@ -7,8 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from vla_tune.evaluation.plots import COLOURS, finish_rates, quiet, save, slant, whiskers
-from vla_tune.evaluation.stats import wilson_interval
+from vla_tune.evaluation.plots import COLOURS, finish_rates, quiet, save, slant
+from vla_tune.evaluation.training_seeds import interval_of_rates
 from vla_tune.printing import markdown
 
 Results = Mapping[str, Any]
@@ -21,9 +21,7 @@ _COLUMNS = {
     "samples per CPU s": lambda row: _number(row["samples_per_cpu_second"], ".0f"),
     "held-out - training loss": lambda row: _number(row["generalisation_gap"], "+.3f"),
     "success by seed [%]": lambda row: ", ".join(f"{100 * rate:.0f}" for rate in row["success_by_seed"]),
-    "success [%]": lambda row: (
-        f"**{100 * row['success_rate']:.1f}** [{100 * row['wilson_low']:.1f}, {100 * row['wilson_high']:.1f}]"
-    ),
+    "success [%]": lambda row: f"**{100 * row['success_rate']:.1f}** [{100 * row['low']:.1f}, {100 * row['high']:.1f}]",
     "forgotten [points]": lambda row: _number(row["forgotten"], ".1f"),
     "ms per chunk: base, live, merged": lambda row: ", ".join(
         _number(row["milliseconds"].get(name), ".1f") for name in ("base", "live", "merged")
@@ -67,7 +65,11 @@ def plot_comparison(rows: Sequence[Mapping[str, Any]], path: Path, *, choice: st
     success, *below = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 2))
     places = range(len(rows))
     rates = [100 * row["success_rate"] for row in rows]
-    success.errorbar(places, rates, whiskers(rows), fmt="o", color=COLOURS[1], capsize=3, label="all seeds, 95 % Wilson interval")
+    lengths = [
+        [100 * max(row["success_rate"] - row["low"], 0.0) for row in rows],
+        [100 * max(row["high"] - row["success_rate"], 0.0) for row in rows],
+    ]
+    success.errorbar(places, rates, lengths, fmt="o", color=COLOURS[1], capsize=3, label="all seeds, 95 % interval over runs")
     for place, row in zip(places, rows, strict=True):
         seeds = [100 * rate for rate in row["success_by_seed"]]
         label = "one seed" if place == 0 else None
@@ -96,8 +98,8 @@ def _row(choice: str, seeds: Sequence[Results]) -> dict[str, Any]:
     if any(not run.get("costs") for run in seeds):
         raise ValueError(f"a run of {choice} was finished before costs were measured: remove its folder and start it again.")
     own = [next(row for row in run["evaluation"] if row["policy"] == "fine_tuned") for run in seeds]
-    successes, episodes = (sum(row[name] for row in own) for name in ("successes", "episodes"))
-    low, high = wilson_interval(successes, episodes)
+    successes, episodes = ([row[name] for row in own] for name in ("successes", "episodes"))
+    low, high = interval_of_rates(successes, episodes)
     training, costs = [run["training"] for run in seeds], [run["costs"] for run in seeds]
     trainable = training[0]["trainable_parameters"]
     return {
@@ -110,9 +112,9 @@ def _row(choice: str, seeds: Sequence[Results]) -> dict[str, Any]:
         "samples_per_cpu_second": _median([run["samples_per_cpu_second"] for run in training]),
         "generalisation_gap": _median([_gap(run) for run in training]),
         "success_by_seed": [row["success_rate"] for row in own],
-        "success_rate": successes / episodes,
-        "wilson_low": low,
-        "wilson_high": high,
+        "success_rate": sum(successes) / sum(episodes),
+        "low": low,
+        "high": high,
         "forgotten": _median([_forgotten(run["evaluation"], own[0]["task"]) for run in seeds]),
         "milliseconds": {name: _median([run["milliseconds"].get(name) for run in costs]) for name in ("base", "live", "merged")},
         "not_mergeable": costs[0]["not_mergeable"],
@@ -120,7 +122,7 @@ def _row(choice: str, seeds: Sequence[Results]) -> dict[str, Any]:
 
 
 def _base(row: Mapping[str, Any], costs: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = wilson_interval(row["successes"], row["episodes"])
+    low, high = interval_of_rates([row["successes"]], [row["episodes"]])
     return {
         "choice": "base",
         "seeds": 1,
@@ -129,8 +131,8 @@ def _base(row: Mapping[str, Any], costs: Mapping[str, Any]) -> dict[str, Any]:
         "adapter_bytes": 0,
         "success_by_seed": [row["success_rate"]],
         "success_rate": row["success_rate"],
-        "wilson_low": low,
-        "wilson_high": high,
+        "low": low,
+        "high": high,
         "milliseconds": {"base": costs["milliseconds"].get("base")},
     }
 

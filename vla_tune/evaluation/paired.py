@@ -211,5 +211,5 @@ def _executions(candidates: Sequence[Candidate], taken: Mapping[Path, Sequence[E
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,}\b", r"\1", str(value))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -1,6 +1,6 @@
 """Rates and differences over several training runs of one method: a run that went well or badly is one draw, not its episodes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -53,6 +53,24 @@ def interval_over_runs(
     variance = spread.runs + common
     degrees = spread.degrees * (min((variance / spread.runs) ** 2, 2.0) if spread.runs else 2.0)
     half = _quantile(degrees) * sqrt(variance)
+    return max(min(low, rate - half), 0.0), min(max(high, rate + half), 1.0)
+
+
+def interval_of_rates(successes: Sequence[int], episodes: Sequence[int]) -> tuple[float, float]:
+    """95 % bounds of the mean success rate of training runs of which only counts are known, never narrower than Wilson's.
+
+    Student's t over the runs' rates: which starts they shared is not known, so it is a little bolder than `interval_over_runs`.
+
+    Args:
+        successes: Of each run.
+        episodes: Of each run.
+    """
+    rate = sum(successes) / sum(episodes)
+    low, high = wilson_interval(sum(successes), sum(episodes))
+    if len(successes) == 1:
+        return low, high
+    rates = np.array(successes) / np.array(episodes)
+    half = _quantile(len(rates) - 1.0) * float(rates.std(ddof=1)) / sqrt(len(rates))
     return max(min(low, rate - half), 0.0), min(max(high, rate + half), 1.0)
 
 
