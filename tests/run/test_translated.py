@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 import vla_tune.translation
-from tests.translation.test_wrapper import Chaotic
 from vla_tune.evaluation import rollout
 from vla_tune.execution import OpenLoop
 from vla_tune.run.evaluate import evaluate_run
@@ -74,6 +73,21 @@ def test_what_may_be_read_back_exists():
     named = {name.rpartition(".")[2] for name in _PARTS}
     acting = {"FromCall", "SeedCall", "StatesInFile", "StoredStarts"}
     assert named | acting | {"Moment", "Translated", "translated"} == set(vla_tune.translation.__all__)
+
+
+class Chaotic:
+    """Goes where the last bits of what it sees say: any difference between two runs grows."""
+
+    def act(self, observations):
+        return np.stack([self.chunk(observation) for observation in observations])
+
+    def chunk(self, observation):
+        words = np.frombuffer(observation.state.tobytes() + observation.images["front"].tobytes(), np.uint32)
+        generator = np.random.default_rng([int(words.sum()), *observation.instruction.encode()])
+        return generator.uniform([-0.03, -0.03, -0.03, 0], [0.03, 0.03, 0.02, 1], (4, 4)).astype(np.float32)
+
+    def reset(self):
+        pass
 
 
 def test_the_tabletop_by_lerobots_plugin_is_the_tabletop(tiny_contract):

@@ -7,8 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tests.translation.conftest import without, written
+from vla_tune.check.replay import replay
 from vla_tune.data import build_pipeline
+from vla_tune.data.chunks import ChunksByTimestamp
+from vla_tune.data.dataset import Demonstrations
 from vla_tune.environment import AtTheEnd, Once, observation_in
 from vla_tune.evaluation import in_processes, rollout
 from vla_tune.evaluation.code import code_of
@@ -17,7 +19,7 @@ from vla_tune.evaluation.stage import Rules
 from vla_tune.execution import OpenLoop
 from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.policy import LocalPolicy
-from vla_tune.run.objects import build
+from vla_tune.record import STILL, Storage, record_demonstrations
 
 T = "vla_tune.translation."
 LEFT, RIGHT = (-0.05, 0, 0, 1.0), (0.05, 0, 0, 1.0)
@@ -195,14 +197,14 @@ def test_what_is_not_there_is_named_before_the_first_episode(make_of, name):
 
 
 @pytest.mark.parametrize("key", ["horizon", "success", "instruction", "action", "cameras", "control_hz", "state", "tasks"])
-def test_a_missing_key_is_named(key):
+def test_a_missing_key_is_named(make_without, key):
     with pytest.raises(ValueError, match=rf"env.make has no {key}; it takes environment, tasks, cameras"):
-        build(without(written(), key))(task="left")
+        make_without(key)(task="left")
 
 
-def test_a_misspelt_key_is_named():
+def test_a_misspelt_key_is_named(make_without):
     with pytest.raises(ValueError, match=r"env\.make has no horizon and has horizen, which it does not take"):
-        build(without(written(), "horizon") | {"horizen": 9})(task="left")
+        make_without("horizon", horizen=9)(task="left")
 
 
 def test_a_set_state_must_be_shown(make_of):
@@ -229,27 +231,12 @@ def test_a_success_under_another_name_is_refused(make_of):
         played(env, LEFT, steps=1)
 
 
-class Chaotic:
-    """Goes where the last bits of what it sees say, mostly to one side: any difference between two runs grows."""
-
-    def act(self, observations):
-        return np.stack([self.chunk(observation) for observation in observations])
-
-    def chunk(self, observation):
-        words = np.frombuffer(observation.state.tobytes() + observation.images["front"].tobytes(), np.uint32)
-        generator = np.random.default_rng([int(words.sum()), *observation.instruction.encode()])
-        return generator.uniform([-0.08, -1, -1, 0], [0.04, 1, 1, 1], (4, 4)).astype(np.float32)
-
-    def reset(self):
-        pass
-
-
 CELL = {"suite": "crane", "task": "left", "seed": 3, "execution": OpenLoop()}
 
 
-def test_tables_are_the_same_at_every_number_of_environments(make_of, crane):
+def test_tables_are_the_same_at_every_number_of_environments(make_of, crane, chaotic):
     make = partial(make_of(), task="left")
-    play = partial(rollout, Chaotic(), make, episodes=13, embodiment=crane, **CELL)
+    play = partial(rollout, chaotic, make, episodes=13, embodiment=crane, **CELL)
     tables = [play(num_envs=number) for number in (1, 3, 7)]
     assert all(one == other for one, other in pairwise(tables))
     assert {record.success for record in tables[0]} == {True, False}
@@ -260,9 +247,9 @@ def test_tables_are_the_same_at_every_number_of_environments(make_of, crane):
 
 
 @pytest.mark.ci  # processes of their own
-def test_processes_lead_to_the_same_tables(make_of, crane):
+def test_processes_lead_to_the_same_tables(make_of, crane, chaotic):
     make = partial(make_of(), task="right")
-    play = partial(rollout, Chaotic(), make, episodes=7, embodiment=crane, **CELL | {"task": "right"})
+    play = partial(rollout, chaotic, make, episodes=7, embodiment=crane, **CELL | {"task": "right"})
     solo = play(num_envs=1, vectorize=in_turn)
     assert [play(num_envs=number, vectorize=in_processes) for number in (1, 3)] == [solo, solo]
 
@@ -276,12 +263,29 @@ def test_a_model_acts_there(make_of, crane, tiny_model, tiny_head, tiny_tokenize
     assert tables[0] == tables[1] == tables[2]
 
 
-def test_another_rate_is_refused(make_of, crane):
+def test_another_rate_is_refused(make_of, crane, chaotic):
     make = partial(make_of(control_hz=20.0), task="left")
     with pytest.raises(ValueError, match="the environment acts at 20 Hz, 'crane' at 10 Hz"):
-        rollout(Chaotic(), make, episodes=1, embodiment=crane, num_envs=1, **CELL)
+        rollout(chaotic, make, episodes=1, embodiment=crane, num_envs=1, **CELL)
 
 
 def test_edited_functions_of_the_users_own_are_other_code(make_of):
     own = make_of(state=[shown("crane.pose", function={"_target_": "functions_of_tests.halved", "_partial_": True})])
     assert code_of(partial(own, task="left"))["sources"] != code_of(partial(make_of(), task="left"))["sources"]
+
+
+def test_what_was_recorded_there_succeeds_again(make_of, crane, tmp_path):
+    """By another translation, what was recorded is another thing."""
+
+    def expert(env):
+        return np.array([np.clip(-0.7 - env.unwrapped.at, -0.05, 0.05), 0, 0, 1], np.float32)
+
+    make, other = (partial(made, task="left") for made in (make_of(), make_of(action__parts__0__scale=-50.0)))
+    record = partial(record_demonstrations, tmp_path / "data", expert=expert, embodiment=crane, episodes=2, seed=0)
+    record = partial(record, noise=STILL, storage=Storage("image"))
+    record(make_env=make)
+    with pytest.raises(ValueError, match="recorded by another recipe"):
+        record(make_env=other)
+    data = Demonstrations(tmp_path / "data", embodiment=crane, chunks=ChunksByTimestamp(1))
+    assert replay(data, make, count=2).passed
+    assert not replay(data, other, count=2).passed

@@ -16,6 +16,7 @@ from vla_tune.environment import observation_in, told
 from vla_tune.record.folder import written_once
 from vla_tune.record.writer import Frame, Storage, write_episodes
 from vla_tune.schema import Embodiment, to_record
+from vla_tune.translation.wrapper import TRANSLATION
 
 _log = logging.getLogger(__name__)
 Environment = gymnasium.Env[Any, Any]
@@ -193,8 +194,9 @@ def _translation(body: Embodiment) -> list[int]:
 
 def _described(env: Environment) -> Any:
     spec = env.spec
-    return (
+    said = (
         type(env.unwrapped).__qualname__
         if spec is None
         else {"id": spec.id, "kwargs": spec.kwargs, "limit": spec.max_episode_steps}
     )
+    return {"environment": said, TRANSLATION: env.metadata[TRANSLATION]} if TRANSLATION in env.metadata else said

@@ -1,26 +1,26 @@
 """The wrapper that shows and tells what `vla_tune.environment` asks for, of parts that a configuration names."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import wraps
-from inspect import Parameter, signature
 from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Space, Text
-from gymnasium.wrappers import TimeLimit
 
 from vla_tune.environment import SUCCESS, check_picture
 from vla_tune.translation.actions import ActionTo
-from vla_tune.translation.makers import Maker, TaskInto
 from vla_tune.translation.moment import Moment
 from vla_tune.translation.sources import Source
 from vla_tune.translation.starts import SeedInto, Settle, StartFrom
 from vla_tune.translation.success import as_success
 
 DISTRACTOR = "distractor_instruction"
+TRANSLATION = "translation"
+"""Where `metadata` has the parts in words, which a recording keeps."""
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _LONGEST = 1_000
 """Letters of an instruction."""
 
@@ -52,7 +52,7 @@ class Translated(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, parts: Parts, *, task: str, control_hz: float) -> None:
         super().__init__(env)
         self._parts, self._task, self._sentences = parts, task, {}
-        self.metadata = {**env.metadata, "control_hz": control_hz}
+        self.metadata = {**env.metadata, "control_hz": control_hz, TRANSLATION: _ADDRESS.sub("", repr(parts))}
         self.action_space = Box(-np.inf, np.inf, (parts.action.dimension,), np.float32)
         shown, _ = self.reset(seed=0)
         self.observation_space = _space(shown)
@@ -61,7 +61,7 @@ class Translated(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """Begins an episode: seed, reset, stored state, settling steps."""
         if self._parts.seed is not None and seed is not None:
-            with _naming("seed"):
+            with naming("seed"):
                 self._parts.seed(self.env, seed)
         shown, info = self.env.reset(seed=seed, options=options)
         moment = Moment(task=self._task, env=self.env, shown=shown, info=info)
@@ -71,7 +71,7 @@ class Translated(gymnasium.Wrapper):
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], SupportsFloat, bool, bool, dict[str, Any]]:
         """Steps by an action of the robot."""
-        with _naming("action"):
+        with naming("action"):
             leaving = self._parts.action(np.asarray(action), self.env.action_space)
         moment, success = self._take(leaving)
         return self._read(moment), moment.reward, moment.terminated, moment.truncated, self._told(moment.info, success=success)
@@ -79,7 +79,7 @@ class Translated(gymnasium.Wrapper):
     def _take(self, leaving: np.ndarray, check: Callable[[Moment], Any] = lambda moment: None) -> tuple[Moment, bool]:
         moment = self._stepped(leaving)
         check(moment)
-        with _naming("success"):
+        with naming("success"):
             return moment, as_success(self._parts.success(moment), str(self._parts.success))
 
     def _stepped(self, leaving: np.ndarray) -> Moment:
@@ -97,7 +97,7 @@ class Translated(gymnasium.Wrapper):
     def _started(self, moment: Moment, seed: int | None) -> Moment:
         if self._parts.starts is None:
             return moment
-        with _naming("starts"):
+        with naming("starts"):
             shown = self._parts.starts(moment, seed)
             if shown is None and self._parts.settle is None:
                 raise ValueError("setting a state shows nothing: name the method that does (observe), or say settle.")
@@ -123,7 +123,7 @@ class Translated(gymnasium.Wrapper):
             return still
         if isinstance(space, Box):
             return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
-        with _naming("action"):
+        with naming("action"):
             return self._parts.action(np.zeros(self._parts.action.dimension, np.float32), space)
 
     def _said(self, moment: Moment) -> dict[str, str]:
@@ -140,85 +140,6 @@ class Translated(gymnasium.Wrapper):
         return {**info, **{name: said for name, said in self._sentences.items() if name == DISTRACTOR}, SUCCESS: success}
 
 
-def _naming_what_is_missing[**P, T](make: Callable[P, T]) -> Callable[P, T]:
-    """The same function, that says which keys it misses, and which it does not know."""
-    takes = signature(make).parameters
-
-    @wraps(make)
-    def checked(*args: P.args, **keys: P.kwargs) -> T:
-        missing = [name for name, key in takes.items() if key.default is Parameter.empty and name not in keys]
-        unknown = [name for name in keys if name not in takes]
-        if missing or unknown:
-            said = [f"has no {', '.join(missing)}"] if missing else []
-            said += [f"has {', '.join(unknown)}, which it does not take"] if unknown else []
-            raise ValueError(f"env.make {' and '.join(said)}; it takes {', '.join(name for name in takes if name != 'task')}.")
-        return make(*args, **keys)
-
-    return checked
-
-
-@_naming_what_is_missing
-def translated(
-    *,
-    task: str,
-    environment: Maker,
-    tasks: TaskInto,
-    cameras: Mapping[str, Source],
-    state: Sequence[Source],
-    action: ActionTo,
-    instruction: Source,
-    success: Source,
-    horizon: int,
-    control_hz: float,
-    distractor: Source | None = None,
-    seed: SeedInto | None = None,
-    starts: StartFrom | None = None,
-    settle: Settle | None = None,
-) -> gymnasium.Env:
-    """An environment as an evaluation wants it, of what `conf/env/<name>.yaml` says.
-
-    Args:
-        task: The word in `task=`.
-        environment: Makes the environment (`Registered`, `FromLeRobot`).
-        tasks: What the word means to it (`Tasks`, `AnyTask`).
-        cameras: Role, or name, of each camera -> where its picture is read from.
-        state: Where the numbers of the robot's state are read from, in their order; none for a robot without a state.
-        action: How an action leaves (`Action`).
-        instruction: Where the sentence is read from, after the reset.
-        success: Where it is read whether the goal is reached, after every step.
-        horizon: Steps of the robot after which an episode ends; settling does not count.
-        control_hz: How many steps are one second; it is compared with the robot's.
-        distractor: Where a sentence about another thing in sight is read from, to be tried as a wrong instruction.
-        seed: How it is seeded, where `reset(seed=...)` does not do it (`SeedCall`).
-        starts: Stored states in which episodes begin (`StoredStarts`).
-        settle: Steps until things have come to rest (`Settle`).
-
-    Raises:
-        ValueError: a key is missing; or what is named is not there, and then what is there is named beside it.
-    """
-    if horizon < 1 or control_hz <= 0:
-        raise ValueError(f"horizon={horizon}, control_hz={control_hz}: an episode has steps, and a second too.")
-    with _naming("tasks"):
-        more = tasks(task)
-    parts = Parts(
-        cameras=cameras,
-        state=state,
-        action=action,
-        instruction=instruction,
-        success=success,
-        distractor=distractor,
-        seed=seed,
-        starts=starts,
-        settle=settle,
-    )
-    env = environment(**more)
-    try:
-        return TimeLimit(Translated(env, parts, task=task, control_hz=control_hz), horizon)
-    except BaseException:
-        env.close()
-        raise
-
-
 def _space(shown: Mapping[str, Any]) -> Dict:
     images: dict[str, Space] = {name: Box(0, 255, picture.shape, np.uint8) for name, picture in shown["images"].items()}
     state = {"state": Box(-np.inf, np.inf, shown["state"].shape, np.float32)} if "state" in shown else {}
@@ -226,14 +147,14 @@ def _space(shown: Mapping[str, Any]) -> Dict:
 
 
 def _picture(role: str, source: Source, moment: Moment) -> np.ndarray:
-    with _naming(f"cameras.{role}"):
+    with naming(f"cameras.{role}"):
         picture = np.asarray(source(moment))
         check_picture(role, picture)
     return picture
 
 
 def _numbers(place: int, source: Source, moment: Moment) -> np.ndarray:
-    with _naming(f"state.{place}"):
+    with naming(f"state.{place}"):
         value = np.asarray(source(moment))
         if value.dtype.kind not in "biuf" or value.ndim > 1:
             raise ValueError(f"{source} is {value.dtype} of shape {list(value.shape)}: a state is a row of numbers.")
@@ -241,7 +162,7 @@ def _numbers(place: int, source: Source, moment: Moment) -> np.ndarray:
 
 
 def _sentence(name: str, source: Source, moment: Moment) -> str:
-    with _naming("distractor" if name == DISTRACTOR else name):
+    with naming("distractor" if name == DISTRACTOR else name):
         said = source(moment)
         if not isinstance(said, str):
             raise ValueError(f"{source} is {type(said).__name__}, not a sentence.")
@@ -249,7 +170,7 @@ def _sentence(name: str, source: Source, moment: Moment) -> str:
 
 
 @contextmanager
-def _naming(place: str) -> Iterator[None]:
+def naming(place: str) -> Iterator[None]:
     """Says by which key of the configuration something was asked for."""
     try:
         yield
