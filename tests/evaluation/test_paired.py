@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from vla_tune.evaluation.episodes import read_episodes, write_episodes
 from vla_tune.evaluation.kept import Wanted
 from vla_tune.evaluation.paired import Candidate, pair
 
@@ -108,6 +109,25 @@ def test_two_evaluations_of_one_run_from_the_same_starts_are_refused(two, keep):
     with pytest.raises(ValueError, match=r"a keeps two evaluations of lift .* differ in execution.kind: choose with execution="):
         pair(candidates)
     assert len(pair(candidates, wanted=Wanted(execution="OpenLoop")).tasks) == 2
+
+
+def test_states_are_compared_and_not_only_what_is_said_of_them(keep, tmp_path: Path):
+    a, b = keep(tmp_path / "a", "10"), keep(tmp_path / "b", "10", seed=2)
+    (path,) = (b / "evaluation").iterdir()
+    records, about = read_episodes(path)
+    write_episodes(path, records, key=about | {"seed": 1})
+    with pytest.raises(ValueError, match=r"a and .*b began from other states, though both say one seed"):
+        pair([of("a", a), of("b", b)])
+
+
+def test_a_start_does_not_count_twice(two, keep):
+    candidates = two("10", "11")
+    for one in candidates:
+        keep(one.runs[0], "11", code={"sources": "s1", "packages": {"mujoco": "3.8.0"}, "ours": "o2"})
+    with pytest.raises(
+        ValueError, match=r"a met the same starts of lift twice, under conditions that differ in code\.ours: move one of"
+    ):
+        pair(candidates)
 
 
 def test_a_run_is_named_once(two):

@@ -75,6 +75,7 @@ def pair(candidates: Sequence[Candidate], *, wanted: Wanted = Wanted(), accept: 
     worlds = {run: [(one.world, len(one.records)) for one in of] for run, of in taken.items()}
     if other := next((run for run in runs if worlds[run] != worlds[runs[0]]), None):
         raise ValueError(f"{runs[0]} and {other} played unequally much: evaluate both on the same tasks, with as many episodes.")
+    _check_starts(candidates, taken, shared=shared)
     first = taken[runs[0]]
     labels = _labels(first)
     return Paired(
@@ -126,6 +127,29 @@ def _check_blocks(candidates: Sequence[Candidate], kept: Mapping[Path, Kept], co
                 f"the runs of {first.name} and {one.name} met partly the same starts: evaluate all with one evaluation.seed, or "
                 "each training seed of every candidate with one of its own, and name them in the same order."
             )
+
+
+def _check_starts(candidates: Sequence[Candidate], taken: Mapping[Path, Sequence[Evaluation]], *, shared: bool) -> None:
+    """No start counts twice, and what stands side by side is one start, also where conditions were accepted."""
+    for run, evaluations in taken.items():
+        for number, one in enumerate(evaluations):
+            if twice := [of for of in evaluations[:number] if of.world == one.world and set(_starts([of])) & set(_starts([one]))]:
+                names = ", ".join(_differences(twice[0].conditions, one.conditions))
+                raise ValueError(
+                    f"{run} met the same starts of {one.task} twice, under conditions that differ in {names}: move one of "
+                    f"{twice[0].path.name} and {one.path.name} away, and likewise of the others."
+                )
+    for candidate in candidates:
+        for place, run in enumerate(candidate.runs):
+            beside = candidates[0].runs[0 if shared else place]
+            if _starts(taken[run]) != _starts(taken[beside]):
+                raise ValueError(
+                    f"{beside} and {run} began from other states, though both say one seed: evaluate one of them again."
+                )
+
+
+def _starts(evaluations: Sequence[Evaluation]) -> list[tuple[str, str, int, int]]:
+    return [record.key for one in evaluations for record in one.records]
 
 
 def _unlike(kept: Mapping[Path, Kept], one: Path, other: Path) -> str:
