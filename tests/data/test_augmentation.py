@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from vla_tune.data import build_pipeline, training_pipeline
-from vla_tune.data.augmentation import AugmentImages, Paraphrase, augmentation, augmented, sentences
+from vla_tune.data.augmentation import AugmentImages, Paraphrase, augmentation, augmented, sentences, shifted
 from vla_tune.data.colours import brightened, contrasted, hue_turned, saturated
 from vla_tune.data.sampling import centre_box, crop_and_resize, crop_resized, to_bytes, to_unit
 from vla_tune.data.transforms import Transformed
 from vla_tune.models.openvla.inputs import OpenVLAInputs
-from vla_tune.schema import Augmentation, Contract
+from vla_tune.schema import Augmentation, Contract, check_augmentation
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rlds_tf"
 SIDE = np.sqrt(0.9)
@@ -205,3 +205,20 @@ def test_other_words_reach_the_prompt_in_training_only(tiny_contract: Contract, 
     said = [samples.drawn(0, draw=(0, number))["input_ids"].tolist() for number in range(20)]
     assert own.tolist() in said
     assert other.tolist() in said
+
+
+@pytest.mark.parametrize(("share", "most"), [(0.016, 1), (0.1, 6), (0.001, 1)])
+def test_a_shift_is_of_whole_pixels_and_repeats_the_border(share: float, most: int):
+    image = np.arange(64 * 64 * 3, dtype=np.uint32).astype(np.uint8).reshape(64, 64, 3)
+    padded = np.pad(image, ((most, most), (most, most), (0, 0)), mode="edge")
+    places = range(2 * most + 1)
+    cuts = {padded[down : down + 64, across : across + 64].tobytes() for down in places for across in places}
+    seen = {shifted(image, share, np.random.default_rng(number)).tobytes() for number in range(400)}
+    assert seen <= cuts
+    assert len(seen) > 0.8 * len(cuts)
+    assert shifted(image, 0.0, np.random.default_rng(0)) is image
+
+
+def test_a_shift_that_cannot_be_is_named():
+    with pytest.raises(ValueError, match=r"augmentation\.shift=0\.6 lies between 0 and 0\.5"):
+        check_augmentation(replace(NOTHING, shift=0.6), "the configuration")

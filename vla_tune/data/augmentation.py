@@ -16,7 +16,7 @@ from vla_tune.data.sampling import centre_box, crop_and_resize, crop_resized, to
 from vla_tune.data.transforms import Sample
 from vla_tune.schema import Augmentation, check_augmentation, read_object
 
-_PICTURES, _WORDS = 1, 2
+_PICTURES, _WORDS, _PLACES = 1, 2, 3
 """Streams of numbers."""
 
 
@@ -28,6 +28,7 @@ def augmentation(
     saturation: Sequence[float],
     hue: float,
     paraphrases: Mapping[str, Sequence[str]] | str,
+    shift: float = 0.0,
 ) -> Augmentation:
     """The record of an augmentation; `paraphrases` may be a JSON file that holds {"instruction": ["other words", ...]}.
 
@@ -47,6 +48,7 @@ def augmentation(
         saturation=(float(saturation[0]), float(saturation[1])),
         hue=float(hue),
         paraphrases={instruction: tuple(others) for instruction, others in spoken.items()},
+        shift=float(shift),
     )
     check_augmentation(made, "the configuration")
     return made
@@ -74,6 +76,7 @@ class AugmentImages:
 
     As OpenVLA's training does (arXiv 2406.09246, RLDS `image_aug`), on pictures at the camera's size; each camera has its own
     numbers. One difference: both offsets of its crops come from one number, so that they lie on the diagonal; here they are two.
+    A shift, where there is one, comes last.
     """
 
     changes: Augmentation
@@ -82,7 +85,11 @@ class AugmentImages:
         """`images` of the same sizes, as `draw` decides."""
         seed, number = sample["draw"]
         images = {
-            role: augmented(sample["images"][role], self.changes, _numbers(_PICTURES, seed, number, place))
+            role: shifted(
+                augmented(sample["images"][role], self.changes, _numbers(_PICTURES, seed, number, place)),
+                self.changes.shift,
+                _numbers(_PLACES, seed, number, place),
+            )
             for place, role in enumerate(sorted(sample["images"]))
         }
         return sample | {"images": images}
@@ -123,6 +130,16 @@ def augmented(image: UInt8[np.ndarray, "H W 3"], changes: Augmentation, numbers:
         top, left = down * (1 - side), across * (1 - side)
         pixels = crop_and_resize(pixels, (top, left, top + side, left + side), *image.shape[:2])
     return to_bytes(np.moveaxis(_coloured(np.ascontiguousarray(np.moveaxis(pixels, 2, 0)), changes, shares), 0, 2))
+
+
+def shifted(image: UInt8[np.ndarray, "H W 3"], share: float, numbers: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture moved at random by whole pixels, at most `share` of each side (arXiv 2004.13649, DrQ); the border is repeated."""
+    if not share:
+        return image
+    for axis, side in enumerate(image.shape[:2]):
+        most = max(1, round(share * side))
+        image = image.take(np.clip(np.arange(side) + numbers.integers(-most, most + 1), 0, side - 1), axis=axis)
+    return image
 
 
 def _coloured(planes: Float32[np.ndarray, "3 H W"], changes: Augmentation, shares: Sequence[float]) -> Float32[np.ndarray, "3 H W"]:

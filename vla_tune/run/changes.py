@@ -44,7 +44,7 @@ _UNSAID = (
     "model.state_dimension",
 )
 """What older runs do not say, which means all of the horizon, or what the base says."""
-_MEANT = {"execution.blend": 0}
+_MEANT = {"execution.blend": 0, "average._target_": "vla_tune.training.average.Last"}
 """What older runs do not say either, and meant."""
 _MOVED = {"vla_tune.heads.loss.": "vla_tune.models.heads.codes.", "vla_tune.heads.": "vla_tune.models.heads."}
 """Where a class lies today that older runs name elsewhere."""

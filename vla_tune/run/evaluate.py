@@ -23,7 +23,7 @@ from vla_tune.models.capabilities import SpeaksInOrder
 from vla_tune.models.heads.decoding import Constrained, Decoder
 from vla_tune.printing import show
 from vla_tune.run.chosen import chosen_run, step_in
-from vla_tune.run.folder import RESULTS_FILE, run_around
+from vla_tune.run.folder import ADAPTER_FOLDER, RESULTS_FILE, run_around
 from vla_tune.run.following import Run, Trying
 from vla_tune.run.objects import Trained, build, device_of, load_policy
 from vla_tune.run.proof import check_contract_of
@@ -53,7 +53,7 @@ def evaluate_run(cfg: DictConfig, output: Path) -> float:
     loaded = load_policy(folder, rows=cfg.evaluation.rows, device=device_of(cfg), contract=stated)
     check_contract_of(folder, loaded.policy.contract)
     trained = decoding_with(build(cfg.decoding), replace(loaded, policy=replace(loaded.policy, launch=build(cfg.launch))))
-    name = "fine_tuned" if len(trained.folders) > 1 else folder.name if stated is None else Path(cfg.run).name
+    name = "fine_tuned" if (folder / ADAPTER_FOLDER).is_dir() else folder.name if stated is None else Path(cfg.run).name
     trying: Trying = build(cfg.evaluation.protocol)
     about = {"run": str(cfg.run)} | ({"step": step_in(folder)} if folder != named_folder(cfg.run) else {})
     run = Run(cfg, folder if stated is None else output, partial(data_around, folder))

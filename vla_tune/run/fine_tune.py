@@ -128,6 +128,7 @@ def _trained(run: Run, following: Following, *, resume_command: str) -> tuple[di
         optimizer=build(cfg.optimizer),
         schedule=build(cfg.schedule),
         on_non_finite=build(cfg.on_non_finite),
+        average=build(cfg.average),
         resumption=resumption(folder),
         precision=cfg.precision,
         seed=cfg.seed,

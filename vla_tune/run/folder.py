@@ -101,10 +101,15 @@ def dimension_of(groups: Sequence[Mapping[str, Any]]) -> int:
     return sum(group["dimension"] for group in groups)
 
 
+def count_of(items: Sequence[Any]) -> int:
+    """How many there are, of an embodiment's cameras."""
+    return len(items)
+
+
 def register_resolvers() -> None:
     """What the YAML files may call."""
     OmegaConf.register_new_resolver("output", lambda: str(output_folder()), replace=True)
-    for resolver in (folder_name, asset, task_of, dimension_of, known_tasks, recipe_for, share_of):
+    for resolver in (folder_name, asset, task_of, dimension_of, count_of, known_tasks, recipe_for, share_of):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 

@@ -35,7 +35,7 @@ class Trained:
 
     policy: LocalPolicy
     folders: tuple[Path, ...]
-    """Whose content identifies it."""
+    """Whose content identifies it; a base that was drawn from a seed has none, and the adapter holds its hash."""
 
 
 def build(cfg: Any, **arguments: Any) -> Any:
@@ -150,7 +150,7 @@ def _load_run(folder: Path, *, rows: int, device: str) -> Trained:
     policy = policy_of(model, contract, interface, rows=rows, device=device)
     if torch.equal(answer(policy), without):
         raise without_effect(adapter_folder)
-    return Trained(policy, (checkpoint.path, adapter_folder))
+    return Trained(policy, tuple(place for place in (checkpoint.path, adapter_folder) if place.is_dir()))
 
 
 def finished_adapter(run: Path) -> Path:

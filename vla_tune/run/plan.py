@@ -90,8 +90,8 @@ def planned(cfg: DictConfig, *, device: Device) -> Plan:
 
 def described(cfg: DictConfig) -> tuple[Architecture, StateBytes]:
     """The model with its adapter, and the states of its optimizer; made once for equal choices."""
-    model, adapter, optimizer = (OmegaConf.to_yaml(node, resolve=True) for node in (cfg.model, cfg.adapter, cfg.optimizer))
-    return _described(model, adapter, optimizer)
+    nodes = (cfg.model, cfg.adapter, cfg.optimizer, cfg.average)
+    return _described(*(OmegaConf.to_yaml(node, resolve=True) for node in nodes))
 
 
 def load_of(cfg: DictConfig, model: Architecture) -> Load:
@@ -167,9 +167,10 @@ def _key(override: str) -> str:
 
 
 @cache
-def _described(model: str, adapter: str, optimizer: str) -> tuple[Architecture, StateBytes]:
+def _described(model: str, adapter: str, optimizer: str, average: str) -> tuple[Architecture, StateBytes]:
     described = _attached(model, adapter)
-    return described, state_bytes(described.outline.model, described.reached, instantiate(OmegaConf.create(optimizer)))
+    made, kept = (instantiate(OmegaConf.create(node)) for node in (optimizer, average))
+    return described, state_bytes(described.outline.model, described.reached, made, kept)
 
 
 @cache

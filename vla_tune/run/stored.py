@@ -19,6 +19,7 @@ import gymnasium
 from vla_tune.adapters import Adapter
 from vla_tune.data.sources import Data
 from vla_tune.models.base import Checkpoint
+from vla_tune.models.bc import BCCheckpoint
 from vla_tune.models.foreign import plain_config
 from vla_tune.models.hf import HFCheckpoint
 from vla_tune.models.openvla import OpenVLACheckpoint, OpenVLAConfig
@@ -61,7 +62,7 @@ class Options:
 
 OPTIONS: Mapping[str, Options] = {
     "model": Options(
-        ("vla_tune.models.openvla.OpenVLACheckpoint", "vla_tune.models.hf.HFCheckpoint"),
+        ("vla_tune.models.openvla.OpenVLACheckpoint", "vla_tune.models.hf.HFCheckpoint", "vla_tune.models.bc.BCCheckpoint"),
         (
             "vla_tune.models.nf4.NF4",
             "vla_tune.models.hf.AppendedRows",
@@ -98,7 +99,11 @@ OPTIONS: Mapping[str, Options] = {
     ),
 }
 
-FAMILIES: Mapping[str, Callable[..., Any]] = {"openvla": OpenVLACheckpoint, "transformers": HFCheckpoint.merged}
+FAMILIES: Mapping[str, Callable[..., Any]] = {
+    "bc": BCCheckpoint,
+    "openvla": OpenVLACheckpoint,
+    "transformers": HFCheckpoint.merged,
+}
 """Who opens a folder of weights, by what its contract names; another family names its checkpoint's class, which must be trusted."""
 
 _trusted: frozenset[str] = frozenset()

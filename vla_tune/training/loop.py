@@ -22,6 +22,7 @@ from vla_tune.models.base import ActionModel
 from vla_tune.models.cpu_bfloat16 import quick_bfloat16
 from vla_tune.models.forward import Forward
 from vla_tune.training.accelerator import accelerator_for
+from vla_tune.training.average import Average, Last, followed, inside
 from vla_tune.training.checkpoint import CheckpointFolder
 from vla_tune.training.feed import StepSampler, feed
 from vla_tune.training.loggers import Logger
@@ -63,12 +64,14 @@ def train(
     workers: int = 0,
     on_non_finite: OnNonFinite = Stop(),  # noqa: B008 (without a state)
     resumption: Resumption = Exact(),  # noqa: B008
+    average: Average = Last(),  # noqa: B008
 ) -> TrainingResult:
     """Train what requires a gradient in the model's network for `steps` steps, resuming what lies in `run/checkpoints`.
 
     It trains where the network is. `optimizer` is called with parameter groups, `schedule` with the optimizer and `steps=`.
     `max_gradient_norm` may be infinite; each label weighs the same, over all `gradient_accumulation` batches of a step.
-    `on_non_finite` decides about steps without a finite loss, `resumption` about settings that differ from a checkpoint's.
+    `on_non_finite` decides about steps without a finite loss, `resumption` about settings that differ from a checkpoint's,
+    `average` about which weights are validated, kept and left in the network.
 
     Raises:
         NonFiniteLossError: from `on_non_finite`; names the episode and frame, and the last checkpoint stands.
@@ -85,12 +88,15 @@ def train(
     state = _state(network, optimizer, schedule, steps=steps, settings=settings)
     folder = CheckpointFolder(run / CHECKPOINTS, keep_last)
     progress = state.restore(folder, steps=steps, resumption=resumption)
+    average.swap(state.optimizer)  # a checkpoint holds the weights that act
+    step = partial(update, objective, state.optimizer, accelerator=accelerator, max_gradient_norm=max_gradient_norm)
+    measure = partial((validation or Validation([])).measure, forward, batch_size=batch_size)
     session = Session(
-        advance=partial(update, objective, state.optimizer, accelerator=accelerator, max_gradient_norm=max_gradient_norm),
-        measure=partial((validation or Validation([])).measure, forward, batch_size=batch_size),
+        advance=followed(average, state.optimizer, step),
+        measure=inside(average, state.optimizer, measure),
         on_non_finite=on_non_finite,
         schedule=state.schedule,
-        save=partial(state.save, folder),
+        save=inside(average, state.optimizer, partial(state.save, folder)),
         loggers=loggers,
         steps=steps,
         validate_every=validate_every,
@@ -100,6 +106,7 @@ def train(
     with quick_bfloat16(accelerator.device), {"bf16": training_context(network), "fp32": nullcontext()}[precision]:
         batches = feed(samples, sampler, start=progress.step, stop=steps, pad_id=pad_id, workers=workers, device=accelerator.device)
         progress = session.run(progress, batches)
+    average.swap(state.optimizer)
     return result_of(progress, model=network, device=accelerator.device, samples_per_step=sampler.samples_per_step)
 
 
