@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,16 @@ import pytest
 import yaml
 
 import vla_tune.translation
+from vla_tune.check.finding import CheckFailedError
 from vla_tune.evaluation import rollout
 from vla_tune.execution import OpenLoop
+from vla_tune.record import STILL, Storage, record_demonstrations
+from vla_tune.run.check import check
 from vla_tune.run.evaluate import evaluate_run
+from vla_tune.run.fine_tune import fine_tune
 from vla_tune.run.objects import build
 from vla_tune.run.stored import _PARTS, environment_of, trusting
+from vla_tune.schema import embodiment_from_record
 
 OUTSIDE = Path(__file__).parents[1] / "translation/outside"
 MINE = f"hydra.searchpath=[file://{OUTSIDE / 'conf'}]"
@@ -119,3 +125,36 @@ def test_the_tabletop_by_lerobots_plugin_is_the_tabletop(tiny_contract):
     assert play(partial(make, task="touch")) == play(partial(native, task="touch"))
     first, again = (env(task="touch").reset(seed=5)[0] for env in (make, native))
     assert np.array_equal(first["images"]["front"], again["images"]["front"])
+
+
+def to_the_left(env: Any) -> np.ndarray:
+    at = env.unwrapped.at
+    return np.array([np.clip(-0.7 - at, -0.05, 0.05), np.sin(9 * at), np.cos(9 * at), 0.9 + 0.1 * np.sin(99 * at)], np.float32)
+
+
+@pytest.mark.ci  # the whole way
+def test_recorded_trained_tried_and_checked_there(base: Path, configuration, tmp_path: Path, capsys):
+    """By `env=` said again, and by `trusted=` from what the run's folder says."""
+    body = embodiment_from_record(yaml.safe_load((OUTSIDE / "conf/embodiment/crane.yaml").read_text()))
+    make = build(yaml.safe_load((OUTSIDE / "conf/env/crane.yaml").read_text())["make"])
+    storage = {"noise": STILL, "storage": Storage("image"), "seed": 0, "episodes": 6}
+    record_demonstrations(tmp_path / "data", make_env=partial(make, task="left"), expert=to_the_left, embodiment=body, **storage)
+    data = ["data=folder", f"data.sources.0.folder={tmp_path / 'data'}", "data.held_out=0.3", "embodiment@data.embodiment=crane"]
+    small = ["training.steps=2", "training.batch_size=4", "horizon=4", "validation.frames=8", "validation.predicted=4"]
+    tried = ["evaluation.episodes=2", "evaluation.num_envs=2", "evaluation.rows=2", "evaluation.films=[]"]
+    probed = ["validation.seen=4", "evaluation.probed=4", "evaluation.replayed=2", "optimizer.learning_rate=1e-2"]
+    words = [MINE, *data, *small, "evaluation=simulation", *tried, *probed, "evaluation.remembered=[]", "env=crane", "task=left"]
+    run, own = tmp_path / "run", [f"model.folder={base}", "adapter=lora_r2", "device=cpu"]
+    fine_tune(configuration("train", *words, *own), run, resume_command="")
+    rows = json.loads((run / "results.json").read_text())["evaluation"]
+    assert [(row["policy"], row["task"]) for row in rows] == [("fine_tuned", "left")]
+    checked = ["frames=2", "device=cpu", "replayed=2"]
+    with pytest.raises(ValueError, match="translates 'crane:Crane-v0'"):
+        check(configuration("check", f"run={run}", *checked))
+    said = []
+    for more, trusted in (([MINE, "env=crane"], []), ([], TRUSTED)):
+        with trusting(trusted), suppress(CheckFailedError):  # two steps teach nothing
+            check(configuration("check", *more[:1], f"run={run}", *more[1:], *checked))
+        said.append([finding for finding in json.loads((run / "check.json").read_text()) if finding["probe"] == "replay"])
+    assert said[0] == said[1]
+    assert said[0][0]["passed"], said
