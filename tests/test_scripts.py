@@ -39,7 +39,7 @@ def test_train_evaluate_merge_and_evaluate_again(tmp_path: Path) -> None:
         (name, execution) for name in (policy, f"{policy}/merged") for execution in ("OpenLoop", "RecedingHorizon")
     }
     assert (table.parent / "success.png").is_file()
-    compared = run("compare", f"runs=[{policy}/merged,{policy}]", "execution=OpenLoop", "margin=0.5", folder=tmp_path)
+    compared = run("compare", f"runs=[{policy}/merged,{policy}]", "only.execution=OpenLoop", "margin=0.5", folder=tmp_path)
     assert compared.returncode == 0, compared.stderr
     assert "not worse than" in compared.stdout
 

@@ -49,9 +49,9 @@ def test_a_run_without_episodes_is_refused_with_the_command(keep, tmp_path: Path
 
 def test_whose_episodes_they_are_must_be_clear(keep, tmp_path: Path):
     run = keep(keep(tmp_path / "a", "10", policy="libero"), "10", policy="bridge")
-    with pytest.raises(ValueError, match="several policies: say policy=<name>, one of bridge, libero"):
+    with pytest.raises(ValueError, match=r"several policies: say only\.policy=<name>, one of bridge, libero"):
         evaluations_of(run, Wanted())
-    with pytest.raises(ValueError, match="no evaluation of policy=base: choose one of bridge, libero"):
+    with pytest.raises(ValueError, match=r"no evaluation of only\.policy=base: choose one of bridge, libero"):
         evaluations_of(run, Wanted(policy="base"))
 
 

@@ -44,6 +44,14 @@ def test_a_pattern_or_a_list_is_one_method_over_training_seeds(evaluated, config
     assert compare_runs(named)["pairs"][0]["first"] == "four"
 
 
+def test_some_of_the_evaluations_are_asked_for_by_words_of_the_command(evaluated, configuration, tmp_path: Path):
+    runs = f"runs=[{evaluated('one', '10')},{evaluated('two', '11')}]"
+    only = ["only.policy=fine_tuned", "only.tasks=[lift]", "only.suite=s", "only.seed=1"]
+    assert compare_runs(configuration("compare", runs, *only, f"to={tmp_path / 'out'}"))["starts"] == 2
+    with pytest.raises(ValueError, match="one keeps none of the evaluations that are asked for"):
+        compare_runs(configuration("compare", runs, *only, "only.execution=OpenLoop"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

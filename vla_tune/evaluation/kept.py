@@ -111,9 +111,9 @@ def _policy(folder: Path, names: set[str], asked: str | None) -> str:
     told = ", ".join(sorted(names))
     if asked is not None:
         if asked not in names:
-            raise ValueError(f"{folder} keeps no evaluation of policy={asked}: choose one of {told}.")
+            raise ValueError(f"{folder} keeps no evaluation of only.policy={asked}: choose one of {told}.")
         return asked
     own = {_OWN} & names or names - {_MISLED} or names
     if len(own) > 1:
-        raise ValueError(f"{folder} keeps evaluations of several policies: say policy=<name>, one of {told}.")
+        raise ValueError(f"{folder} keeps evaluations of several policies: say only.policy=<name>, one of {told}.")
     return own.pop()

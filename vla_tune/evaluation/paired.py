@@ -107,7 +107,7 @@ def _by_conditions(run: Path, evaluations: Sequence[Evaluation], accept: Sequenc
             names = ", ".join(_differences(other.player | other.conditions, one.player | one.conditions))
             raise ValueError(
                 f"{run} keeps two evaluations of {one.task} from the same starts, which differ in {names or 'nothing'}: choose "
-                f"with execution=..., or move one of {other.path.name} and {one.path.name} away."
+                f"with only.execution=..., or move one of {other.path.name} and {one.path.name} away."
             )
         found[key] = one
     return found

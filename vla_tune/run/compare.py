@@ -26,8 +26,9 @@ def compare_runs(cfg: DictConfig) -> dict[str, Any]:
         ValueError: the runs cannot be compared, and why.
     """
     candidates = _candidates(cfg.runs, cfg.names)
-    tasks = None if cfg.tasks is None else list(cfg.tasks)
-    wanted = Wanted(policy=cfg.policy, tasks=tasks, suite=cfg.suite, seed=cfg.seed, execution=cfg.execution)
+    only = cfg.only
+    tasks = None if only.tasks is None else list(only.tasks)
+    wanted = Wanted(policy=only.policy, tasks=tasks, suite=only.suite, seed=only.seed, execution=only.execution)
     found = compare_all(pair(candidates, wanted=wanted, accept=list(cfg.accept)), margin=cfg.margin)
     names = [one.name for one in candidates]
     folder = _COMPARISONS / folder_name(*names) if cfg.to is None else Path(cfg.to)
