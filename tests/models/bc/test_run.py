@@ -47,7 +47,7 @@ def test_one_word_chooses_all_that_it_needs(configuration):
     sizes = instantiate(own.model).sizes
     assert (sizes["cameras"], sizes["state_dimension"], sizes["action_dimension"], sizes["horizon"]) == (3, 14, 14, 8)
     lift = configuration("train", "model=bc", "seed=3")
-    assert (lift.horizon, lift.evaluation.episodes, lift.model.seed) == (4, 100, 3)
+    assert (lift.horizon, lift.training.steps, lift.evaluation.episodes, lift.model.seed) == (4, 1000, 100, 3)
     assert lift.optimizer.learning_rate == 1e-3
     assert own_classes({"model": {"_target_": lift.model._target_}}) == []
     mine = configuration(
