@@ -84,3 +84,10 @@ def test_dimensions_are_in_robot_units(tiny_contract: Contract):
     assert dimensions_of(body, scaled)[3].gripper == pytest.approx((1.0, -1.0))
     never = replace(statistics, action=replace(scaled.action, min=(0.0,) * 4, max=(0.0,) * 4, q01=(0.0,) * 4, q99=(0.0,) * 4))
     assert dimensions_of(body, never)[3].gripper == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("look", [examine_tokens, fit_tokenizer])
+def test_no_tokenizer_is_not_looked_at(tmp_path: Path, few: list[str], configuration, look):
+    root, more = ("tokens", []) if look is examine_tokens else ("tokenizer", [f"to={tmp_path / 'tokenizer.json'}"])
+    with pytest.raises(ValueError, match=r"tokens=none: .* choose one, as tokens=uniform_256"):
+        look(configuration(root, *few, "tokens=none", *more))

@@ -71,7 +71,7 @@ class SpeaksInOrder(Protocol):
 
     @property
     def decoder(self) -> Any:
-        """What chooses the codes (`heads.decoding.Decoder`)."""
+        """What chooses the codes (`models.heads.decoding.Decoder`)."""
         ...
 
     def decoding_by(self, decoder: Any) -> ActionModel:

@@ -1,6 +1,7 @@
 """Action tokenizers before a run: fitted, written and examined."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,13 +28,13 @@ def examine_tokens(cfg: DictConfig) -> Findings:
     """What `scripts/tokens.py` does: print what `cfg.tokens` does to the actions of `cfg.data`, and write it to `cfg.json`.
 
     Raises:
-        ValueError: the model's vocabulary has no room for the codes, or no chunk can be encoded.
+        ValueError: there is no tokenizer, the model's vocabulary has no room for its codes, or no chunk can be encoded.
     """
     data: Data = build(cfg.data)
     checkpoint: Checkpoint = build(cfg.model)
     if not isinstance(checkpoint, HasVocabulary):
         raise ValueError(f"{type(checkpoint).__name__} speaks no codes: action tokenizers are for models of language.")
-    tokenizer = build(cfg.tokens)(vocabulary_size=checkpoint.vocabulary_size, actions=data.actions)
+    tokenizer = _maker(cfg)(vocabulary_size=checkpoint.vocabulary_size, actions=data.actions)
     found = findings_on(data, tokenizer, chunks=cfg.chunks)
     print_findings(found, title=f"{cfg.tokens._target_.rpartition('.')[2]} on {data.statistics.dataset}")
     if cfg.json:
@@ -50,7 +51,7 @@ def fit_tokenizer(cfg: DictConfig) -> Findings:
         ValueError: the tokenizer is none that is fitted and written.
     """
     data: Data = build(cfg.data)
-    tokenizer = build(cfg.tokens)(vocabulary_size=_ANY_VOCABULARY, actions=data.actions)
+    tokenizer = _maker(cfg)(vocabulary_size=_ANY_VOCABULARY, actions=data.actions)
     if not isinstance(tokenizer, FastTokenizer):
         raise ValueError(f"a {type(tokenizer).__name__} needs no file: choose tokens=fast_1024, fast_256 or fast_1024_original.")
     found = findings_on(data, tokenizer, chunks=cfg.chunks)
@@ -62,6 +63,12 @@ def fit_tokenizer(cfg: DictConfig) -> Findings:
         f"tokens.file={cfg.to}",
     )
     return found
+
+
+def _maker(cfg: DictConfig) -> Callable[..., ActionTokenizer]:
+    if not cfg.tokens:
+        raise ValueError("tokens=none: there is no tokenizer to look at; choose one, as tokens=uniform_256 or tokens=fast_1024.")
+    return build(cfg.tokens)
 
 
 def findings_on(data: Data, tokenizer: ActionTokenizer, *, chunks: int) -> Findings:
