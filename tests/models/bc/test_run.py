@@ -12,6 +12,7 @@ import pytest
 from hydra.utils import instantiate
 
 from vla_tune.run.check import check
+from vla_tune.run.control import control
 from vla_tune.run.export import export_run
 from vla_tune.run.fine_tune import fine_tune
 from vla_tune.run.merge import merge_run
@@ -88,6 +89,10 @@ def test_from_data_to_a_driver(robot: str, own_arms: Any, configuration, interru
     live, merged = (load_policy(folder, rows=2, device="cpu").policy for folder in (run, robots))
     seen = recorded_observations(data_of(run), count=4)
     np.testing.assert_allclose(live.act(seen), merged.act(seen), atol=1e-4)
+    drive = [MINE, f"robot={robot}", f"policy={robots}", f"to={tmp_path / 'log'}", f"stop_file={tmp_path / 'STOP'}", "device=cpu"]
+    (outcome,) = control(configuration("control", *drive, "instruction=raise the arm", "seconds=1.0", "margin=5"))
+    assert outcome.counts.ticks > 10
+    assert outcome.counts.failures == 0
     more = configuration("train", *given, *SMALL, f"model.folder={run / 'merged'}")
     fine_tune(more, tmp_path / "more", resume_command="")  # it goes on from weights that were written
     assert checkpoint_of(tmp_path / "more").folder == str(run / "merged")
