@@ -269,6 +269,16 @@ def test_a_dimension_that_never_moved_must_not_jump(case):
     assert "first step" in str(failed(replace(still, policy=jumps), "range"))
 
 
+def test_nothing_tells_how_far_a_dimension_may_that_never_moved_where_there_are_no_codes(case):
+    """A model that says numbers has no distance between codes to measure it by; the other dimensions are measured."""
+    actions = case.recorded.actions * np.array([0, 1, 1, 1], np.float32)
+    numbers = replace(case.contract, resolution=0.0)
+    recorded = replace(case.recorded, actions=actions)
+    plain, still = (agreement(policy, recorded, numbers).jump for policy in (Reader(), Still()))
+    assert plain == pytest.approx(1.0, abs=0.2)
+    assert still == 0.0
+
+
 def test_statistics_that_are_no_numbers_are_wrong(case):
     action = replace(case.contract.statistics.action, q99=(np.nan,) * 4)
     contract = replace(case.contract, statistics=replace(case.contract.statistics, action=action))

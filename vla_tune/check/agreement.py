@@ -112,5 +112,7 @@ def _jump(chunks: Float[np.ndarray, "N T A"], recorded: Recorded, contract: Cont
     moving = ~two_ended(body) & (absolute.any() <= (states.shape[1] == len(absolute)))
     if not moving.any():
         return None
-    said, known = np.abs(chunks[:, 0] - begin)[:, moving], np.abs(recorded.actions[:, 0] - begin)[:, moving]
-    return float((said.max(axis=0) / np.maximum(known.max(axis=0), _CODES * extents.code[moving])).max())
+    said, known = np.abs(chunks[:, 0] - begin).max(axis=0), np.abs(recorded.actions[:, 0] - begin).max(axis=0)
+    most = np.maximum(known, _CODES * extents.code)
+    moving &= most > 0  # what never moved is another probe's: nothing tells how far it may
+    return float((said[moving] / most[moving]).max()) if moving.any() else None

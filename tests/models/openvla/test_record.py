@@ -27,6 +27,7 @@ def with_model(contract: Contract, **changes: Any) -> Contract:
         ({"prompt": "do it"}, "must hold {instruction}"),
         ({"prompt": "{instruction}" + "x" * 10**6}, "characters of the prompt: 1 to 8192"),
         ({"prompt": 3}, "3 @ .prompt is not a text"),
+        ({"prompt": "{instruction} at {state}"}, "OpenVLA reads as numbers (model.additions), not as words"),
         ({"location_codes": -1}, "-1 location_codes: 0 to"),
         ({"decoding": "flow"}, "model.decoding='flow' must be one of parallel, autoregressive, regression"),
         ({"family": "transformers"}, "it is for a model of the family 'transformers', this one is 'openvla'"),

@@ -97,4 +97,8 @@ def record_of(contract: Contract, *, source: str = "contract") -> OpenVLARecord:
         raise ValueError(f"{source}: image.input_jpeg={quality} lies between 1 and 100.")
     bounded(source, "location_codes", record.location_codes, least=0)
     check_language(contract, prompt=record.prompt, tokens=record.action_tokens, decoding=record.decoding, source=source)
+    if "{state}" in record.prompt:
+        raise ValueError(
+            f"{source}: the prompt writes {{state}}, which OpenVLA reads as numbers (model.additions), not as words: leave it out."
+        )
     return record
