@@ -8,11 +8,11 @@ def test_a_card_says_what_a_policy_sees_of_a_picture(tiny_contract):
     def card(contract) -> str:
         return model_card("mine", contract, training={}, evaluation=[], checks=[], form="Merged.")
 
-    assert "| 64 x 64, resize-naive |" in card(tiny_contract)
+    assert "| as the cameras give them |" in card(tiny_contract)
+    assert "| model: image | height 64, width 64, resize resize-naive, center_crop_area 1.0 |" in card(tiny_contract)
+    assert "| model: decoding | `parallel` |" in card(tiny_contract)
     rule = Augmentation(crop_area=0.9, brightness=0.2, contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=0.05, paraphrases={})
-    assert "| 64 x 64, resize-naive, the middle 0.9 of the area; augmented in training |" in card(
-        replace(tiny_contract, augmentation=rule)
-    )
+    assert "| the middle 0.9 of the area; augmented in training |" in card(replace(tiny_contract, augmentation=rule))
 
 
 def test_texts_of_a_run_stay_in_their_cells(tiny_contract):

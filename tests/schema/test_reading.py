@@ -147,7 +147,7 @@ def unsealed(contract: Contract, **changes: Any) -> dict[str, Any]:
     [
         ({"horizon": 10**9, "execute_steps": 1}, "1000000000 horizon: 1 to 4096"),
         ({"execute_steps": 5}, "execute_steps=5 must lie between 1 and the horizon 4"),
-        ({"resolution": -0.1}, "resolution=-0.1 is a distance"),
+        ({"resolution": -0.1}, "resolution=-0.1 lies between 0 and 2, the width of [-1, 1]"),
         ({"model": {"prompt": "{instruction}"}}, "model names no family"),
         ({"model": {"family": 3}}, "model names no family"),
         ({"jpeg_quality": 101}, "jpeg_quality=101"),
