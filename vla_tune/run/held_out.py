@@ -52,7 +52,7 @@ class HeldOut:
         if why_not_tried(base, contract.embodiment) is not None:
             return []
         trained = load_policy(base, rows=run.cfg.evaluation.rows, device=device_of(run.cfg))
-        return [_row(run, trained.policy, contract, "base")]
+        return [_row(_held_out(run), run, trained.policy, contract, "base")]
 
     def of_trained(self, run: Run, trained: Trained) -> list[Row]:
         """With the recorded instructions, and with others where the data hold any."""
@@ -90,15 +90,22 @@ class HeldOut:
 
 def _own_row(run: Run, policy: LocalPolicy, name: str, *, words: Say = str) -> Row:
     """A policy of the run itself: what is recorded has a probability, where it gives any."""
-    row = _row(run, policy, policy.contract, name, words=words)
-    samples = EvenlySpaced(run.data.validation, count=run.cfg.evaluation.frames)
+    samples = _held_out(run)
+    row = _row(samples, run, policy, policy.contract, name, words=words)
     likely = mean_log_probability(policy, samples, rows=run.cfg.evaluation.rows, say=words)
     return row if likely is None else row | {"log_probability": likely}
 
 
-def _row(run: Run, policy: LocalPolicy, contract: Contract, name: str, *, words: Say = str) -> Row:
-    """A policy on the held-out frames; `contract` is the run's, by whose data errors are measured."""
-    samples = EvenlySpaced(run.data.validation, count=run.cfg.evaluation.frames)
+def _held_out(run: Run) -> list[dict[str, Any]]:
+    """The frames on which policies are compared, each read once; their pictures are those that the data set keeps."""
+    chosen = EvenlySpaced(run.data.validation, count=run.cfg.evaluation.frames)
+    return [chosen[place] for place in range(len(chosen))]
+
+
+def _row(
+    samples: Sequence[dict[str, Any]], run: Run, policy: LocalPolicy, contract: Contract, name: str, *, words: Say = str
+) -> Row:
+    """A policy on held-out frames; `contract` is the run's, by whose data errors are measured."""
     found = compared(policy, samples, run.data.validation.embodiment, rows=run.cfg.evaluation.rows, say=words)
     return open_loop_row(found, contract, policy=name)
 
