@@ -70,12 +70,15 @@ def _watched(items: Iterator[Any], workers: set[Any], deaths: "_Deaths") -> Gene
 
 
 def _how_it_ended(workers: set[Any]) -> str:
-    connection.wait([worker.sentinel for worker in workers], timeout=5)
+    ended = connection.wait([worker.sentinel for worker in workers], timeout=5)
+    for worker in workers:
+        if worker.sentinel in ended:  # its pipe closes a moment before its exit code is there
+            worker.join(timeout=5)
     codes = [worker.exitcode for worker in workers if worker.exitcode is not None]
     if not codes:
         return "a worker process broke off"
-    ended = f"was killed by {signal.Signals(-codes[0]).name}" if codes[0] < 0 else f"ended with status {codes[0]}"
-    return f"a worker process {ended}"
+    how = f"was killed by {signal.Signals(-codes[0]).name}" if codes[0] < 0 else f"ended with status {codes[0]}"
+    return f"a worker process {how}"
 
 
 def _end(workers: set[Any]) -> None:
