@@ -10,6 +10,7 @@ from torch import Tensor
 from vla_tune.data.collate import Batch
 from vla_tune.models.base import Loss
 from vla_tune.models.bc.network import BCNetwork
+from vla_tune.models.values import absolute_errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +30,7 @@ class BCModel:
         Raises:
             ValueError: the chunks have another length than the contract's horizon.
         """
-        assert batch.actions is not None, "a batch without actions has no loss"
-        assert batch.action_mask is not None
-        if batch.actions.shape[1] != self.horizon:
-            raise ValueError(f"the dataset gives chunks of {batch.actions.shape[1]} actions, the contract says {self.horizon}.")
-        errors = (self.raw(batch) - batch.actions).abs()
-        return Loss(errors[batch.action_mask], None, batch.action_mask.nonzero()[:, 0])
+        return absolute_errors(self.raw, batch, horizon=self.horizon)
 
     @torch.no_grad()
     def act(self, batch: Batch) -> Float[np.ndarray, "B T A"]:

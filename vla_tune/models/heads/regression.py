@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vla_tune.data.collate import Batch
 from vla_tune.models.base import VLA, Loss, RegressionVLA
-from vla_tune.models.heads.codes import ActionSpace, at_placeholders, behind_prompt, rows_of
+from vla_tune.models.heads.codes import ActionSpace, at_placeholders, behind_prompt
+from vla_tune.models.values import absolute_errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,14 +50,7 @@ class RegressionModel:
         Raises:
             ValueError: the chunks have another length than the contract's horizon.
         """
-        assert batch.actions is not None, "a batch without actions has no loss"
-        assert batch.action_mask is not None
-        if batch.actions.shape[1] != self.head.space.horizon:
-            raise ValueError(
-                f"the dataset gives chunks of {batch.actions.shape[1]} actions, the contract says {self.head.space.horizon}."
-            )
-        errors = (self.raw(batch) - batch.actions).abs()
-        return Loss(errors[batch.action_mask], None, rows_of(batch.action_mask))
+        return absolute_errors(self.raw, batch, horizon=self.head.space.horizon)
 
     @torch.no_grad()
     def act(self, batch: Batch) -> Float[np.ndarray, "B T A"]:

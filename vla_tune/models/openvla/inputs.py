@@ -82,7 +82,7 @@ class OpenVLAInputs:
 
     @cached_property
     def _head(self) -> Head:
-        decoding, space = self.record.decoding, space_of(self.contract, stop_id=stop_id(self.tokenizer))
+        decoding, space = self.record.decoding, _space(self.contract, self.record, self._tokens, stop_id=stop_id(self.tokenizer))
         return head_of(self.head or HEADS[decoding], space, decoding=decoding)
 
     @cached_property
@@ -102,6 +102,10 @@ class OpenVLAInputs:
 def space_of(contract: Contract, *, stop_id: int) -> ActionSpace:
     """What a head is told of a chunk; a location in front of it is decoded with it where its codes are said."""
     record = record_of(contract)
-    tokens, codes = action_tokenizer(record.action_tokens), record.location_codes
+    return _space(contract, record, action_tokenizer(record.action_tokens), stop_id=stop_id)
+
+
+def _space(contract: Contract, record: OpenVLARecord, tokens: ActionTokenizer, *, stop_id: int) -> ActionSpace:
+    codes = record.location_codes
     spoken = Located(tokens, codes) if codes and record.decoding != "autoregressive" else tokens
     return action_space(contract, spoken, stop_id=stop_id)
