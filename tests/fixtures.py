@@ -367,6 +367,31 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Turned]:
 
 
 @dataclass(frozen=True)
+class Chaotic:
+    """Acts as the last bits of what it sees say: any difference between two runs grows."""
+
+    low: tuple[float, ...] = (-0.03, -0.03, -0.03, 0)
+    high: tuple[float, ...] = (0.03, 0.03, 0.02, 1)
+
+    def act(self, observations):
+        return np.stack([self.chunk(observation) for observation in observations])
+
+    def chunk(self, observation):
+        words = np.frombuffer(observation.state.tobytes() + observation.images["front"].tobytes(), np.uint32)
+        generator = np.random.default_rng([int(words.sum()), *observation.instruction.encode()])
+        return generator.uniform(self.low, self.high, (4, 4)).astype(np.float32)
+
+    def reset(self):
+        pass
+
+
+@pytest.fixture
+def chaotic() -> Chaotic:
+    """Moves as the tabletop's tool does."""
+    return Chaotic()
+
+
+@dataclass(frozen=True)
 class Original:
     """One of the tiny models that the original code was run on (golden README §2, §3), and what the original computed.
 

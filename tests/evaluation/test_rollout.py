@@ -17,21 +17,6 @@ LIFT = partial(gymnasium.make, "envs:vla_tune/Tabletop-v0", task="touch", camera
 CELL = {"suite": "line", "task": "walk", "seed": 3}
 
 
-class Chaotic:
-    """Acts as the last bits of what it sees say: any difference between two runs grows."""
-
-    def act(self, observations):
-        return np.stack([self.chunk(observation) for observation in observations])
-
-    def chunk(self, observation):
-        words = np.frombuffer(observation.state.tobytes() + observation.images["front"].tobytes(), np.uint32)
-        generator = np.random.default_rng([int(words.sum()), *observation.instruction.encode()])
-        return generator.uniform([-0.03, -0.03, -0.03, 0], [0.03, 0.03, 0.02, 1], (4, 4)).astype(np.float32)
-
-    def reset(self):
-        pass
-
-
 class Sight:
     """A watcher who remembers."""
 
@@ -64,17 +49,17 @@ def test_a_model_leads_to_the_same_records_at_every_number_of_environments(line,
     assert runs[0] == runs[1] == runs[2]
 
 
-def test_the_tabletop_leads_to_the_same_records_at_every_number_of_environments(body):
+def test_the_tabletop_leads_to_the_same_records_at_every_number_of_environments(body, chaotic):
     runs = [
-        rollout(Chaotic(), LIFT, episodes=9, embodiment=body, execution=OpenLoop(), num_envs=number, **CELL) for number in (1, 4, 7)
+        rollout(chaotic, LIFT, episodes=9, embodiment=body, execution=OpenLoop(), num_envs=number, **CELL) for number in (1, 4, 7)
     ]
     assert runs[0] == runs[1] == runs[2]
     assert len({record.instruction for record in runs[0]}) > 2
 
 
 @pytest.mark.slow
-def test_processes_lead_to_the_same_records(body):
-    play = partial(rollout, Chaotic(), LIFT, episodes=5, embodiment=body, execution=OpenLoop(), num_envs=2, **CELL)
+def test_processes_lead_to_the_same_records(body, chaotic):
+    play = partial(rollout, chaotic, LIFT, episodes=5, embodiment=body, execution=OpenLoop(), num_envs=2, **CELL)
     assert play() == play(vectorize=in_processes)
 
 
@@ -261,7 +246,7 @@ def test_a_state_that_is_not_finite_is_named(line, walker, body):
 
 
 @pytest.mark.slow
-def test_a_process_that_ends_is_told_in_a_line(body):
+def test_a_process_that_ends_is_told_in_a_line(body, chaotic):
     def dying():  # of this function, for the other process cannot import the tests
         class Dying(gymnasium.Wrapper):
             def step(self, action):
@@ -269,6 +254,6 @@ def test_a_process_that_ends_is_told_in_a_line(body):
 
         return Dying(LIFT())
 
-    play = partial(rollout, Chaotic(), embodiment=body, execution=OpenLoop(), num_envs=2, vectorize=in_processes, **CELL)
+    play = partial(rollout, chaotic, embodiment=body, execution=OpenLoop(), num_envs=2, vectorize=in_processes, **CELL)
     with pytest.raises(ChildProcessError, match=r"process ended \(exit code 7\)"):
         play(dying, episodes=4)

@@ -81,22 +81,7 @@ def test_what_may_be_read_back_exists():
     assert named | acting | {"Moment", "Translated", "translated"} == set(vla_tune.translation.__all__)
 
 
-class Chaotic:
-    """Goes where the last bits of what it sees say: any difference between two runs grows."""
-
-    def act(self, observations):
-        return np.stack([self.chunk(observation) for observation in observations])
-
-    def chunk(self, observation):
-        words = np.frombuffer(observation.state.tobytes() + observation.images["front"].tobytes(), np.uint32)
-        generator = np.random.default_rng([int(words.sum()), *observation.instruction.encode()])
-        return generator.uniform([-0.03, -0.03, -0.03, 0], [0.03, 0.03, 0.02, 1], (4, 4)).astype(np.float32)
-
-    def reset(self):
-        pass
-
-
-def test_the_tabletop_by_lerobots_plugin_is_the_tabletop(tiny_contract):
+def test_the_tabletop_by_lerobots_plugin_is_the_tabletop(tiny_contract, chaotic):
     """Pictures, state, action, sentence and success come back through LeRobot's names, bit for bit."""
     shown = {"_target_": T + "FromObservation"}
     make = build(
@@ -121,7 +106,7 @@ def test_the_tabletop_by_lerobots_plugin_is_the_tabletop(tiny_contract):
     )
     native = build({"_target_": "gymnasium.make", "_partial_": True, "id": "envs:vla_tune/Tabletop-v0"})
     cell = {"suite": "s", "task": "touch", "seed": 3, "execution": OpenLoop(), "embodiment": tiny_contract.embodiment}
-    play = partial(rollout, Chaotic(), episodes=3, num_envs=2, **cell)
+    play = partial(rollout, chaotic, episodes=3, num_envs=2, **cell)
     assert play(partial(make, task="touch")) == play(partial(native, task="touch"))
     first, again = (env(task="touch").reset(seed=5)[0] for env in (make, native))
     assert np.array_equal(first["images"]["front"], again["images"]["front"])

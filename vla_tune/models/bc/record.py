@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from vla_tune.schema import Contract, bounded, structured
+from vla_tune.models.family import own_record
+from vla_tune.schema import Contract, bounded
 
 FAMILY = "bc"
 LEAST_SIZE = 32
@@ -27,11 +28,6 @@ def record_of(contract: Contract, *, source: str = "contract") -> BCRecord:
     Raises:
         ValueError: it is another family's, a field is missing, unknown, of the wrong type or without sense.
     """
-    if contract.model["family"] != FAMILY:
-        raise ValueError(
-            f"{source}: it is for a model of the family {contract.model['family']!r}, this one is {FAMILY!r}: load the checkpoint "
-            "that it was made for."
-        )
-    record = structured(contract.model, BCRecord, f"{source}: model")
+    record = own_record(contract, BCRecord, family=FAMILY, source=source)
     bounded(source, "height", record.size, least=LEAST_SIZE)
     return record

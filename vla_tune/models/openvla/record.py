@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vla_tune.data.pipeline import ModelPart
+from vla_tune.models.family import own_record
 from vla_tune.models.heads import HEADS
 from vla_tune.models.language import check_language
-from vla_tune.schema import YOUNGER, Contract, bounded, structured, to_record
+from vla_tune.schema import YOUNGER, Contract, bounded, to_record
 from vla_tune.tokens import ActionTokenizer, ActionTokens
 
 FAMILY = "openvla"
@@ -83,12 +84,7 @@ def record_of(contract: Contract, *, source: str = "contract") -> OpenVLARecord:
     Raises:
         ValueError: it is another family's, a field is missing, unknown, of the wrong type or without sense.
     """
-    if contract.model["family"] != FAMILY:
-        raise ValueError(
-            f"{source}: it is for a model of the family {contract.model['family']!r}, this one is {FAMILY!r}: load the checkpoint "
-            "that it was made for."
-        )
-    record = structured(contract.model, OpenVLARecord, f"{source}: model")
+    record = own_record(contract, OpenVLARecord, family=FAMILY, source=source)
     if record.decoding not in HEADS:
         raise ValueError(f"{source}: model.decoding={record.decoding[:40]!r} must be one of {', '.join(HEADS)}.")
     for side in ("height", "width"):
