@@ -7,6 +7,7 @@ import pytest
 from mujoco.egl import GLContext
 
 from envs import render
+from envs.opengl import Canvases
 from envs.render import frame
 from envs.scene import Scene, model
 
@@ -68,7 +69,7 @@ def test_a_machine_without_egl_gets_one_sentence(monkeypatch: pytest.MonkeyPatch
             raise ImportError("Cannot initialize a EGL device display.")
 
     monkeypatch.setattr("mujoco.egl.GLContext", Failing)
-    monkeypatch.setattr(render, "_canvases", {})
+    monkeypatch.setattr(render, "_canvases", Canvases())
     monkeypatch.setenv("MUJOCO_GL", "egl")
     with pytest.raises(RuntimeError, match=r"apt-get install libegl1 libegl-mesa0 .*dri$") as caught:
         frame(Scene(), "front", 64, 64)
@@ -94,7 +95,7 @@ def test_the_process_ends_silently():
 
 
 def test_unknown_backend_names_the_choices(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(render, "_canvases", {})
+    monkeypatch.setattr(render, "_canvases", Canvases())
     monkeypatch.setenv("MUJOCO_GL", "vulkan")
     with pytest.raises(RuntimeError, match="'vulkan' cannot draw: choose from egl, osmesa, glfw"):
         frame(Scene(), "front", 64, 64)
