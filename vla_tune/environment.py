@@ -3,25 +3,31 @@
 A gymnasium environment is made by `make(task=...)`, of which `env.make` in a configuration is a part. Its `action_space` is a `Box`
 [A], in the units of the embodiment's action groups and at its `control_hz`. What `reset` and `step` show is a dictionary:
 
-- `images`: {name: uint8 [H W 3]}, for every camera of the embodiment (`names_of_pictures`); more are allowed.
+- `images`: {name: uint8 [H W 3]}, for every camera of the embodiment (`names_of_pictures`); more are allowed. In place of a picture
+  there may be a function without arguments that draws it, until the next step or reset: what nobody looks at is not drawn.
 - `state`: float32 [S], in the units of the embodiment's state groups; a robot without a state may leave it out.
 - `instruction`: a sentence, in every observation.
 
 `info["success"]` tells whether the goal is reached, after every step or when it is. `info["distractor_instruction"]` may tell,
 always, the instruction for another thing in sight, which an evaluation then tries as the wrong one. An episode ends by `terminated`
 or `truncated`, or at the limit with which the environment is registered; all at its start follows from `reset(seed=...)`.
+An evaluation adds `options={"episode": number}`, counted from 0, for an environment that has a fixed set of starts.
 `docs/environments.md` is the guide.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from vla_tune.schema import Camera, Embodiment, Observation
 
+type Picture = np.ndarray | Callable[[], Any]
+
 SUCCESS = "success"
+EPISODE = "episode"
+"""In the options of `reset`: which episode of an evaluation begins."""
 _SHOWN = {"images": "{name: uint8 [H W 3]}", "state": "float32 [S]", "instruction": "str"}
 
 
@@ -69,10 +75,21 @@ def told(info: Mapping[str, Any]) -> bool | None:
 
 
 def observation_in(shown: Any, embodiment: Embodiment) -> Observation:
-    """What an environment shows, by the roles of the embodiment's cameras.
+    """What an environment shows, by the roles of the embodiment's cameras; pictures that are functions are drawn.
 
     Raises:
         ValueError: something is missing, ambiguous, not finite or of another kind; what is there is named beside it.
+    """
+    seen = without_pictures(shown, embodiment)
+    names = names_of_pictures(list(shown["images"]), embodiment)
+    return replace(seen, images={role: drawn(name, shown["images"][name]) for role, name in names.items()})
+
+
+def without_pictures(shown: Any, embodiment: Embodiment) -> Observation:
+    """The same without any picture: none is drawn.
+
+    Raises:
+        ValueError: as `observation_in` does, of all but the pictures themselves.
     """
     if not isinstance(shown, Mapping):
         raise ValueError(f"the environment shows {type(shown).__name__}, not a dictionary of {_wanted()}.")
@@ -85,9 +102,7 @@ def observation_in(shown: Any, embodiment: Embodiment) -> Observation:
     images, state, instruction = shown["images"], np.asarray(shown["state"]), shown["instruction"]
     if not isinstance(images, Mapping):
         raise ValueError(f"the environment shows images as {type(images).__name__}, not as a dictionary: {_wanted()}.")
-    names = names_of_pictures(list(images), embodiment)
-    for name in names.values():
-        check_picture(name, np.asarray(images[name]))
+    names_of_pictures(list(images), embodiment)
     if state.shape != (embodiment.state_dimension,):
         raise ValueError(
             f"the environment shows a state of shape {list(state.shape)}, {embodiment.name!r} has {embodiment.state_dimension} "
@@ -97,7 +112,18 @@ def observation_in(shown: Any, embodiment: Embodiment) -> Observation:
         raise ValueError(f"the environment's state is {state.tolist()}: its simulation broke down.")
     if not isinstance(instruction, str):
         raise ValueError(f"the environment shows an instruction of type {type(instruction).__name__}: show a sentence.")
-    return Observation(images={role: images[name] for role, name in names.items()}, state=shown["state"], instruction=instruction)
+    return Observation(images={}, state=shown["state"], instruction=instruction)
+
+
+def drawn(name: str, picture: Picture) -> np.ndarray:
+    """A picture, drawn where it is a function.
+
+    Raises:
+        ValueError: it is none: not uint8 [H W 3].
+    """
+    picture = np.asarray(picture() if callable(picture) else picture)
+    check_picture(name, picture)
+    return picture
 
 
 def names_of_pictures(shown: Sequence[str], embodiment: Embodiment) -> dict[str, str]:

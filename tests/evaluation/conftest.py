@@ -34,7 +34,7 @@ class Line(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        assert not options
+        assert not (options or {}).keys() - {"episode"}
         self.colour = str(self.np_random.choice(COLOURS))
         self.background = self.np_random.integers(0, 256, 3)
         self.goal = self.np_random.uniform(0.02, 0.18)

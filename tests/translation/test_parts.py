@@ -69,7 +69,7 @@ def test_gymnasiums_pendulum_is_seen_by_what_it_renders():
     pytest.importorskip("pygame")
     env, own = made("Pendulum-v1", cameras={"front": Rendered()}), gymnasium.make("Pendulum-v1", render_mode="rgb_array")
     (shown, _), (raw, _) = (each.reset(seed=3) for each in (env, own))
-    assert np.array_equal(shown["images"]["front"], own.render())
+    assert np.array_equal(shown["images"]["front"](), own.render())
     assert np.array_equal(shown["state"], raw[:2])
     (_, reward, *_), (_, expected, *_) = env.step(np.array([0.5], np.float32)), own.step(np.array([1.0], np.float32))
     assert reward == expected

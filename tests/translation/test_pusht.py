@@ -59,7 +59,7 @@ def test_it_shows_what_gym_pusht_does(make, body):
     assert seen.images["front"].std() > 0
     (shown, reward, *_, info), (raw, expected, *_, told) = env.step(action), own.step(action)
     assert (reward, info["success"]) == (expected, told["is_success"])
-    assert np.array_equal(shown["images"]["front"], raw["pixels"])
+    assert np.array_equal(shown["images"]["front"](), raw["pixels"])
 
 
 def test_tables_are_the_same_at_every_number_of_environments(make, body):

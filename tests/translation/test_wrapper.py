@@ -60,6 +60,27 @@ def test_stored_starts_are_chosen_by_the_seed_alone(make_of, seed):
     assert env.reset(seed=seed)[0]["state"][0] == pytest.approx(np.linspace(-0.6, 0.6, 5)[seed % 5])
 
 
+def test_an_evaluation_begins_once_in_each_stored_state(make_of, crane, chaotic):
+    env, homes = make_of()(task="left"), np.linspace(-0.6, 0.6, 5)
+    begun = [env.reset(seed=7, options={"episode": number})[0]["state"][0] for number in range(7)]
+    np.testing.assert_allclose(begun, [*homes, *homes[:2]], atol=1e-6)
+    seen: dict[int, float] = {}
+    watcher = Begins(seen)
+    rollout(chaotic, partial(make_of(), task="left"), episodes=7, embodiment=crane, num_envs=3, watcher=watcher, **CELL)
+    np.testing.assert_allclose([seen[number] for number in range(7)], begun)
+
+
+class Begins:
+    def __init__(self, seen):
+        self.seen = seen
+
+    def see(self, episode, observation):
+        self.seen.setdefault(episode, observation.state[0])
+
+    def finish(self, record):
+        pass
+
+
 def played(env, action, *, steps, seed=0):
     env.reset(seed=seed)
     number, terminated, truncated, info = 0, False, False, {}
@@ -118,7 +139,19 @@ def test_another_sentence_is_told_as_the_wrong_one(make_of):
 
 def test_what_only_renders_is_seen(make_of):
     drawn = make_of(cameras__front={"_target_": T + "Rendered"}, environment__arguments__render_mode="rgb_array")(task="left")
-    assert drawn.reset(seed=1)[0]["images"]["front"].shape == (64, 64, 3)
+    assert drawn.reset(seed=1)[0]["images"]["front"]().shape == (64, 64, 3)
+
+
+def test_what_nobody_looks_at_is_not_drawn(make_of):
+    env = make_of(cameras__front={"_target_": T + "Rendered"}, environment__arguments__render_mode="rgb_array")(task="left")
+    draw, drawn = env.unwrapped.render, []
+    env.unwrapped.render = lambda: (drawn.append(1), draw())[1]
+    shown = [env.reset(seed=1)[0], *(env.step(np.array(LEFT, np.float32))[0] for _ in range(2))]
+    assert not drawn
+    assert (shown[-1]["images"]["front"]() == draw()).all()
+    assert len(drawn) == 1
+    with pytest.raises(RuntimeError, match="'front' was not drawn before the next step"):
+        shown[0]["images"]["front"]()
 
 
 def test_states_are_read_from_a_file(make_of, tmp_path):

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from vla_tune.check.finding import Finding
 from vla_tune.data.dataset import Demonstrations
 from vla_tune.data.starts import STARTS_FILE, Start, read_starts
-from vla_tune.environment import observation_in, told
+from vla_tune.environment import told, without_pictures
 
 PROBE = "replay"
 _NEAR = 1e-3
@@ -75,12 +75,12 @@ def _replayed(demonstrations: Demonstrations, episode: int, start: Start, env: g
     rows = np.flatnonzero(frames.episode == episode)
     span = np.ptp(frames.state, axis=0)
     shown, _ = env.reset(seed=start.seed, options=dict(start.options) or None)
-    off, success = [_off(observation_in(shown, body).state, frames.state[rows[0]], span)], False
+    off, success = [_off(without_pictures(shown, body).state, frames.state[rows[0]], span)], False
     for here, there in zip(rows, [*rows[1:], None], strict=True):
         shown, _, terminated, truncated, info = env.step(frames.actions[here])
         success |= bool(told(info))
         if there is not None:
-            off.append(_off(observation_in(shown, body).state, frames.state[there], span))
+            off.append(_off(without_pictures(shown, body).state, frames.state[there], span))
         if terminated or truncated:
             break
     away = np.flatnonzero(~(np.array(off) <= _NEAR))

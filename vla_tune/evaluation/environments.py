@@ -12,13 +12,13 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from jaxtyping import Bool
 
-from vla_tune.environment import observation_in, told
+from vla_tune.environment import EPISODE, drawn, observation_in, told
 from vla_tune.schema import Embodiment, Observation, same_rate
 
 MakeEnv = Callable[[], gymnasium.Env]
 Vectorize = Callable[[Sequence[MakeEnv]], VectorEnv]
 
-_PARK = "vla_tune.park"
+_PARK, _EPISODES = "vla_tune.park", "vla_tune.episodes"
 _TOLD, _PROBLEM = "vla_tune.success", "vla_tune.problem"
 _NOTHING = -1
 _LAST_BREATH_S = 1.0
@@ -76,12 +76,15 @@ def _close(envs: VectorEnv) -> None:
 
 def parking(make_env: MakeEnv, count: int) -> list[MakeEnv]:
     """`count` makers of environments that `park` can halt."""
-    return [partial(_make_parking, make_env)] * count
+    return [partial(_make_parking, make_env, row) for row in range(count)]
 
 
-def start(envs: VectorEnv, seeds: Sequence[int | None], rows: Bool[np.ndarray, " N"]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reset the environments in `rows` from their seeds; returns the observations of all, and what those in `rows` told."""
-    return envs.reset(seed=cast(int, list(seeds)), options={"reset_mask": rows})  # a list is allowed, but not annotated
+def start(
+    envs: VectorEnv, seeds: Sequence[int | None], rows: Bool[np.ndarray, " N"], episodes: Sequence[int]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reset the environments in `rows` from their seeds, for these `episodes`; returns what all show, and those in `rows` told."""
+    options = {"reset_mask": rows, _EPISODES: list(episodes)}
+    return envs.reset(seed=cast(int, list(seeds)), options=options)  # a list is allowed, but not annotated
 
 
 def park(envs: VectorEnv, rows: Bool[np.ndarray, " N"]) -> None:
@@ -134,7 +137,7 @@ def check_rate(metadata: Mapping[str, Any], embodiment: Embodiment) -> None:
 def check_seeding(envs: VectorEnv, seed: int, embodiment: Embodiment) -> None:
     """Refuse an environment that starts differently from the same seed (pictures aside: a GPU may draw them with some noise)."""
     everywhere = np.ones(envs.num_envs, dtype=bool)
-    resets = [start(envs, [seed] * envs.num_envs, everywhere) for _ in range(2)]
+    resets = [start(envs, [seed] * envs.num_envs, everywhere, [0] * envs.num_envs) for _ in range(2)]
     for row in range(envs.num_envs):
         first, again = (observation_of(observations, row, embodiment) for observations, _ in resets)
         if not np.array_equal(first.state, again.state) or first.instruction != again.instruction:
@@ -158,6 +161,10 @@ class _Parking(gymnasium.Wrapper):
     tell, or tell as another type.
     """
 
+    def __init__(self, env: gymnasium.Env, row: int) -> None:
+        super().__init__(env)
+        self._row = row
+
     @property
     def limit(self) -> int | None:
         """Steps of an episode, where the environment is registered with a limit."""
@@ -168,13 +175,16 @@ class _Parking(gymnasium.Wrapper):
         self._parked = options.pop(_PARK, False)
         if self._parked:
             return self._last, _told({})
-        self._last, info = self.env.reset(seed=seed, options=options)
+        episodes = options.pop(_EPISODES)
+        shown, info = self.env.reset(seed=seed, options=options | {EPISODE: episodes[self._row]})
+        self._last = _drawn(shown)
         return self._last, _told(info)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         if self._parked:
             return self._last, 0.0, False, False, _told({})
-        self._last, reward, terminated, truncated, info = self.env.step(action)
+        shown, reward, terminated, truncated, info = self.env.step(action)
+        self._last = _drawn(shown)
         return self._last, reward, terminated, truncated, _told(info)
 
 
@@ -186,5 +196,13 @@ def _told(info: dict[str, Any]) -> dict[str, Any]:
     return {_TOLD: _NOTHING if success is None else int(success), _PROBLEM: ""}
 
 
-def _make_parking(make_env: MakeEnv) -> _Parking:
-    return _Parking(make_env())
+def _drawn(shown: Any) -> Any:
+    """With pictures in place of functions."""
+    if not isinstance(shown, Mapping) or not isinstance(shown.get("images"), Mapping):
+        return shown
+    images = {name: drawn(name, picture) if callable(picture) else picture for name, picture in shown["images"].items()}
+    return {**shown, "images": images}
+
+
+def _make_parking(make_env: MakeEnv, row: int) -> _Parking:
+    return _Parking(make_env(), row)

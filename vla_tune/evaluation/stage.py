@@ -143,7 +143,8 @@ class Stage:
                 self._playing[row], begins[row] = episode, True
         if begins.any():
             seeds = [self._playing[row].seed if begin else None for row, begin in enumerate(begins)]
-            self._observations, infos = start(self._envs, seeds, begins)
+            numbers = [self._playing[row].index if begin else 0 for row, begin in enumerate(begins)]
+            self._observations, infos = start(self._envs, seeds, begins, numbers)
             for row in np.flatnonzero(begins).tolist():
                 self._told(infos, row)
         if (free & ~begins).any():

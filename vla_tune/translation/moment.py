@@ -19,3 +19,5 @@ class Moment:
     reward: float = 0.0
     terminated: bool = False
     truncated: bool = False
+    episode: int | None = None
+    """Which one of an evaluation it is, counted from 0; None elsewhere, and after a step."""

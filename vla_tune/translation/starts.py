@@ -64,10 +64,10 @@ class StatesInFile:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredStarts:
-    """State number `seed mod count`: the same episode begins in the same state, whatever runs beside it.
+    """State number `episode mod count` of an evaluation, so that as many episodes as there are states begin once in each.
 
-    Episodes have seeds that are hashes, so that states are drawn evenly, and with repetition: over few episodes some come twice
-    and others not at all.
+    Where no evaluation counts the episodes (a simulated robot, a recording), it is number `seed mod count`: the same seed begins
+    in the same state.
     """
 
     states: Source
@@ -85,8 +85,9 @@ class StoredStarts:
         states = self.states(moment)
         if not hasattr(states, "__len__") or not len(states):
             raise ValueError(f"{self.states} holds no states: it is {type(states).__name__}.")
-        index = int(moment.env.unwrapped.np_random.integers(len(states))) if seed is None else seed % len(states)
-        shown = attribute_of(moment.env, self.set)(np.asarray(states[index]))
+        number = seed if moment.episode is None else moment.episode
+        number = int(moment.env.unwrapped.np_random.integers(len(states))) if number is None else number % len(states)
+        shown = attribute_of(moment.env, self.set)(np.asarray(states[number]))
         return attribute_of(moment.env, self.observe)() if self.observe is not None else shown
 
 

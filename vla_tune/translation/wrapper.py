@@ -4,13 +4,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Space, Text
 
-from vla_tune.environment import SUCCESS, check_picture
+from vla_tune.environment import EPISODE, SUCCESS, drawn
 from vla_tune.translation.actions import ActionTo
 from vla_tune.translation.moment import Moment
 from vla_tune.translation.sources import Source
@@ -43,7 +44,8 @@ class Parts:
 class Translated(gymnasium.Wrapper):
     """An environment behind the names, units and conventions of a robot's data.
 
-    It is reset and stepped once when it is made, so that whatever cannot be read is told before the first episode.
+    Its pictures are functions, so that what nobody looks at is not drawn. It is reset, stepped and looked at once when it is made:
+    whatever cannot be read is told before the first episode.
 
     Raises:
         ValueError: something is not there, or is of another kind; what is there is named beside it.
@@ -51,20 +53,22 @@ class Translated(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, parts: Parts, *, task: str, control_hz: float) -> None:
         super().__init__(env)
-        self._parts, self._task, self._sentences = parts, task, {}
+        self._parts, self._task, self._sentences, self._steps = parts, task, {}, 0
         self.metadata = {**env.metadata, "control_hz": control_hz, TRANSLATION: _ADDRESS.sub("", repr(parts))}
         self.action_space = Box(-np.inf, np.inf, (parts.action.dimension,), np.float32)
         shown, _ = self.reset(seed=0)
         self.observation_space = _space(shown)
-        self._take(self._still(), check=self._read)
+        self._take(self._still(), check=self._look)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Begins an episode: seed, reset, stored state, settling steps."""
+        """Begins an episode: seed, reset, stored state, settling steps; `options["episode"]` is for the stored states alone."""
+        options = dict(options or {})
+        episode, self._steps = options.pop(EPISODE, None), self._steps + 1
         if self._parts.seed is not None and seed is not None:
             with naming("seed"):
                 self._parts.seed(self.env, seed)
-        shown, info = self.env.reset(seed=seed, options=options)
-        moment = Moment(task=self._task, env=self.env, shown=shown, info=info)
+        shown, info = self.env.reset(seed=seed, options=options or None)
+        moment = Moment(task=self._task, env=self.env, shown=shown, info=info, episode=episode)
         self._sentences = self._said(moment)
         moment = self._settled(self._started(moment, seed))
         return self._read(moment), self._told(moment.info, success=False)
@@ -83,6 +87,7 @@ class Translated(gymnasium.Wrapper):
             return moment, as_success(self._parts.success(moment), str(self._parts.success))
 
     def _stepped(self, leaving: np.ndarray) -> Moment:
+        self._steps += 1
         shown, reward, terminated, truncated, info = self.env.step(leaving)
         return Moment(
             task=self._task,
@@ -131,26 +136,29 @@ class Translated(gymnasium.Wrapper):
         return {name: _sentence(name, source, moment) for name, source in asked.items() if source is not None}
 
     def _read(self, moment: Moment) -> dict[str, Any]:
-        images = {role: _picture(role, source, moment) for role, source in self._parts.cameras.items()}
+        images = {role: partial(self._picture, role, moment, self._steps) for role in self._parts.cameras}
         numbers = [_numbers(place, source, moment) for place, source in enumerate(self._parts.state)]
         state = {"state": np.concatenate(numbers)} if numbers else {}
         return {"images": images, **state, "instruction": self._sentences["instruction"]}
+
+    def _look(self, moment: Moment) -> None:
+        for role, draw in self._read(moment)["images"].items():
+            drawn(role, draw)
+
+    def _picture(self, role: str, moment: Moment, step: int) -> np.ndarray:
+        if step != self._steps:
+            raise RuntimeError(f"the picture {role!r} was not drawn before the next step: what it would show is gone.")
+        with naming(f"cameras.{role}"):
+            return drawn(role, self._parts.cameras[role](moment))
 
     def _told(self, info: Mapping[str, Any], *, success: bool) -> dict[str, Any]:
         return {**info, **{name: said for name, said in self._sentences.items() if name == DISTRACTOR}, SUCCESS: success}
 
 
 def _space(shown: Mapping[str, Any]) -> Dict:
-    images: dict[str, Space] = {name: Box(0, 255, picture.shape, np.uint8) for name, picture in shown["images"].items()}
+    images: dict[str, Space] = {name: Box(0, 255, draw().shape, np.uint8) for name, draw in shown["images"].items()}
     state = {"state": Box(-np.inf, np.inf, shown["state"].shape, np.float32)} if "state" in shown else {}
     return Dict({"images": Dict(images), **state, "instruction": Text(_LONGEST)})
-
-
-def _picture(role: str, source: Source, moment: Moment) -> np.ndarray:
-    with naming(f"cameras.{role}"):
-        picture = np.asarray(source(moment))
-        check_picture(role, picture)
-    return picture
 
 
 def _numbers(place: int, source: Source, moment: Moment) -> np.ndarray:
