@@ -31,7 +31,7 @@ from vla_tune.translation import translated
 
 BASE_FOLDER = "base"
 """In an exported folder: the weights of the base, where an adapter cannot be merged."""
-ENVIRONMENTS = ("envs:vla_tune/Tabletop-v0",)
+ENVIRONMENTS = ("envs:vla_tune/Tabletop-v0", "envs:vla_tune/MetaWorld-v0")
 """That a run's folder may ask for."""
 _TRANSLATED = "vla_tune.translation.translated"
 _PARTS = tuple(
