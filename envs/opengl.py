@@ -22,13 +22,14 @@ _BACKENDS = ("egl", "osmesa", "glfw")
 class Canvas:
     """A context, the model's textures in it, and a list of what to draw."""
 
-    def __init__(self, model: Any, *, most_geometries: int, without: Sequence[str]) -> None:
+    def __init__(self, model: Any, *, most_geometries: int, without: Sequence[str], hidden: Sequence[int] = ()) -> None:
         """Opens it.
 
         Args:
             model: An `mujoco.MjModel`; its `vis` says the size and quality of what is drawn.
             most_geometries: How many a scene may have.
             without: Effects that are left out, as MuJoCo names them (`SHADOW`, `REFLECTION`).
+            hidden: Groups of geometries that are not drawn, besides those that MuJoCo leaves out.
 
         Raises:
             RuntimeError: OpenGL cannot be set up on this machine.
@@ -39,6 +40,7 @@ class Canvas:
             self._list.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{effect}")] = 0
         self._camera, self._options = mujoco.MjvCamera(), mujoco.MjvOption()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._options.geomgroup[list(hidden)] = 0
 
     def draw(
         self, model: Any, data: Any, camera: int, height: int, width: int, *, prepare: Callable[[Any], None] = lambda scene: None
@@ -83,6 +85,11 @@ class Canvases:
             if first:
                 atexit.register(self.close)  # only now, to run before the backend's own exit handler
         return self._open[key]
+
+    def drop(self, name: str) -> None:
+        """Frees the one of this name, if there is one: nothing of its model is drawn any more."""
+        if (canvas := self._open.pop((os.getpid(), name), None)) is not None:
+            canvas.close()
 
     def close(self) -> None:
         """Free the contexts while OpenGL is still there: the interpreter's own order ends in EGL errors."""

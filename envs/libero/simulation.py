@@ -31,23 +31,26 @@ class Simulation:
     """
 
     def __init__(self, suite: str, index: int) -> None:
-        self._world = world(suite, index)
-        self.task = self._world.task
-        self._model = self._world.model
+        self.world = world(suite, index)
+        """What it shares with other simulations of the task."""
+        self.task = self.world.task
+        self._model = self.world.model
         self.data = mujoco.MjData(self._model)
         """The state; several simulations of a task have each their own, and one model."""
-        self._placement = self._world.placement
-        self._controller = self._world.controller()
+        self._placement = self.world.placement
+        self._controller = self.world.controller()
         self.site = self._controller.site
         """Of the point between the fingers."""
         self.fingers = self._controller.fingers
         """Actuators."""
-        gripper = self._world.problem.robots[0].gripper
-        self.finger_joints, self.finger_velocities = addresses(self._model, gripper.joints)
+        robot = self.world.problem.robots[0]
+        self.finger_joints, self.finger_velocities = addresses(self._model, robot.gripper.joints)
         """Places in qpos and qvel."""
-        self.hand = self._model.body(self._world.problem.robots[0].robot_model.eef_name).id
+        self.arm_joints, _ = addresses(self._model, robot.robot_model.joints)
+        """Places in qpos."""
+        self.hand = self._model.body(robot.robot_model.eef_name).id
         """The body whose orientation LIBERO calls that of the end effector."""
-        self.goals = [tuple(goal) for goal in self._world.problem.parsed_problem["goal_state"]]
+        self.goals = [tuple(goal) for goal in self.world.problem.parsed_problem["goal_state"]]
         self.stored = self.task.states
         """Starts that come with the benchmark [n, 1 + nq + nv]: time, positions, velocities."""
         self.put(self.stored[0])
@@ -62,7 +65,7 @@ class Simulation:
     def problem(self) -> Any:
         """Robosuite's environment around this simulation's state: objects, fixtures, predicates."""
         self._enter()
-        return self._world.problem
+        return self.world.problem
 
     def put(self, state: Float[np.ndarray, " S"]) -> None:
         """Begins an episode in a state: time, positions, velocities; what has no joint stands where it was last drawn.
@@ -77,7 +80,7 @@ class Simulation:
         data.time, data.qpos[:], data.qvel[:] = state[0], state[1 : 1 + model.nq], state[1 + model.nq :]
         mujoco.mj_forward(model, data)
         self._controller.begin()
-        self._world.problem._post_process()
+        self.world.problem._post_process()
 
     def step(self, action: Float[np.ndarray, "7"]) -> None:
         """Acts for a twentieth of a second: moves and turns of the hand and the gripper (-1 opens, +1 closes), in [-1, 1]."""
@@ -86,7 +89,7 @@ class Simulation:
             mujoco.mj_step1(model, self.data)
             self._controller.act(self.data, action, new=substep == 0)
             mujoco.mj_step2(model, self.data)
-        self._world.problem._post_process()
+        self.world.problem._post_process()
 
     def success(self) -> bool:
         """Whether the benchmark's predicates hold now."""
@@ -100,9 +103,9 @@ class Simulation:
         Raises:
             RuntimeError: things found no room in many draws.
         """
-        state, self._placement = self._world.draw(rng)
+        state, self._placement = self.world.draw(rng)
         return state
 
     def _enter(self) -> None:
         """The world is lent to whoever acts."""
-        self._world.lend(self.data, self._placement)
+        self.world.lend(self.data, self._placement)

@@ -49,15 +49,29 @@ def task_of(suite: str, index: int) -> Task:
     benchmark = _benchmark(suite)
     if not 0 <= index < benchmark.n_tasks:
         raise ValueError(f"{suite} has no task {index}: its tasks are 0 to {benchmark.n_tasks - 1}.")
-    task = benchmark.get_task(index)
-    problem = Path(benchmark.get_task_bddl_file_path(index))
     return Task(
         suite=suite,
         index=index,
-        sentence=_told(problem) if suite.endswith(_TOLD_BY_THE_PROBLEM) else str(task.language),
-        problem=problem,
+        sentence=sentences(suite)[index],
+        problem=Path(benchmark.get_task_bddl_file_path(index)),
         states=np.asarray(benchmark.get_task_init_states(index), np.float64),
     )
+
+
+@cache
+def sentences(suite: str) -> list[str]:
+    """Those of a suite's tasks, in order; raises as `task_of` does."""
+    benchmark = _benchmark(suite)
+    if suite.endswith(_TOLD_BY_THE_PROBLEM):
+        return [_told(Path(benchmark.get_task_bddl_file_path(index))) for index in range(benchmark.n_tasks)]
+    return [str(benchmark.get_task(index).language) for index in range(benchmark.n_tasks)]
+
+
+def other_sentence(suite: str, index: int) -> str:
+    """The next task's that is another one: a wrong instruction for this task; its own where the suite has no other."""
+    all_of = sentences(suite)
+    following = [*all_of[index + 1 :], *all_of[:index]]
+    return next((sentence for sentence in following if sentence != all_of[index]), all_of[index])
 
 
 @cache

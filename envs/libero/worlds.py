@@ -2,6 +2,7 @@
 # pyright: reportAttributeAccessIssue=false
 # mujoco's names come from compiled modules without stubs.
 
+import gc
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,10 +48,12 @@ class World:
         self.placement = self._placed()
 
     def lend(self, data: mujoco.MjData, placement: Placement) -> None:
-        """Lets robosuite's environment read and write these data, and stands its fixtures there."""
-        self.problem.sim.data._data = data
+        """Lets robosuite's environment read and write these data, stands its fixtures there, and lights its stoves accordingly."""
         self.model.body_pos[self._fixtures] = placement.positions
         self.model.body_quat[self._fixtures] = placement.quaternions
+        if self.problem.sim.data._data is not data:
+            self.problem.sim.data._data = data
+            self.problem._post_process()
 
     def controller(self) -> Controller:
         """A controller of the arm and the gripper, for one simulation."""
@@ -98,6 +101,7 @@ def world(suite: str, index: int) -> World:
     if (there := _worlds.get((suite, index))) is None:
         task = task_of(suite, index)
         _last.clear()  # before the next is built: memory holds few
+        gc.collect()
         there = _worlds[suite, index] = World(task)
     _last.append(there)
     return there

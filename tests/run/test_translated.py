@@ -75,6 +75,32 @@ def test_a_runs_folder_asks_for_nothing_else(tmp_path: Path, trusted: list[str],
         environment_of(stored(tmp_path, **changed))
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"starts": {"_target_": T + "StoredStarts", "states": {}, "set": "close"}}, "env.make.starts is .*StoredStarts'"),
+        (
+            {"starts": {"_target_": T + "StoredStarts", "states": {}, "set": "put", "observe": "close"}},
+            "env.make.starts is .*Starts'",
+        ),
+        ({"cameras": {"image": {"_target_": T + "FromCall", "path": "close"}}}, "env.make.cameras.image is .*FromCall'"),
+    ],
+)
+def test_a_runs_folder_calls_only_the_methods_of_libero_that_are_meant_for_it(
+    tmp_path: Path, changed: dict[str, Any], message: str
+):
+    make = yaml.safe_load((Path(__file__).parents[2] / "conf/env/libero.yaml").read_text())["make"]
+    make["environment"]["arguments"]["suite"] = "libero_object"
+
+    def opened(**changed: Any) -> Any:
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"env": {"suite": "libero_object", "make": make | changed}}))
+        return environment_of(tmp_path)
+
+    assert opened().keywords["environment"].id == "envs:vla_tune/Libero-v0"
+    with pytest.raises(ValueError, match=message):
+        opened(**changed)
+
+
 def test_what_may_be_read_back_exists():
     named = {name.rpartition(".")[2] for name in _PARTS}
     acting = {"FromCall", "SeedCall", "StatesInFile", "StoredStarts"}

@@ -31,7 +31,7 @@ from vla_tune.translation import translated
 
 BASE_FOLDER = "base"
 """In an exported folder: the weights of the base, where an adapter cannot be merged."""
-ENVIRONMENTS = ("envs:vla_tune/Tabletop-v0", "envs:vla_tune/MetaWorld-v0")
+ENVIRONMENTS = ("envs:vla_tune/Tabletop-v0", "envs:vla_tune/MetaWorld-v0", "envs:vla_tune/Libero-v0")
 """That a run's folder may ask for."""
 _TRANSLATED = "vla_tune.translation.translated"
 _PARTS = tuple(
@@ -43,6 +43,12 @@ _PARTS = tuple(
     )
 )
 """Of a translated environment, what only reads what it shows and tells."""
+_METHODS: Mapping[str, Mapping[str, str | None]] = {
+    "vla_tune.translation.FromCall": {"path": "picture"},
+    "vla_tune.translation.StoredStarts": {"set": "put", "observe": None},
+}
+"""Of an environment of ours, what calls these methods, and no other."""
+_DRAWINGS = ("envs.libero.drawing.Default", "envs.libero.drawing.Fast")
 _RECORDING = ("vla_tune.record.source.Recorded", "vla_tune.record.source.Played")
 _MOST_RECORDED = 100_000
 """Episodes or frames."""
@@ -128,15 +134,15 @@ def own_classes(cfg: Any) -> list[str]:
     """What the user's own configuration of a run, a plain mapping, names beside our options: it is read again when the run ends."""
     assert isinstance(cfg, dict)
     ours = {name for options in OPTIONS.values() for name in (*options.whole, *options.parts)}
-    return sorted({name for part in OPTIONS for name in _targets(cfg.get(part))} - ours)
+    return sorted({named["_target_"] for part in OPTIONS for named in _naming(cfg.get(part))} - ours)
 
 
-def _targets(node: Any) -> Iterator[str]:
+def _naming(node: Any) -> Iterator[Mapping[str, Any]]:
     children = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
     if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
-        yield node["_target_"]
+        yield node
     for child in children:
-        yield from _targets(child)
+        yield from _naming(child)
 
 
 def checkpoint_of(run: Path, *, folder: Path | None = None) -> Checkpoint:
@@ -252,7 +258,16 @@ def _translated(path: Path, node: Mapping[str, Any]) -> Callable[..., gymnasium.
         )
     given = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
     _refuse_words(path, "env.make", given)
-    return partial(translated, **{key: _value(value, _PARTS, path, f"env.make.{key}") for key, value in given.items()})
+    parts = _PARTS if named not in ENVIRONMENTS else (*_PARTS, *_DRAWINGS, *_calling(given))
+    return partial(translated, **{key: _value(value, parts, path, f"env.make.{key}") for key, value in given.items()})
+
+
+def _calling(node: Any) -> Iterator[str]:
+    """What calls methods of an environment of ours, where it calls those alone that are meant for it."""
+    for name, methods in _METHODS.items():
+        asked = [part for part in _naming(node) if part["_target_"] == name]
+        if all(part.get(key) == method for part in asked for key, method in methods.items()):
+            yield name
 
 
 def _elsewhere(run: Path) -> Path | None:
