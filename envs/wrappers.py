@@ -3,6 +3,7 @@
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 DISTRACTOR = "distractor_instruction"
 """Where an environment tells, in `info`, the instruction for another thing in sight."""
@@ -25,6 +26,36 @@ class DistractorInstruction(gymnasium.Wrapper):
         """Step, and replace the instruction."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         return _replace(observation, info), reward, terminated, truncated, info
+
+
+class BlankPictures(gymnasium.Wrapper):
+    """Shows pictures of one grey in place of the environment's, of the same shape; a policy that looks fails here.
+
+    A picture that the environment gives as a function, to be drawn when somebody looks, is drawn once, to learn its shape.
+    """
+
+    def __init__(self, env: gymnasium.Env, *, grey: int) -> None:
+        super().__init__(env)
+        self._grey = grey
+        self._blank: dict[str, np.ndarray] = {}
+
+    def reset(self, **arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Reset, and replace the pictures."""
+        observation, info = self.env.reset(**arguments)
+        return self._without(observation), info
+
+    def step(self, action: Any) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
+        """Step, and replace the pictures."""
+        observation, *told = self.env.step(action)
+        return self._without(observation), *told  # pyright: ignore[reportReturnType]
+
+    def _without(self, observation: dict[str, Any]) -> dict[str, Any]:
+        return observation | {"images": {name: self._of(name, picture) for name, picture in observation["images"].items()}}
+
+    def _of(self, name: str, picture: Any) -> np.ndarray:
+        if name not in self._blank:
+            self._blank[name] = np.full_like(picture() if callable(picture) else picture, self._grey)
+        return self._blank[name]
 
 
 def _replace(observation: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:

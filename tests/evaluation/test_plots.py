@@ -8,6 +8,7 @@ from PIL import Image
 
 from vla_tune.evaluation import success_row
 from vla_tune.evaluation.plots import plot_log, plot_success, plot_sweep
+from vla_tune.evaluation.stats import mean_row
 
 TASKS = ("push_left", "push_right", "push_forward", "push_back", "touch", "lift", "stack", "place_left_of")
 
@@ -72,6 +73,18 @@ def test_success_bars_have_their_height_and_whiskers(rows, figures, tmp_path):
 
 def test_one_task_is_readable_too(rows, figures, tmp_path):
     plot_success(rows[:3], tmp_path / "success.png")
+    assert_readable(figures[0], tmp_path / "success.png")
+
+
+def test_many_tasks_lie_below_each_other_with_their_sentences(rows, figures, tmp_path):
+    sentence = "pick up the black bowl between the plate and the ramekin and place it on the plate"
+    many = [row | {"task": f"{number}", "instruction": sentence} for number in range(10) for row in rows[:3]]
+    many += [mean_row([row for row in many if row["policy"] == policy]) for policy in ("fine_tuned", "wrong_instruction")]
+    plot_success(many, tmp_path / "success.png", title="bc-full-all")
+    axes = figures[0].axes[0]
+    assert [len(bars) for bars in axes.containers if hasattr(bars, "patches")] == [10, 11, 11]
+    labels = [" ".join(label.get_text().split()) for label in axes.get_yticklabels()]
+    assert labels == [*(f"{number}: {sentence}" for number in range(10)), "mean of 10 tasks"]
     assert_readable(figures[0], tmp_path / "success.png")
 
 

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from vla_tune.evaluation import success_row
 from vla_tune.evaluation.report import read_results, success_table
+from vla_tune.evaluation.stats import mean_row
 from vla_tune.schema import write_json
 
 
@@ -22,6 +23,15 @@ def test_the_terminal_shows_counts_and_per_cent(rows):
     text = console.file.getvalue()
     assert "Lift and stack" in text
     assert all(word in text for word in ("fine_tuned", "0/20", "15/148", "10.1 %", "6.2 to 16.0 %", "0.01235"))
+
+
+def test_a_mean_is_a_line_of_its_own(rows):
+    console = Console(width=160, file=StringIO())
+    console.print(success_table([*rows, mean_row(rows)]))
+    text = console.file.getvalue()
+    assert "mean of 2 tasks" in text
+    assert "15/168" in text
+    assert "tasks " not in text.splitlines()[2], "which tasks these are, the lines above say"
 
 
 def test_results_survive_the_file(rows, tmp_path):

@@ -6,6 +6,7 @@ from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import mcnemar
 
 from vla_tune.evaluation import PairedComparison, pairs_of, success_row, wilson_interval
+from vla_tune.evaluation.stats import mean_row, of_the_trained, stratified_interval
 
 counts = st.integers(1, 400).flatmap(lambda episodes: st.tuples(st.integers(0, episodes), st.just(episodes)))
 cells = st.tuples(*[st.integers(0, 40)] * 4).filter(any)
@@ -47,6 +48,46 @@ def test_wilson_properties(counted):
 def test_wilson_of_nothing(successes, episodes):
     with pytest.raises(ValueError, match=f"{successes} successes in {episodes}"):
         wilson_interval(successes, episodes)
+
+
+@given(st.integers(1, 12), counts)
+def test_tasks_that_went_alike_are_one(number, counted):
+    successes, episodes = counted
+    pooled = wilson_interval(number * successes, number * episodes)
+    assert stratified_interval([counted] * number) == pytest.approx(pooled, abs=1e-12)
+    mirrored = stratified_interval([(episodes - successes, episodes), (0, 7)])
+    assert stratified_interval([counted, (7, 7)]) == pytest.approx(tuple(1 - bound for bound in mirrored[::-1]), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "chances",
+    [[0.97] * 10, [0.98] * 9 + [0.4], np.linspace(0.3, 1, 10), [0.2] * 5 + [0.95] * 5, [0.9, 0.6]],
+    ids=["alike", "one fails", "spread", "two kinds", "two tasks"],
+)
+def test_the_mean_over_tasks_is_covered(chances):
+    """In 2,000 tries of 10 episodes a task; more narrowly than by all episodes in one where the tasks differ."""
+    draws = np.sort(np.random.default_rng(0).binomial(10, chances, (2000, len(chances))))
+    found = {tuple(draw): stratified_interval([(int(count), 10) for count in draw]) for draw in draws}
+    inside = [low <= np.mean(chances) <= high for low, high in (found[tuple(draw)] for draw in draws)]
+    assert np.mean(inside) > 0.93
+    for draw, (low, high) in found.items():
+        whole = wilson_interval(int(sum(draw)), 10 * len(draw))
+        assert high - low <= whole[1] - whole[0] + 1e-12
+
+
+def test_a_mean_over_tasks_is_a_row(records_of):
+    played = {"a": [1] * 9 + [0], "b": [0] * 4}
+    rows = [success_row(policy="base", task=task, records=records_of(of)) for task, of in played.items()]
+    row = mean_row(rows)
+    low, high = row.pop("wilson_low"), row.pop("wilson_high")
+    counted = {"episodes": 14, "successes": 9, "success_rate": 0.45}
+    assert row == {"policy": "base", "task": "mean of 2 tasks", "tasks": ["a", "b"], **counted}
+    assert low < 0.45 < high
+    tuned = [of | {"policy": "fine_tuned"} for of in (*rows, mean_row(rows))]
+    assert of_the_trained([*rows, mean_row(rows), *tuned]) == tuned[2]
+    assert of_the_trained(rows) == rows[0]
+    with pytest.raises(ValueError, match="no tasks"):
+        stratified_interval([])
 
 
 def test_a_row_has_the_columns_of_the_results(records_of):

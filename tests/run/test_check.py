@@ -44,7 +44,7 @@ def probed(run: Path) -> list[Finding]:
     data, policy = build(OmegaConf.load(run / "config.yaml").data), load_policy(run, rows=1, device="cpu").policy
     recorded = recorded_in(data, count=6)
     base = agreement(load_base(run, rows=1, device="cpu"), recorded, policy.contract)
-    played = replay(data.validation, lambda: environment_of(run)(task="touch"), count=5)
+    played = replay(data.validation, lambda task: environment_of(run)(task=task or "touch"), count=5)
     return probed_run(run, policy, data, recorded, base, played)
 
 

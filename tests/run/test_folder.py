@@ -27,6 +27,8 @@ def test_names_of_runs():
     assert folder_name("tiny", "qlora_r16", "lift", "") == "tiny-qlora_r16-lift"
     assert folder_name("tiny", "lora_r16", "lift", "seed=1,training.steps=20") == "tiny-lora_r16-lift-seed_1_training.steps_20"
     assert folder_name("data=[a, b]") == "data_a_b"
+    assert folder_name("bc", ["lift", 4], None, "all") == "bc-lift_4-all"
+    assert len(folder_name("bc", "full", [f"task_{number}" for number in range(90)])) <= 80
 
 
 def test_a_long_name_is_cut_and_tells_what_was_cut():
@@ -43,6 +45,12 @@ def test_the_task_of_a_run_and_of_what_lies_in_it(tmp_path: Path):
     (tmp_path / "run" / CONFIG_FILE).write_text("task: touch\n")
     assert task_of(str(tmp_path / "run")) == "touch"
     assert task_of(str(tmp_path / "run" / "merged")) == "touch"
+    for written, task in {"[0, 4]": ["0", "4"], "all": "all", "3": "3"}.items():
+        (tmp_path / "run" / CONFIG_FILE).write_text(f"task: {written}\n")
+        assert task_of(str(tmp_path / "run")) == task
+    (tmp_path / "run" / CONFIG_FILE).write_text("task: [../a]\n")
+    with pytest.raises(ValueError, match="which names no task"):
+        task_of(str(tmp_path / "run"))
     with pytest.raises(ValueError, match="write task=<name>"):
         task_of(str(tmp_path / "elsewhere" / "merged"))
 

@@ -9,9 +9,13 @@ from gymnasium import spaces
 
 from vla_tune.data import build_pipeline
 from vla_tune.data.sources import Data
+from vla_tune.evaluation import EpisodeRecord, success_row
 from vla_tune.models.openvla.inputs import OpenVLAInputs
+from vla_tune.policy import LocalPolicy
+from vla_tune.run import simulation
 from vla_tune.run.base import why_not_tried
-from vla_tune.run.following import Nothing, following_of
+from vla_tune.run.following import Nothing, Run, following_of
+from vla_tune.run.objects import Trained
 from vla_tune.run.simulation import Simulation, asked, remembered
 
 
@@ -40,6 +44,15 @@ class World(gymnasium.Env):
 
 DATA = object.__new__(Data)  # is not looked at
 gymnasium.register("World-v0", entry_point=World)
+
+
+@pytest.fixture
+def records_of():
+    def made(outcomes):
+        words = {"suite": "mine", "task": "any", "seed": 0, "instruction": "do it", "steps": 1, "episode_return": 0.0}
+        return [EpisodeRecord(episode=place, success=won, outside_mass=None, **words) for place, won in enumerate(outcomes)]
+
+    return made
 
 
 @pytest.fixture
@@ -87,6 +100,46 @@ def test_what_fits_is_asked_once_for_each_task(of, pipeline, tiny_contract, caps
         Simulation().before(of("evaluation.remembered=[fly]"), DATA, tiny_contract, pipeline)
 
 
+def test_of_an_environment_that_lists_its_tasks_the_first_answers(of, pipeline, tiny_contract):
+    before, nothing = World.closed, "evaluation.remembered=[]"
+    Simulation().before(of("task=all", "+env.tasks=[lift,touch]", nothing), DATA, tiny_contract, pipeline)
+    assert World.closed - before == 1
+    Simulation().before(of("task=[lift,touch]", nothing), DATA, tiny_contract, pipeline)
+    assert World.closed - before == 3
+    with pytest.raises(ValueError, match=r"task=fly is none of the environment's \(env.tasks\): lift, touch"):
+        Simulation().before(of("task=[lift,fly]", "+env.tasks=[lift,touch]"), DATA, tiny_contract, pipeline)
+
+
+def test_a_policy_is_tried_task_by_task_and_the_mean_counts(
+    of, pipeline, tiny_contract, tiny_head, tiny_model, tmp_path, monkeypatch, records_of
+):
+    asked_for = []
+
+    def played(cfg, trained, *, policy, task, folder, make_env=None, films=False, ablation=None):
+        asked_for.append((policy, task, films, type(ablation).__name__))
+        if make_env is not None:
+            make_env().close()
+        return success_row(policy=policy, task=task, records=records_of([task == "lift"] * (4 if ablation is None else 2)))
+
+    monkeypatch.setattr(simulation, "evaluate", played)
+    ablations = "ablation=[wrong_instruction,blank_pictures]"
+    words = ["task=[lift,touch]", ablations, "evaluation.remembered=[push]", "evaluation.filmed=1"]
+    run = Run(of(*words), tmp_path, lambda: DATA)
+    trained = Trained(LocalPolicy(tiny_head.over(tiny_model), pipeline, tiny_contract, pad_id=512), ())
+    before = World.closed
+    rows = Simulation().of_trained(run, trained)
+    assert asked_for == [
+        ("fine_tuned", "lift", True, "NoneType"),
+        ("blank_pictures", "lift", False, "Blank"),
+        ("fine_tuned", "touch", False, "NoneType"),
+        ("blank_pictures", "touch", False, "Blank"),
+        ("fine_tuned", "push", False, "NoneType"),
+    ], "no wrong instruction is told there"
+    assert World.closed - before == 2, "one of each task was made"
+    assert [(row["policy"], row["episodes"]) for row in rows if "tasks" in row] == [("fine_tuned", 8), ("blank_pictures", 4)]
+    assert Simulation().number({"evaluation": Simulation().in_order(rows)}) == 0.5
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -94,6 +147,7 @@ def test_what_fits_is_asked_once_for_each_task(of, pipeline, tiny_contract, caps
         ("evaluation.rows=0", "evaluation.rows=0 must be"),
         ("evaluation.probed=0", "evaluation.probed=0 must be"),
         ("evaluation.max_steps=0", "evaluation.max_steps=0 must be"),
+        ("evaluation.ablated=0", "evaluation.ablated=0 must be"),
         ("~env", "evaluation=simulation has no environment"),
     ],
 )

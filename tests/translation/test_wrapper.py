@@ -320,5 +320,5 @@ def test_what_was_recorded_there_succeeds_again(make_of, crane, tmp_path):
     with pytest.raises(ValueError, match="recorded by another recipe"):
         record(make_env=other)
     data = Demonstrations(tmp_path / "data", embodiment=crane, chunks=ChunksByTimestamp(1))
-    assert replay(data, make, count=2).passed
-    assert not replay(data, other, count=2).passed
+    assert replay(data, lambda _: make(), count=2).passed
+    assert not replay(data, lambda _: other(), count=2).passed

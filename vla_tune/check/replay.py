@@ -1,7 +1,8 @@
 """Recorded actions, replayed in the environment: whether data and environment mean the same by an action."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -32,11 +33,12 @@ class _Replayed:
     success: bool
 
 
-def replay(demonstrations: Demonstrations, make_env: Callable[[], gymnasium.Env], *, count: int) -> Finding:
+def replay(demonstrations: Demonstrations, make_env: Callable[[str | None], gymnasium.Env], *, count: int) -> Finding:
     """Up to `count` episodes that were recorded without noise, from their own starts.
 
-    A policy cannot be better than its data: if these actions do not succeed here, units, control mode, rate or the gripper's
-    sign are not what they were when the data was recorded.
+    `make_env` makes the environment of a task, by the name in an episode's start; of None where that names none. A policy cannot
+    be better than its data: if these actions do not succeed here, units, control mode, rate or the gripper's sign are not what
+    they were when the data was recorded.
     """
     starts = read_starts(demonstrations.root)
     exact = [episode for episode, start in enumerate(starts) if start.exact and episode in demonstrations.episodes]
@@ -44,9 +46,19 @@ def replay(demonstrations: Demonstrations, make_env: Callable[[], gymnasium.Env]
         why = "whose actions were executed without noise" if starts else f"whose start is known ({STARTS_FILE} is missing)"
         return Finding(PROBE, True, f"not tried: there is no held-out episode {why}" if count else "not tried: none was asked for")
     chosen = [exact[place] for place in np.unique(np.linspace(0, len(exact) - 1, min(count, len(exact))).astype(int))]
+    of_task: dict[str | None, list[int]] = {}
+    for episode in chosen:
+        of_task.setdefault(starts[episode].options.get("task"), []).append(episode)
+    return _found([one for task, of in of_task.items() for one in _in_one(demonstrations, of, starts, partial(make_env, task))])
+
+
+def _in_one(
+    demonstrations: Demonstrations, episodes: Sequence[int], starts: Sequence[Start], make_env: Callable[[], gymnasium.Env]
+) -> list[_Replayed]:
+    """Episodes of one task."""
     env = make_env()
     try:
-        return _found([_replayed(demonstrations, episode, starts[episode], env) for episode in chosen])
+        return [_replayed(demonstrations, episode, starts[episode], env) for episode in episodes]
     finally:
         env.close()
 

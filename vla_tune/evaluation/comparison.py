@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from vla_tune.evaluation.plots import COLOURS, finish_rates, quiet, save, slant
+from vla_tune.evaluation.stats import of_the_trained
 from vla_tune.evaluation.training_seeds import interval_of_rates
 from vla_tune.printing import markdown
 
@@ -47,7 +48,7 @@ def compared(runs: Mapping[str, Sequence[Results]]) -> list[dict[str, Any]]:
 
 def base_rows(results: Results) -> list[dict[str, Any]]:
     """What a run began with, to be put above the choices: nothing was trained, nothing forgotten. None if it was not evaluated."""
-    own = next(row for row in results["evaluation"] if row["policy"] == "fine_tuned")
+    own = of_the_trained(results["evaluation"])
     found = [row for row in results["evaluation"] if row["policy"] == "base" and row["task"] == own["task"]]
     nothing = dict.fromkeys(["peak_memory_bytes", "samples_per_cpu_second", "generalisation_gap", "forgotten", "not_mergeable"])
     return [nothing | _base(row, results["costs"]) for row in found]
@@ -97,7 +98,7 @@ def _short(choice: str) -> str:
 def _row(choice: str, seeds: Sequence[Results]) -> dict[str, Any]:
     if any(not run.get("costs") for run in seeds):
         raise ValueError(f"a run of {choice} was finished before costs were measured: remove its folder and start it again.")
-    own = [next(row for row in run["evaluation"] if row["policy"] == "fine_tuned") for run in seeds]
+    own = [of_the_trained(run["evaluation"]) for run in seeds]
     successes, episodes = ([row[name] for row in own] for name in ("successes", "episodes"))
     low, high = interval_of_rates(successes, episodes)
     training, costs = [run["training"] for run in seeds], [run["costs"] for run in seeds]
@@ -115,7 +116,7 @@ def _row(choice: str, seeds: Sequence[Results]) -> dict[str, Any]:
         "success_rate": sum(successes) / sum(episodes),
         "low": low,
         "high": high,
-        "forgotten": _median([_forgotten(run["evaluation"], own[0]["task"]) for run in seeds]),
+        "forgotten": _median([_forgotten(run["evaluation"], own[0]) for run in seeds]),
         "milliseconds": {name: _median([run["milliseconds"].get(name) for run in costs]) for name in ("base", "live", "merged")},
         "not_mergeable": costs[0]["not_mergeable"],
     }
@@ -142,10 +143,11 @@ def _gap(training: Mapping[str, Any]) -> float | None:
     return None if held_out is None or seen is None else held_out - seen
 
 
-def _forgotten(rows: Sequence[Mapping[str, Any]], task: str) -> float | None:
+def _forgotten(rows: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> float | None:
     """Mean over the tasks that the base could do, of what it could and the fine-tuned policy cannot: percentage points."""
     rates = {(row["policy"], row["task"]): 100 * row["success_rate"] for row in rows}
-    lost = [rates["base", other] - rate for (policy, other), rate in rates.items() if policy == "fine_tuned" and other != task]
+    learned = {own["task"], *own.get("tasks", [])}
+    lost = [rates["base", old] - rate for (policy, old), rate in rates.items() if policy == "fine_tuned" and old not in learned]
     return statistics.mean(lost) if lost else None
 
 

@@ -1,9 +1,10 @@
 """Pictures for the README and for a run's folder."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from textwrap import wrap
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,6 +18,11 @@ Row = Mapping[str, Any]
 COLOURS = ("#9aa0a6", "#1a73e8", "#e8710a", "#188038", "#9334e6", "#d93025", "#12a4af", "#795548")
 """The base is grey, the others follow in their order."""
 
+_MOST_SIDE_BY_SIDE = 8
+"""Tasks whose bars stand in one row; more lie below each other."""
+_LONGEST_LINE = 48
+"""Letters of a task's sentence in a line."""
+
 LOSS_KEYS = {"train/loss": "training", "validation/loss": "held out"}
 ERROR_KEYS = {"validation/action_error": "all frames", "validation/first_frame_error": "first frames"}
 """Names in the log of a run -> names in the picture."""
@@ -25,28 +31,66 @@ ERROR_KEYS = {"validation/action_error": "all frames", "validation/first_frame_e
 def plot_success(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
     """Success rates as bars with their Wilson intervals: a group per task, a colour per policy.
 
+    More than a few tasks stand below each other, each with its sentence where it has one.
+
     Args:
-        rows: From `success_row`, each pair of policy and task at most once.
+        rows: From `success_row` and `mean_row`, each pair of policy and task at most once.
         path: Of the PNG.
         title: Above the picture.
     """
     tasks, policies = (list(dict.fromkeys(row[name] for row in rows)) for name in ("task", "policy"))
+    episodes = sorted({row["episodes"] for row in rows if "tasks" not in row})
+    counted = f"{episodes[0]}" if len(episodes) == 1 else f"{episodes[0]} to {episodes[-1]}"
+    below = f"{counted} episodes per task; whiskers: 95 % Wilson interval"
+    figure = (_standing if len(tasks) <= _MOST_SIDE_BY_SIDE else _lying)(rows, tasks, policies, below)
+    save(figure, path, title)
+
+
+def _standing(rows: Sequence[Row], tasks: list[str], policies: list[str], below: str) -> Figure:
     width = 0.8 / len(policies)
     figure = Figure(figsize=(max(6.0, 1.2 + len(tasks) * max(0.9, 0.35 * len(policies))), 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for number, policy in enumerate(policies):
-        chosen = [row for row in rows if row["policy"] == policy]
-        places = [tasks.index(row["task"]) + (number - (len(policies) - 1) / 2) * width for row in chosen]
+    for policy, chosen, places in _bars(rows, tasks, policies):
         rates = [100 * row["success_rate"] for row in chosen]
-        style = {"label": _words(policy), "color": _colour(policy, policies), **_WHISKERS}
-        axes.bar(places, rates, 0.92 * width, yerr=whiskers(chosen), **style)
+        axes.bar(places, rates, 0.92 * width, yerr=whiskers(chosen), **_style(policy, policies))
     axes.set_xticks(range(len(tasks)), [_words(task) for task in tasks], **slant(tasks))
-    episodes = sorted({row["episodes"] for row in rows})
-    counted = f"{episodes[0]}" if len(episodes) == 1 else f"{episodes[0]} to {episodes[-1]}"
     axes.set_ylabel("success rate [%]")
-    finish_rates(axes, f"{counted} episodes per bar; whiskers: 95 % Wilson interval")
+    finish_rates(axes, below)
     _legend_above(axes, len(policies))
-    save(figure, path, title)
+    return figure
+
+
+def _lying(rows: Sequence[Row], tasks: list[str], policies: list[str], below: str) -> Figure:
+    height = 0.8 / len(policies)
+    figure = Figure(figsize=(9.0, 1.4 + len(tasks) * max(0.34, 0.17 * len(policies))), layout="constrained")
+    axes = figure.add_subplot()
+    for policy, chosen, places in _bars(rows, tasks, policies):
+        rates = [100 * row["success_rate"] for row in chosen]
+        axes.barh(places, rates, 0.92 * height, xerr=whiskers(chosen), **_style(policy, policies))
+    said = {row["task"]: row["instruction"] for row in reversed(rows) if "instruction" in row}
+    labels = [_words(task) + (f": {_wrapped(said[task])}" if task in said else "") for task in tasks]
+    axes.set_yticks(range(len(tasks)), labels, fontsize=8)
+    axes.set_ylim(len(tasks) - 0.5, -0.5)
+    axes.set_xlim(-3, 105)
+    axes.set_xlabel(f"success rate [%]   ({below})", fontsize=9)
+    quiet(axes, along="x")
+    _legend_above(axes, len(policies))
+    return figure
+
+
+def _bars(rows: Sequence[Row], tasks: list[str], policies: list[str]) -> Iterator[tuple[str, list[Row], list[float]]]:
+    """Of each policy its rows, and the places of their bars in the groups of their tasks."""
+    for number, policy in enumerate(policies):
+        chosen, shift = [row for row in rows if row["policy"] == policy], number - (len(policies) - 1) / 2
+        yield policy, chosen, [tasks.index(row["task"]) + shift * 0.8 / len(policies) for row in chosen]
+
+
+def _style(policy: str, policies: list[str]) -> dict[str, Any]:
+    return {"label": _words(policy), "color": _colour(policy, policies), **_WHISKERS}
+
+
+def _wrapped(sentence: str) -> str:
+    return "\n".join(wrap(sentence, _LONGEST_LINE))
 
 
 def plot_log(log: Path, path: Path, *, error_unit: str, title: str = "") -> None:
@@ -139,10 +183,10 @@ def finish_rates(axes: Axes, below: str) -> None:
     quiet(axes)
 
 
-def quiet(axes: Axes) -> None:
-    """Less ink around the data."""
+def quiet(axes: Axes, *, along: Literal["x", "y"] = "y") -> None:
+    """Less ink around the data; faint lines mark the values on one axis."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e0e0e0", linewidth=0.6)
+    axes.grid(axis=along, color="#e0e0e0", linewidth=0.6)
     axes.set_axisbelow(True)
 
 

@@ -12,6 +12,8 @@ Row = Mapping[str, Any]
 """What `success_row` returns, with further columns as need be (`execution`, `run`, ...)."""
 
 _MEASURED = ("episodes", "successes", "success_rate", "wilson_low", "wilson_high")
+_APART = ("tasks",)
+"""Of a row, what no column shows."""
 
 
 def success_table(rows: Sequence[Row], *, title: str = "Success") -> Table:
@@ -65,7 +67,7 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
     """Header and lines: what a row is about, then how it went."""
     if not rows:
         raise ValueError("no rows to report: evaluate at least one policy on one task.")
-    about = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _MEASURED]
+    about = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in (*_MEASURED, *_APART)]
     header = [*(name.replace("_", " ") for name in about), "successes", "success rate", "95 % interval"]
     return [header, *([*(_word(row.get(name, "")) for name in about), *_measured(row)] for row in rows)]
 

@@ -1,12 +1,12 @@
 """Success rates with their uncertainty, and paired comparisons of two policies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 Z = 1.96
 """Standard normal quantile of a two-sided 95 % interval."""
@@ -45,6 +45,67 @@ def wilson_interval(successes: int, episodes: int, *, z: float = Z) -> tuple[flo
     # rounding may leave the bounds 1e-17 outside, and beyond the rate itself at 0 and n
     low, high = (centre - spread) / scale, (centre + spread) / scale
     return (0.0 if successes == 0 else low), (1.0 if successes == episodes else high)
+
+
+def stratified_interval(tasks: Sequence[tuple[int, int]], *, z: float = Z) -> tuple[float, float]:
+    """Bounds of the mean success probability over tasks, of each of which (successes, episodes) are known, all of equal weight.
+
+    Wilson's score interval with the variance that is left within tasks: |p - P| <= z sqrt((P(1 - P) - s²)/N), where s² is the
+    variance of the tasks' own probabilities (W. G. Cochran, Sampling Techniques, 3rd edition, §5.6: how difficult a task is was not
+    drawn by chance). It is estimated without bias and, as it is estimated, taken only to (k - 1)/(k + 1) for k tasks. Of tasks that
+    went alike it is the Wilson interval of all episodes, of others it is narrower. Its coverage is 92 % to 99 % (a test simulates
+    it).
+
+    Raises:
+        ValueError: there is no task, or a task without episodes.
+    """
+    if not tasks:
+        raise ValueError("no tasks: a mean is over at least one.")
+    for successes, episodes in tasks:
+        wilson_interval(successes, episodes)  # refuses what are no counts
+    rates = np.array([successes / episodes for successes, episodes in tasks])
+    each = len(tasks) ** 2 / sum(1 / episodes for _, episodes in tasks) / len(tasks)  # episodes of a task, their harmonic mean
+    number, rate = each * len(tasks), float(rates.mean())
+    between = _between_tasks(rates, each)
+    scale = 1 + z * z / number
+    centre = rate + z * z / (2 * number)
+    spread = z * sqrt(max((rate * (1 - rate) - between * scale) / number, 0.0) + (z / (2 * number)) ** 2)
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return (0.0 if rate == 0 else max(low, 0.0)), (1.0 if rate == 1 else min(high, 1.0))
+
+
+def _between_tasks(rates: Float[np.ndarray, " k"], episodes: float) -> float:
+    """Variance of the tasks' success probabilities, what chance adds to that of their rates taken off."""
+    if episodes <= 1:
+        return 0.0
+    count = len(rates)
+    chance = (1 - 1 / count) * float((rates * (1 - rates)).mean()) / (episodes - 1)
+    return (count - 1) / (count + 1) * max(float(rates.var()) - chance, 0.0)
+
+
+def mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One line for several tasks of one policy: the mean of their rates, with its `stratified_interval`.
+
+    Args:
+        rows: From `success_row`, one of each task.
+    """
+    low, high = stratified_interval([(row["successes"], row["episodes"]) for row in rows])
+    return {
+        "policy": rows[0]["policy"],
+        "task": f"mean of {len(rows)} tasks",
+        "tasks": [row["task"] for row in rows],
+        "episodes": sum(row["episodes"] for row in rows),
+        "successes": sum(row["successes"] for row in rows),
+        "success_rate": sum(row["success_rate"] for row in rows) / len(rows),
+        "wilson_low": low,
+        "wilson_high": high,
+    }
+
+
+def of_the_trained(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The row of the policy that was trained, or of the one that was named: the mean over its tasks, where it has several."""
+    means = [row for row in rows if "tasks" in row] or rows
+    return next((row for row in means if row["policy"] == "fine_tuned"), means[0])
 
 
 def success_row(*, policy: str, task: str, records: Sequence[Outcome]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from vla_tune.training.resumption import Changed, Exact, Resumption
 CHANGES_FILE = "changes.json"
 SAME, CHANGED = "same", "changed"
 """What `resume=` may be."""
-_MEASURES = ("evaluation", "env", "success", "execution")
+_MEASURES = ("evaluation", "env", "success", "execution", "ablation")
 """How a finished run is tried: after a change it is tried again."""
-_SHOWS = ("evaluation.films", "evaluation.num_envs", "environments", "cells")
+_SHOWS = ("evaluation.films", "evaluation.filmed", "evaluation.num_envs", "environments", "cells")
 _FREE = (
     *_MEASURES,
     "environments",
@@ -44,7 +44,11 @@ _UNSAID = (
     "model.state_dimension",
 )
 """What older runs do not say, which means all of the horizon, or what the base says."""
-_MEANT = {"execution.blend": 0, "average._target_": "vla_tune.training.average.Last"}
+_MEANT = {
+    "ablation.wrong_instruction._target_": "vla_tune.run.ablations.WrongInstruction",
+    "average._target_": "vla_tune.training.average.Last",
+    "execution.blend": 0,
+}
 """What older runs do not say either, and meant."""
 _MOVED = {"vla_tune.heads.loss.": "vla_tune.models.heads.codes.", "vla_tune.heads.": "vla_tune.models.heads."}
 """Where a class lies today that older runs name elsewhere."""

@@ -27,6 +27,7 @@ from vla_tune.run.objects import build, device_of, load_base, load_policy
 from vla_tune.run.published import named_folder, recorded_data, stated_contract
 from vla_tune.run.recorded import recorded_frames
 from vla_tune.run.stored import data_of, environment_of
+from vla_tune.run.tasks import only_task
 from vla_tune.schema import Contract, write_whole
 
 CHECK_FILE = "check.json"
@@ -135,7 +136,11 @@ def _played(cfg: DictConfig, run: Path, data: Data) -> Finding:
     """Recorded episodes in the environment: the user's, or that of the run; a run that was not tried in one has none."""
     if cfg.get("env") is None and not in_simulation(run):
         return not_replayed()
-    return replay(data.validation, lambda: _environment(cfg, run)(task=task_of(str(run))), count=cfg.replayed)
+
+    def make_env(task: str | None) -> gymnasium.Env:
+        return _environment(cfg, run)(task=task or only_task(task_of(str(run)), what="a replay"))
+
+    return replay(data.validation, make_env, count=cfg.replayed)
 
 
 def _environment(cfg: DictConfig, run: Path) -> Callable[..., gymnasium.Env]:

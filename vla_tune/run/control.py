@@ -32,6 +32,7 @@ from vla_tune.run.films import FILMS, Films
 from vla_tune.run.folder import RESULTS_FILE
 from vla_tune.run.objects import build
 from vla_tune.run.proof import proof
+from vla_tune.run.tasks import only_task
 from vla_tune.schema import Contract, Policy, write_json
 
 TICKS_FILE, PLOT_FILE, FAILURE_FILE, DATASET = "ticks.jsonl", "actions.png", "failure.txt", "dataset"
@@ -61,6 +62,7 @@ def control(cfg: DictConfig) -> list[Outcome]:
     folder, signals = Path(cfg.to), StopSignal()
     if (folder / TICKS_FILE).exists():
         raise ValueError(f"{folder} holds the log of an earlier run: name another folder, to=..., or move it away.")
+    cfg.task = only_task(cfg.task, what="what a robot does")
     cfg.policy = _chosen(cfg)
     with ExitStack() as leaving:
         policy, contract = leaving.enter_context(acting(cfg))

@@ -9,7 +9,6 @@ from typing import Any
 import gymnasium
 from omegaconf import DictConfig, OmegaConf
 
-from envs.wrappers import DistractorInstruction
 from vla_tune.data.sources import Data
 from vla_tune.evaluation import Cell, EpisodeRecord, evaluate_cell, policy_identity, success_row
 from vla_tune.evaluation.code import code_of
@@ -22,6 +21,7 @@ from vla_tune.execution import under_contract
 from vla_tune.models.capabilities import SpeaksInOrder
 from vla_tune.models.heads.decoding import Constrained, Decoder
 from vla_tune.printing import show
+from vla_tune.run.ablations import Ablation
 from vla_tune.run.chosen import chosen_run, step_in
 from vla_tune.run.folder import ADAPTER_FOLDER, RESULTS_FILE, run_around
 from vla_tune.run.following import Run, Trying
@@ -29,18 +29,43 @@ from vla_tune.run.objects import Trained, build, device_of, load_policy
 from vla_tune.run.proof import check_contract_of
 from vla_tune.run.published import named_folder, stated_contract
 from vla_tune.run.stored import data_of
+from vla_tune.run.tasks import in_words
 from vla_tune.schema import CONTRACT_FILE, Contract, write_json
 
 FILMS = "films"
 
 
-def evaluate(cfg: DictConfig, trained: Trained, *, policy: str, task: str, folder: Path, films: bool = False) -> dict[str, Any]:
-    """One row of the results: a policy on a task; a cell that `folder` holds already is not played again."""
-    make_env: MakeEnv = partial(build(cfg.env.make), task=task)
-    if policy == "wrong_instruction":
-        make_env = partial(_misled, make_env)
-    records = _records(cfg, trained, make_env, policy=policy, task=task, folder=folder, films=films)
-    return success_row(policy=policy, task=task, records=records) | _outside_mass(records)
+def evaluate(
+    cfg: DictConfig,
+    trained: Trained,
+    *,
+    policy: str,
+    task: str,
+    folder: Path,
+    films: bool = False,
+    make_env: MakeEnv | None = None,
+    ablation: Ablation | None = None,
+) -> dict[str, Any]:
+    """One row of the results: a policy on a task; a cell that `folder` holds already is not played again.
+
+    Args:
+        cfg: What it is tried in, and how.
+        trained: The policy.
+        policy: What it is called.
+        task: Which task.
+        folder: Where episodes are kept.
+        films: Whether those that the configuration names are filmed.
+        make_env: Makes the task's environment, where it is made by somebody else than `cfg`.
+        ablation: What is taken away, of `evaluation.ablated` episodes where that is said.
+    """
+    make_env = make_env or maker_of(cfg, task)
+    records = _records(cfg, trained, make_env, policy=policy, task=task, folder=folder, films=films, ablation=ablation)
+    return success_row(policy=policy, task=task, records=records) | _sentence(records) | _outside_mass(records)
+
+
+def maker_of(cfg: DictConfig, task: str) -> MakeEnv:
+    """Makes the configuration's environment of a task."""
+    return partial(build(cfg.env.make), task=task)
 
 
 def evaluate_run(cfg: DictConfig, output: Path) -> float:
@@ -61,7 +86,7 @@ def evaluate_run(cfg: DictConfig, output: Path) -> float:
     results = {"evaluation": [], "training": {}} | {section: [row | about for row in rows] for section, rows in found.items()}
     for path in (output / RESULTS_FILE, *([Path(cfg.json)] if cfg.json else [])):
         write_json(path, results)
-    print_tables(results, title=f"{cfg.run} on {cfg.task}")
+    print_tables(results, title=f"{cfg.run} on {in_words(cfg.task)}")
     return trying.number(results)
 
 
@@ -104,8 +129,17 @@ def print_tables(results: Mapping[str, Any], *, title: str) -> None:
 
 
 def _records(
-    cfg: DictConfig, trained: Trained, make_env: MakeEnv, *, policy: str, task: str, folder: Path, films: bool
+    cfg: DictConfig,
+    trained: Trained,
+    make_env: MakeEnv,
+    *,
+    policy: str,
+    task: str,
+    folder: Path,
+    films: bool,
+    ablation: Ablation | None = None,
 ) -> list[EpisodeRecord]:
+    lacking = make_env if ablation is None else partial(_without, make_env, ablation)
     body = trained.policy.contract.embodiment
     decoder = repr(getattr(trained.policy.model, "decoder", None))
     arithmetic = {"rows": trained.policy.rows, "precision": trained.policy.contract.precision, "device": device_of(cfg)}
@@ -116,9 +150,9 @@ def _records(
         identity=policy_identity(trained.folders, run=arithmetic | {"decoder": decoder}),
         suite=cfg.env.suite,
         task=task,
-        environment=str(OmegaConf.to_container(cfg.env.make, resolve=True)),
-        code=code_of(make_env),
-        episodes=cfg.evaluation.episodes,
+        environment=str(OmegaConf.to_container(cfg.env.make, resolve=True)) + ("" if ablation is None else f", {ablation!r}"),
+        code=code_of(lacking),
+        episodes=cfg.evaluation.episodes if ablation is None else ablated_episodes(cfg),
         seed=cfg.evaluation.seed,
         execution=under_contract(build(cfg.execution), trained.policy.contract),
         rules=Rules(success=build(cfg.success), max_steps=cfg.evaluation.max_steps),
@@ -129,7 +163,7 @@ def _records(
         folder,
         cell,
         policy=trained.policy,
-        make_env=make_env,
+        make_env=lacking,
         embodiment=body,
         num_envs=cfg.evaluation.num_envs,
         cells=build(cfg.cells),
@@ -144,8 +178,20 @@ def _outside_mass(records: Sequence[EpisodeRecord]) -> dict[str, float]:
     return {"outside_mass": sum(masses) / len(masses)} if masses else {}
 
 
-def _misled(make_env: MakeEnv) -> gymnasium.Env:
-    return DistractorInstruction(make_env())
+def _sentence(records: Sequence[EpisodeRecord]) -> dict[str, str]:
+    """That of all episodes, where they have one."""
+    sentences = {record.instruction for record in records}
+    return {"instruction": sentences.pop()} if len(sentences) == 1 else {}
+
+
+def ablated_episodes(cfg: DictConfig) -> int:
+    """How many of a task are played with something taken away."""
+    asked = cfg.evaluation.get("ablated")
+    return cfg.evaluation.episodes if asked is None else asked
+
+
+def _without(make_env: MakeEnv, ablation: Ablation) -> gymnasium.Env:
+    return ablation(make_env())
 
 
 def execution_name(cfg: DictConfig, contract: Contract) -> str:

@@ -16,9 +16,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vla_tune.models.plain_folder import plain
-from vla_tune.run.manifest import is_task, known_tasks
+from vla_tune.run.manifest import known_tasks
 from vla_tune.run.plain_yaml import read_plain_yaml
 from vla_tune.run.recipes import recipe_for, share_of
+from vla_tune.run.tasks import ALL, tasks_of
 from vla_tune.training.loop import CHECKPOINTS
 
 CONFIG_FILE = "config.yaml"
@@ -31,12 +32,15 @@ EARLIER = "steps"
 _LONGEST_NAME, _DIGEST = 80, 10
 
 
-def folder_name(*parts: str | int | None) -> str:
+def folder_name(*parts: str | int | Sequence[str | int] | None) -> str:
     """Parts, where they say something, joined by `-`, written with letters, digits, `.`, `-` and `_` only: a shell needs no quotes.
+
+    What is a list is one part, its words joined by `_`.
 
     A name has at most 80 characters: of a longer one the beginning is kept, and a hash of all parts.
     """
-    words = [str(part) for part in parts if part is not None]
+    said = (part if isinstance(part, str | int) else "_".join(map(str, part)) for part in parts if part is not None)
+    words = [str(part) for part in said]
     clean = (re.sub(r"[^A-Za-z0-9._-]+", "_", word).strip("_") for word in words)
     name = "-".join(part for part in clean if part)
     if len(name) <= _LONGEST_NAME:
@@ -81,14 +85,16 @@ def _steps_in(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def task_of(run: str) -> str:
-    """The task that a training run was about; for a merged policy, that of the run around it."""
+def task_of(run: str) -> str | list[str]:
+    """The task that a training run was about, or its tasks; for a merged policy, those of the run around it."""
     if (folder := run_around(Path(run))) is None:
         raise ValueError(f"{run} has no {CONFIG_FILE} that names a task: write task=<name>.")
     task = read_config(folder).get("task")
-    if not is_task(task):
-        raise ValueError(f"{folder / CONFIG_FILE} has task={str(task)[:80]!r}, which names no task: write task=<name>.")
-    return task
+    try:
+        names = [ALL] if task == ALL else tasks_of(task)
+    except ValueError:
+        raise ValueError(f"{folder / CONFIG_FILE} has task={str(task)[:80]!r}, which names no task: write task=<name>.") from None
+    return names if isinstance(task, list) else names[0]
 
 
 def run_around(folder: Path) -> Path | None:
@@ -109,7 +115,7 @@ def count_of(items: Sequence[Any]) -> int:
 def register_resolvers() -> None:
     """What the YAML files may call."""
     OmegaConf.register_new_resolver("output", lambda: str(output_folder()), replace=True)
-    for resolver in (folder_name, asset, task_of, dimension_of, count_of, known_tasks, recipe_for, share_of):
+    for resolver in (folder_name, asset, task_of, tasks_of, dimension_of, count_of, known_tasks, recipe_for, share_of):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 

@@ -19,7 +19,7 @@ from vla_tune.schema import Contract
 from vla_tune.training.settings import check_whole
 
 Row = dict[str, Any]
-ORDER = ("base", "fine_tuned", "wrong_instruction")
+ORDER = ("base", "fine_tuned", "wrong_instruction", "blank_pictures")
 """Of the policies in a table."""
 SIMULATION = "vla_tune.run.simulation.Simulation"
 """As a configuration names it."""
@@ -171,9 +171,9 @@ def tell_unused_environment(cfg: DictConfig, evaluation: str) -> None:
         say(f"The environment {cfg.env.suite!r} is not used by evaluation={evaluation}: evaluation=simulation tries it there.")
 
 
-def of_the_trained(rows: Sequence[Row]) -> Row:
-    """The row of the policy that was trained, or of the one that was named."""
-    return next((row for row in rows if row["policy"] == "fine_tuned"), rows[0])
+def place_of(policy: str) -> int:
+    """Of a policy among those of a table; what is none of `ORDER` comes after them."""
+    return ORDER.index(policy) if policy in ORDER else len(ORDER)
 
 
 def not_replayed() -> Finding:

@@ -15,11 +15,12 @@ from vla_tune.data.transforms import Transform
 from vla_tune.evaluation.likelihood import mean_log_probability
 from vla_tune.evaluation.open_loop import Say, compared, open_loop_row, other_sentences
 from vla_tune.evaluation.open_loop_plots import Drawn, plot_actions, plot_errors
+from vla_tune.evaluation.stats import of_the_trained
 from vla_tune.policy import LocalPolicy
 from vla_tune.printing import say
 from vla_tune.run.base import why_not_tried
 from vla_tune.run.folder import ACTIONS_PLOT, ERRORS_PLOT
-from vla_tune.run.following import ORDER, Row, Run, check_common, not_replayed, of_the_trained, tell_unused_environment
+from vla_tune.run.following import Row, Run, check_common, not_replayed, place_of, tell_unused_environment
 from vla_tune.run.objects import Trained, device_of, load_policy
 from vla_tune.schema import Contract
 from vla_tune.training.metrics import EvenlySpaced
@@ -68,7 +69,7 @@ class HeldOut:
 
     def in_order(self, rows: Sequence[Row]) -> list[Row]:
         """The base first."""
-        return sorted(rows, key=lambda row: ORDER.index(row["policy"]))
+        return sorted(rows, key=lambda row: place_of(row["policy"]))
 
     def replayed(self, run: Run) -> Finding:
         """Not tried."""

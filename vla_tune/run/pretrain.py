@@ -37,6 +37,7 @@ from vla_tune.models.precision import choose_attention
 from vla_tune.policy import LocalPolicy
 from vla_tune.record import counterfactual_frames
 from vla_tune.record.tabletop import TabletopWorld
+from vla_tune.run.ablations import Ablation, WrongInstruction
 from vla_tune.run.evaluate import evaluate, print_rows
 from vla_tune.run.folder import METRICS_FILE
 from vla_tune.run.lock import locked
@@ -200,8 +201,9 @@ def _evaluated(cfg: DictConfig, folder: Path, frames: FramesInMemory) -> list[di
     """What the written checkpoint can do, and whether it listens."""
     trained = load_policy(Path(cfg.to), rows=cfg.evaluation.rows, device="cpu")
     _keep(trained.policy, frames, Path(cfg.to), held_out=cfg.play.held_out)
-    cells = [("base", task) for task in (*cfg.tasks, *cfg.unseen)] + [("wrong_instruction", task) for task in cfg.tasks]
-    return [evaluate(cfg, trained, policy=policy, task=task, folder=folder / CELLS) for policy, task in cells]
+    cells: list[tuple[str, str, Ablation | None]] = [("base", task, None) for task in (*cfg.tasks, *cfg.unseen)]
+    cells += [("wrong_instruction", task, WrongInstruction()) for task in cfg.tasks]
+    return [evaluate(cfg, trained, policy=policy, task=task, folder=folder / CELLS, ablation=one) for policy, task, one in cells]
 
 
 def _keep(policy: LocalPolicy, frames: FramesInMemory, folder: Path, *, held_out: int) -> None:

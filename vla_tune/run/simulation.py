@@ -10,23 +10,26 @@ from typing import Any
 import gymnasium
 from omegaconf import DictConfig
 
-from envs.wrappers import DISTRACTOR
 from vla_tune.check.finding import Finding
 from vla_tune.check.replay import replay
 from vla_tune.data.sources import Data
 from vla_tune.data.transforms import Transform
 from vla_tune.environment import observation_in, told
-from vla_tune.evaluation.environments import check_actions, check_rate
+from vla_tune.evaluation.environments import MakeEnv, check_actions, check_rate
 from vla_tune.evaluation.kept import CELLS
 from vla_tune.evaluation.plots import plot_success
+from vla_tune.evaluation.shelf import Shelf
+from vla_tune.evaluation.stats import mean_row, of_the_trained
 from vla_tune.policy.local import to_sample
 from vla_tune.printing import say
+from vla_tune.run.ablations import ablations_of
 from vla_tune.run.base import why_not_tried
-from vla_tune.run.evaluate import evaluate, execution_name
+from vla_tune.run.evaluate import evaluate, execution_name, maker_of
 from vla_tune.run.folder import SUCCESS_PLOT
-from vla_tune.run.following import ORDER, Row, Run, check_common, of_the_trained
+from vla_tune.run.following import Row, Run, check_common, place_of
 from vla_tune.run.manifest import known_tasks
 from vla_tune.run.objects import Trained, build, device_of, load_policy
+from vla_tune.run.tasks import chosen_tasks, listed_tasks
 from vla_tune.schema import Contract, Embodiment
 from vla_tune.training.settings import check_whole
 
@@ -42,61 +45,106 @@ class Simulation:
     section: str = "evaluation"
 
     def before(self, cfg: DictConfig, data: Data, contract: Contract, pipeline: Transform) -> None:
-        """Asks the environment of every task once whether it fits the robot."""
+        """Asks environments once whether they fit the robot; where one lists its tasks, its first answers for all.
+
+        Tasks that are listed differ in their words and things, not in what they show or take, and to make one may take ten seconds.
+        """
         check_common(cfg)
         _check_settings(cfg)
-        base, body = Path(cfg.model.folder), contract.embodiment
+        base, body, tasks = Path(cfg.model.folder), contract.embodiment, chosen_tasks(cfg)
         if (why := why_not_tried(base, body)) is not None:
             say(why)
-        info = asked(cfg, cfg.task, body, pipeline)
-        if DISTRACTOR not in info:
-            say(f"A wrong instruction is not tried: the environment tells no info[{DISTRACTOR!r}].")
-        for task in remembered(cfg, body):
+        info = asked(cfg, tasks[0], body, pipeline)
+        for name, ablation in ablations_of(cfg).items():
+            if (why := ablation.why_not(info)) is not None:
+                say(f"A {_words(name)} is not tried: {why}.")
+        others = tasks[1:] if listed_tasks(cfg) is None else []
+        for task in [*others, *remembered(cfg, body)]:
             asked(cfg, task, body, pipeline)
 
     def of_base(self, run: Run, contract: Contract) -> list[Row]:
-        """On the task, and on what it could do; every run of this base would play the same, so it is kept beside the runs."""
+        """On the tasks, and on what it could do; every run of this base would play the same, so it is kept beside the runs."""
         cfg, base, body = run.cfg, Path(run.cfg.model.folder), contract.embodiment
         if why_not_tried(base, body) is not None:
             return []
-        tasks, cells = [cfg.task, *remembered(cfg, body)], run.folder.parent / "base" / CELLS
+        cells, tasks = run.folder.parent / "base" / CELLS, chosen_tasks(cfg)
         trained = load_policy(base, rows=cfg.evaluation.rows, device=device_of(cfg))
-        return [evaluate(cfg, trained, policy="base", task=task, folder=cells) for task in tasks]
+        rows = [evaluate(cfg, trained, policy="base", task=task, folder=cells) for task in tasks]
+        old = [evaluate(cfg, trained, policy="base", task=task, folder=cells) for task in remembered(cfg, body)]
+        return [*rows, *means(rows), *old]
 
     def of_trained(self, run: Run, trained: Trained) -> list[Row]:
-        """On the task, with a wrong instruction where the environment tells one, and on what the base could do."""
+        """On the tasks, also with something taken away, and on what the base could do."""
         cfg, cells = run.cfg, run.folder / CELLS
-        told_wrong = DISTRACTOR in asked(cfg, cfg.task, trained.policy.contract.embodiment, trained.policy.pipeline)
-        found = [evaluate(cfg, trained, policy="fine_tuned", task=cfg.task, folder=cells, films=True)]
-        if told_wrong:
-            found.append(evaluate(cfg, trained, policy="wrong_instruction", task=cfg.task, folder=cells))
+        rows = _on_tasks(run, trained, name="fine_tuned")
         old = remembered(cfg, trained.policy.contract.embodiment)
-        return found + [evaluate(cfg, trained, policy="fine_tuned", task=task, folder=cells) for task in old]
+        return rows + [evaluate(cfg, trained, policy="fine_tuned", task=task, folder=cells) for task in old]
 
     def of_policy(self, run: Run, trained: Trained, *, name: str) -> dict[str, list[Row]]:
-        """On the task alone."""
+        """On the tasks alone, also with something taken away where that is asked for."""
         if run.cfg.get("env") is None:
             raise ValueError(_NO_ENVIRONMENT)
-        row = evaluate(run.cfg, trained, policy=name, task=run.cfg.task, folder=run.folder / CELLS, films=True)
-        return {self.section: [row | {"execution": execution_name(run.cfg, trained.policy.contract)}]}
+        execution = execution_name(run.cfg, trained.policy.contract)
+        return {self.section: [row | {"execution": execution} for row in _on_tasks(run, trained, name=name)]}
 
     def in_order(self, rows: Sequence[Row]) -> list[Row]:
-        """Task by task, the base first."""
+        """Task by task, the base first; means come last of the run's own tasks."""
         tasks = list(dict.fromkeys(row["task"] for row in rows))
-        return sorted(rows, key=lambda row: (tasks.index(row["task"]), ORDER.index(row["policy"])))
+        return sorted(rows, key=lambda row: (tasks.index(row["task"]), place_of(row["policy"])))
 
     def replayed(self, run: Run) -> Finding:
         """Recorded episodes from their own starts."""
-        make_env = partial(build(run.cfg.env.make), task=run.cfg.task)
-        return replay(run.data.validation, make_env, count=run.cfg.evaluation.replayed)
+        first = chosen_tasks(run.cfg)[0]
+        return replay(run.data.validation, lambda task: maker_of(run.cfg, task or first)(), count=run.cfg.evaluation.replayed)
 
     def draw(self, run: Run, trained: Trained, rows: Sequence[Row]) -> None:
         """`success.png`."""
         plot_success(rows, run.folder / SUCCESS_PLOT, title=run.folder.name)
 
     def number(self, results: Mapping[str, Any]) -> float:
-        """The failure rate on the task."""
+        """The failure rate on the task, or the mean one over the tasks."""
         return 1.0 - of_the_trained(results[self.section])["success_rate"]
+
+
+def _on_tasks(run: Run, trained: Trained, *, name: str) -> list[Row]:
+    """A policy on each of the run's tasks, whose environments are made once; then its means over them."""
+    rows: list[Row] = []
+    tasks = chosen_tasks(run.cfg)
+    filmed = tasks[: run.cfg.evaluation.get("filmed")]
+    for task in tasks:
+        with Shelf(maker_of(run.cfg, task)) as make_env:
+            rows += _on_a_task(run, trained, name, task, make_env, films=task in filmed)
+    return rows + means(rows)
+
+
+def _on_a_task(run: Run, trained: Trained, name: str, task: str, make_env: MakeEnv, *, films: bool) -> list[Row]:
+    asked_of = partial(evaluate, run.cfg, trained, task=task, folder=run.folder / CELLS, make_env=make_env)
+    found = [asked_of(policy=name, films=films)]
+    if chosen := ablations_of(run.cfg):
+        info = _told_at_start(make_env)
+        tried = {policy: one for policy, one in chosen.items() if one.why_not(info) is None}
+        found += [asked_of(policy=policy, ablation=one) for policy, one in tried.items()]
+    return found
+
+
+def _told_at_start(make_env: MakeEnv) -> Mapping[str, Any]:
+    env = make_env()
+    try:
+        return env.reset(seed=0)[1]
+    finally:
+        env.close()
+
+
+def means(rows: Sequence[Row]) -> list[Row]:
+    """The mean of each policy over the tasks, where there are several."""
+    by_policy: dict[str, list[Row]] = {}
+    for row in rows:
+        by_policy.setdefault(row["policy"], []).append(row)
+    return [mean_row(of) for of in by_policy.values() if len(of) > 1]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def remembered(cfg: DictConfig, body: Embodiment) -> list[str]:
@@ -104,9 +152,9 @@ def remembered(cfg: DictConfig, body: Embodiment) -> list[str]:
     base = Path(cfg.model.folder)
     if why_not_tried(base, body) is not None:
         return []
-    named = cfg.evaluation.remembered
+    named, own = cfg.evaluation.remembered, chosen_tasks(cfg)
     tasks = known_tasks(base, suite=cfg.env.suite) if named is None else named
-    return [task for task in tasks if task != cfg.task]
+    return [task for task in tasks if task not in own]
 
 
 def asked(cfg: DictConfig, task: str, body: Embodiment, pipeline: Transform) -> Mapping[str, Any]:
@@ -143,5 +191,6 @@ def _check_settings(cfg: DictConfig) -> None:
         raise ValueError(_NO_ENVIRONMENT)
     for name, least in {"episodes": 1, "num_envs": 1, "seed": 0}.items():
         check_whole(f"evaluation.{name}", cfg.evaluation[name], least=least)
-    if cfg.evaluation.max_steps is not None:
-        check_whole("evaluation.max_steps", cfg.evaluation.max_steps, least=1)
+    for name in ("max_steps", "ablated", "filmed"):
+        if cfg.evaluation.get(name) is not None:
+            check_whole(f"evaluation.{name}", cfg.evaluation[name], least=0 if name == "filmed" else 1)
