@@ -26,7 +26,7 @@ class Libero(gymnasium.Env[dict[str, Any], np.ndarray]):
     asked for.
 
     **Start**: `reset(seed=...)` draws one as the stored ones were drawn; `put` begins in a given one, such as those of
-    `stored_states`. **Info** has `success`. Success does not end the episode: `reward` is 1 while the goal holds.
+    `stored_states`. **Info** has `success`, which ends the episode, as in LIBERO's own environments, with a `reward` of 1.
 
     Environments of one task in a process share model, meshes and textures.
 
@@ -79,7 +79,7 @@ class Libero(gymnasium.Env[dict[str, Any], np.ndarray]):
         """Acts for a twentieth of a second."""
         self.simulation.step(action)
         success = self.simulation.success()
-        return self._shown(), float(success), False, False, {"success": success}
+        return self._shown(), float(success), success, False, {"success": success}
 
     def picture(self, camera: str) -> UInt8[np.ndarray, "H W 3"]:
         """What `agentview`, `robot0_eye_in_hand` or another camera sees now, upside down as robosuite gives it."""
