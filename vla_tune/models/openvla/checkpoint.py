@@ -1,7 +1,7 @@
 """An OpenVLA checkpoint folder: what `conf/model` names."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from vla_tune.models.openvla.load import OPENVLA_NF4, load, load_config, load_to
 from vla_tune.models.openvla.model import OpenVLA
 from vla_tune.models.openvla.oft_files import oft_hash
 from vla_tune.models.openvla.outline import outline
-from vla_tune.models.openvla.published import published_inputs
+from vla_tune.models.openvla.published import PICTURES, published_inputs
 from vla_tune.models.openvla.record import Given, OpenVLARecord, record_of
 from vla_tune.models.openvla.save import write_checkpoint
 from vla_tune.models.openvla.tokenizer_file import copy_tokenizer
@@ -53,6 +53,12 @@ class OpenVLACheckpoint:
     state_dimension: int | None = None
     """S of the robot: a base that reads the state of another one gets a projector of this size, which learns in full; None keeps
     the base's."""
+    pictures: str = "processor"
+    """Of a published base, what comes before its image processor in what is trained from it (one of `PICTURES`)."""
+
+    def __post_init__(self) -> None:
+        if self.pictures not in PICTURES:
+            raise ValueError(f"pictures={self.pictures!r}: choose from {', '.join(PICTURES)}.")
 
     @cached_property
     def path(self) -> Path:
@@ -85,9 +91,12 @@ class OpenVLACheckpoint:
         """Images and prompt as the base was trained with, codes and head as the run wants them.
 
         Raises:
-            ValueError: it wants neither codes nor values.
+            ValueError: it wants neither codes nor values; or a contract says how pictures are read, and `pictures` says it too.
         """
         given = self._given
+        if self.pictures != "processor" and (self.path / CONTRACT_FILE).is_file():
+            said = f"how {self.folder} reads pictures is in its {CONTRACT_FILE}"
+            raise ValueError(f"model.pictures={self.pictures}: {said}; leave model.pictures out.")
         if wanted.tokens is None or wanted.head is None:
             raise ValueError(f"{self.folder} speaks codes: choose a head and tokens (head=parallel tokens=uniform_256).")
         tokens = wanted.tokens(vocabulary_size=given.vocabulary_size, actions=wanted.actions)
@@ -107,7 +116,8 @@ class OpenVLACheckpoint:
     def _given(self) -> Given:
         """From the folder's contract, or from a published folder's files."""
         if not (self.path / CONTRACT_FILE).is_file():
-            return published_inputs(self.path)
+            given = published_inputs(self.path)
+            return replace(given, image=PICTURES[self.pictures](given.image))
         record = record_of(Contract.load(self.path), source=str(self.path / CONTRACT_FILE))
         return Given(
             image=record.image,
