@@ -125,7 +125,7 @@ def test_a_hopeless_expert_is_given_up_and_leaves_nothing(body: Embodiment, tmp_
 
 
 def test_the_same_recipe_is_reused_and_another_is_refused(folder: Path, body: Embodiment, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_rollout", lambda *_: pytest.fail("recorded again"))
+    monkeypatch.setattr(module, "rollout", lambda *_, **__: pytest.fail("recorded again"))
     before = sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
     assert record(folder, body) == folder
     assert sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) == before

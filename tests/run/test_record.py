@@ -22,6 +22,21 @@ from vla_tune.schema import Contract
 CONF = Path(__file__).parents[2] / "conf"
 
 
+OUTSIDE = CONF.parent / "tests" / "translation" / "outside"
+CRANE = [
+    f"hydra.searchpath=[file://{OUTSIDE}/conf]",
+    *(
+        "env=crane",
+        "embodiment=crane",
+        "task=[left]",
+        "recording.episodes=2",
+        "recording.workers=1",
+        "recording.noise.levels=[0.01]",
+    ),
+]
+"""An environment outside the package; its YAML names no expert."""
+
+
 def configuration(*overrides: str) -> DictConfig:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("record", overrides=list(overrides))
@@ -110,3 +125,29 @@ def test_play_about_nothing_is_refused(nothing: dict[str, Any]):
 def test_play_has_no_single_task():
     with pytest.raises(ConfigCompositionException, match="task"):
         configuration("recording=counterfactual", "task=lift")
+
+
+def test_an_environment_that_names_an_expert_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.syspath_prepend(str(OUTSIDE))
+    expert = "+env.expert={_target_: crane.to_its_goal, _partial_: true}"
+    result = record(configuration(*CRANE, expert, f"to={tmp_path / 'crane'}"))
+    assert result.episodes == 2
+    assert result.attempts is not None
+    assert result.attempts.startswith("left 2/")
+    assert f"Attempts kept, by task: {result.attempts}." in capsys.readouterr().out
+    recipe = json.loads((tmp_path / "crane" / "recipe.json").read_text())["recipe"]
+    assert recipe["embodiment"]["name"] == "crane"
+    assert "StoredStarts" not in recipe["environment"].rpartition("starts=")[2]
+
+
+@pytest.mark.parametrize(("env", "robot"), [("pusht", "pusht"), ("tabletop_dimmed", "tabletop")])
+def test_the_robot_is_the_one_whose_name_begins_the_environments(env: str, robot: str):
+    assert configuration(f"env={env}").embodiment.name == robot
+
+
+def test_without_an_expert_there_is_nothing_to_record(tmp_path: Path, capsys):
+    folder = f"to={tmp_path / 'crane'}"
+    assert refused(configuration(*CRANE, folder), capsys).startswith("error: env=crane names no expert that could show its tasks")
+    dimmed = configuration("env=tabletop_moved_camera", "recording=demonstrations", folder)
+    assert "is the built-in tabletop's" in refused(dimmed, capsys)
+    assert list(tmp_path.iterdir()) == []

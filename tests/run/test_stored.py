@@ -19,6 +19,7 @@ from vla_tune.run.folder import asset, load_config, task_of
 from vla_tune.run.objects import load_base, load_policy
 from vla_tune.run.opening import opened_run
 from vla_tune.run.shared import load_shared
+from vla_tune.run.sources import harmless
 from vla_tune.run.stored import OPTIONS, adapter_of, checkpoint_of, data_of, environment_of, loading
 from vla_tune.schema import Contract
 
@@ -277,6 +278,25 @@ def test_nothing_is_recorded_anywhere_or_without_end(stranger: Stranger, name: s
     source = {"_target_": f"vla_tune.record.source.{name}", "folder": folder, "tasks": ["lift"], "episodes": count, "seed": 0}
     with pytest.raises(ValueError, match="would be recorded now"):
         data_of(stranger.write(data=DATA | {"sources": [source]}))
+
+
+def test_what_an_expert_recorded_is_read_and_never_recorded(stranger: Stranger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither environment nor expert that the folder names is looked at."""
+    monkeypatch.chdir(tmp_path)
+    mark = {"_target_": "os.mkdir", "path": str(tmp_path / "mark")}
+    source = {
+        "_target_": "vla_tune.record.source.Demonstrated",
+        "folder": "shown",
+        "make": mark,
+        "expert": dict(mark),
+        "tasks": ["0"],
+    }
+    run = stranger.write(data=DATA | {"sources": [source]})
+    with pytest.raises(ValueError, match=r"its data are not there \(shown\); an expert recorded them"):
+        data_of(run)
+    (tmp_path / "shown").mkdir()
+    assert harmless([source, DATA], run) == [{"_target_": "vla_tune.data.sources.Local", "folder": "shown"}, DATA]
+    assert not (tmp_path / "mark").exists()
 
 
 @pytest.mark.parametrize(

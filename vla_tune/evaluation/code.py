@@ -1,6 +1,7 @@
 """What code an evaluation's result depends on, so that a result is not taken for that of other code."""
 
 import ast
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -42,6 +43,13 @@ def code_of(make_env: MakeEnv) -> dict[str, Any]:
     own, installed = _reached(names)
     packages = {name: version for name in sorted({*_ALWAYS, *installed}) if (version := _version(name))}
     return {"sources": _hash(_files(own)), "packages": packages, "ours": _ours()}
+
+
+def code_behind(*made: Any) -> str:
+    """A hash of the files in which makers, functions and objects are written, with what these import; packages are left out."""
+    named = re.findall(r"\W([A-Za-z_][\w.]*):[\w./-]+-v\d+", repr(made))  # of environments that a module registers
+    own, _ = _reached({name for one in made for name in _modules(one)} | set(named))
+    return _hash(_files(own))
 
 
 def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:

@@ -39,12 +39,11 @@ def written_once(folder: Path, recipe: Mapping[str, Any], write: Callable[[Path]
         ValueError: the folder holds something else, or a dataset of another recipe; the differing keys are named.
         OSError: the disk is full, or the folder cannot be written.
     """
-    recipe = json.loads(json.dumps(recipe, default=str))  # tuples become lists, as they will be read
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
-    if folder.exists():
-        _check_same(folder, recipe)
+    if is_recorded(folder, recipe):
         return folder
+    recipe = _as_read(recipe)
     shelter, lock = _shelter(folder)
     try:
         partial = shelter / folder.name
@@ -61,6 +60,23 @@ def written_once(folder: Path, recipe: Mapping[str, Any], write: Callable[[Path]
         shutil.rmtree(shelter, ignore_errors=True)
         os.close(lock)
     return folder
+
+
+def is_recorded(folder: Path, recipe: Mapping[str, Any]) -> bool:
+    """Whether the folder is there, made by this recipe.
+
+    Raises:
+        ValueError: it holds something else, or a dataset of another recipe; the differing keys are named.
+    """
+    if not folder.exists():
+        return False
+    _check_same(folder, _as_read(recipe))
+    return True
+
+
+def _as_read(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Tuples become lists, as they will be read."""
+    return json.loads(json.dumps(recipe, default=str))
 
 
 def _shelter(folder: Path) -> tuple[Path, int]:

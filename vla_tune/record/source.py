@@ -1,8 +1,10 @@
-"""The built-in expert as a source of data: demonstrations and play, recorded when they are first asked for."""
+"""Experts as sources of data: demonstrations and play, recorded when they are first asked for."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from pathlib import Path
 
 import gymnasium
@@ -10,8 +12,11 @@ import gymnasium
 from vla_tune.data.chunks import RecordedChunks
 from vla_tune.data.dataset import Chunks, Demonstrations
 from vla_tune.record.counterfactual import Play, record_counterfactual
-from vla_tune.record.demonstrations import Noise, record_demonstrations
+from vla_tune.record.demonstrations import record_demonstrations
+from vla_tune.record.episode import Expert
+from vla_tune.record.noise import Disturbing, Noise
 from vla_tune.record.tabletop import TabletopWorld, tabletop_expert
+from vla_tune.record.tasks import record_tasks
 from vla_tune.record.writer import Storage
 from vla_tune.schema import Embodiment
 
@@ -46,6 +51,49 @@ class Recorded:
             noise=self.noise,
             storage=self.storage,
             options=[{"task": task} for task in self.tasks],
+        )
+
+    def open(self, embodiment: Embodiment, chunks: Chunks) -> Demonstrations:
+        """The demonstrations."""
+        return Demonstrations(self.record(embodiment), embodiment=embodiment, chunks=chunks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstrated:
+    """Episodes of an expert in any environment, the tasks in turn; an existing folder of this recipe is reused."""
+
+    folder: str
+    make: Callable[..., gymnasium.Env]
+    """Makes the environment of a `task`: `env.make` of a configuration. It begins where it is reset, not in stored states."""
+    expert: Expert
+    """What it does now, given the environment: `env.expert` of a configuration."""
+    tasks: Sequence[str]
+    episodes: int
+    """Of each task."""
+    seed: int
+    noise: Disturbing
+    storage: Storage = field(default_factory=Storage)
+    workers: int | None = None
+    """Processes that record, each with one environment at a time; None is one for each core. It changes nothing in the data."""
+
+    def record(self, embodiment: Embodiment) -> Path:
+        """The dataset's folder, recorded now unless it exists; what a killed recording had finished is not recorded again.
+
+        Raises:
+            ValueError: the folder holds something else, it names what differs; or the expert fails too often.
+        """
+        stored = "starts" in signature(self.make).parameters
+        return record_tasks(
+            Path(self.folder),
+            make=partial(self.make, starts=None) if stored else self.make,
+            expert=self.expert,
+            embodiment=embodiment,
+            tasks=[str(task) for task in self.tasks],
+            episodes=self.episodes,
+            seed=self.seed,
+            noise=self.noise,
+            storage=self.storage,
+            workers=len(os.sched_getaffinity(0)) if self.workers is None else self.workers,
         )
 
     def open(self, embodiment: Embodiment, chunks: Chunks) -> Demonstrations:

@@ -1,12 +1,14 @@
 """Frames -> a LeRobotDataset v3.0."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import av.logging
+import numpy as np
 
 from vla_tune.data.dataset import ChunksByTimestamp, Demonstrations
 from vla_tune.data.videos import video_backend
@@ -45,30 +47,96 @@ def write_episodes(
         storage: Of pictures.
         extra: Shapes of further float32 columns.
     """
+    with _created(root, embodiment, storage, extra or {}) as dataset:
+        for frames in episodes:
+            for frame in frames:
+                _know(dataset, frame["task"])
+                dataset.add_frame(dict(frame))
+            dataset.save_episode(parallel_encoding=False)
+    _opened(root, embodiment).check_images()
+
+
+@runtime_checkable
+class Encoded(Protocol):
+    """An episode whose pictures are PNG files already."""
+
+    @property
+    def pictures(self) -> Mapping[str, Sequence[bytes]]:
+        """Of every frame, by camera key."""
+        ...
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """State and action, float32 [N S] and [N A], by key."""
+        ...
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """What was said in every frame."""
+        ...
+
+
+def write_encoded(root: Path, episodes: Iterable[Encoded], *, embodiment: Embodiment, storage: Storage) -> None:
+    """Write a dataset of episodes whose pictures are encoded, into `root`, which must not exist; they are stored as they are.
+
+    Args:
+        root: The dataset's folder.
+        episodes: The episodes.
+        embodiment: Names, sizes and rate.
+        storage: Of pictures; PNG files become frames of a video, where that is asked for.
+    """
+    with _created(root, embodiment, storage, {}) as dataset:
+        for episode in episodes:
+            for task in episode.tasks:
+                _know(dataset, task)
+            dataset.save_episode(episode_data=_buffer(dataset, episode), parallel_encoding=False)
+            shutil.rmtree(root / "images", ignore_errors=True)
+    written = _opened(root, embodiment)
+    for pictures in written.images.values():
+        pictures.source.check(range(len(written)))
+
+
+def _buffer(dataset: Any, episode: Encoded) -> dict[str, Any]:
+    """What LeRobot keeps of an episode until it is saved; pictures are files where it would have written them."""
+    from lerobot.datasets.utils import DEFAULT_IMAGE_PATH
+
+    count, number = len(episode.tasks), dataset.meta.total_episodes
+    buffer = {key: [] for key in dataset.meta.features} | {"size": count, "task": list(episode.tasks), "episode_index": number}
+    buffer |= {"frame_index": list(range(count)), "timestamp": [frame / dataset.meta.fps for frame in range(count)]}
+    for key, pictures in episode.pictures.items():
+        for frame, picture in enumerate(pictures):
+            path = dataset.root / DEFAULT_IMAGE_PATH.format(image_key=key, episode_index=number, frame_index=frame)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture)
+            buffer[key].append(str(path))
+    return buffer | {key: list(values) for key, values in episode.columns.items()}
+
+
+def _know(dataset: Any, task: str) -> None:
+    """Sentences are numbered as they come; LeRobot's own order is random."""
+    if dataset.meta.tasks is None or task not in dataset.meta.tasks.index:
+        dataset.meta.save_episode_tasks([task])
+
+
+@contextmanager
+def _created(root: Path, body: Embodiment, storage: Storage, extra: Mapping[str, tuple[int, ...]]) -> Iterator[Any]:
+    """A new dataset of LeRobot, whole at the end."""
     from lerobot.configs import RGBEncoderConfig
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    encoder = RGBEncoderConfig(vcodec=storage.codec) if storage.kind == "video" else None
     with _quiet():
         dataset = LeRobotDataset.create(
             f"local/{root.name}",
-            fps=whole_rate(embodiment),
-            features=_features(embodiment, storage, extra or {}),
+            fps=whole_rate(body),
+            features=_features(body, storage, extra),
             root=root,
             use_videos=storage.kind == "video",
             image_writer_threads=1,
             video_backend=video_backend(),
-            rgb_encoder=encoder,
+            rgb_encoder=RGBEncoderConfig(vcodec=storage.codec) if storage.kind == "video" else None,
         )
         try:
-            for frames in episodes:
-                tasks: set[str] = set()
-                for frame in frames:
-                    if frame["task"] not in tasks:
-                        dataset.meta.save_episode_tasks([frame["task"]])  # LeRobot's own order is random
-                        tasks.add(frame["task"])
-                    dataset.add_frame(dict(frame))
-                dataset.save_episode(parallel_encoding=False)
+            yield dataset
         finally:
             dataset.finalize()
     pictures = root / "images"  # where LeRobot kept them until they were encoded
@@ -76,7 +144,10 @@ def write_episodes(
         folder.rmdir()
     if pictures.exists():
         pictures.rmdir()
-    Demonstrations(root, embodiment=embodiment, chunks=ChunksByTimestamp(1), cache_bytes=0).check_images()
+
+
+def _opened(root: Path, body: Embodiment) -> Demonstrations:
+    return Demonstrations(root, embodiment=body, chunks=ChunksByTimestamp(1), cache_bytes=0)
 
 
 def _features(body: Embodiment, storage: Storage, extra: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

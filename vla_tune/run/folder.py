@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from vla_tune.models.plain_folder import plain
 from vla_tune.run.manifest import known_tasks
 from vla_tune.run.plain_yaml import read_plain_yaml
-from vla_tune.run.recipes import recipe_for, share_of
+from vla_tune.run.recipes import named_alike, recipe_for, share_of
 from vla_tune.run.tasks import ALL, tasks_of
 from vla_tune.training.loop import CHECKPOINTS
 
@@ -115,7 +115,8 @@ def count_of(items: Sequence[Any]) -> int:
 def register_resolvers() -> None:
     """What the YAML files may call."""
     OmegaConf.register_new_resolver("output", lambda: str(output_folder()), replace=True)
-    for resolver in (folder_name, asset, task_of, tasks_of, dimension_of, count_of, known_tasks, recipe_for, share_of):
+    named = (folder_name, asset, task_of, tasks_of, dimension_of, count_of, known_tasks)
+    for resolver in (*named, named_alike, recipe_for, share_of):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 

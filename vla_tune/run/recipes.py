@@ -18,6 +18,17 @@ def recipe_for(pair: str) -> str:
     return f"{_DEFAULTS}/{pair}" if pair in _options(f"{_GROUP}/{_DEFAULTS}") else NONE
 
 
+def named_alike(group: str, name: str, otherwise: str) -> str:
+    """The option of a group whose words a name has, in their order: `libero_128` for `libero_object_fast_128`; else `otherwise`."""
+    alike = [option for option in _options(group) if _within(option.split("_"), name.split("_"))]
+    return max(alike, key=lambda option: (option.count("_"), len(option)), default=otherwise)
+
+
+def _within(words: list[str], others: list[str]) -> bool:
+    left = iter(others)
+    return all(word in left for word in words)
+
+
 def recipes() -> list[str]:
     """The names that `experiment=` takes, where a configuration is being composed."""
     return [name for name in _options(_GROUP) if name != NONE]

@@ -9,7 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from vla_tune.printing import show
+from vla_tune.printing import say, show
+from vla_tune.record.source import TABLETOP
+from vla_tune.record.tasks import kept_in
 from vla_tune.run.objects import build
 from vla_tune.schema import Embodiment, embodiment_from_record, write_json
 
@@ -42,6 +44,8 @@ class RecordingResult:
     size_bytes: int
     reused: bool
     """It was there before, made by the same recipe."""
+    attempts: str | None = None
+    """Kept of tried attempts by task, where the folder says it."""
 
 
 def record(cfg: DictConfig) -> RecordingResult:
@@ -51,15 +55,26 @@ def record(cfg: DictConfig) -> RecordingResult:
         ValueError: the recording asks for what there is not, or its folder holds something else.
         OSError: the disk is full.
     """
+    _check_environment(cfg)
     body = embodiment_from_record(OmegaConf.to_container(cfg.embodiment, resolve=True))  # pyright: ignore[reportArgumentType]
     recording: Recording = build(cfg.recording)
     reused, start = Path(recording.folder).exists(), time.perf_counter()
     folder = recording.record(body)
     result = describe(folder, seconds=time.perf_counter() - start, reused=reused)
     show(_table(result))
+    if result.attempts is not None:
+        say(f"Attempts kept, by task: {result.attempts}.")
     if cfg.json:
         write_json(Path(cfg.json), asdict(result))
     return result
+
+
+def _check_environment(cfg: DictConfig) -> None:
+    if "make" not in cfg.recording:
+        if cfg.env.make.get("id") != TABLETOP:
+            raise ValueError(f"env={cfg.env.suite}: this recording is the built-in tabletop's, env=tabletop; say recording=expert.")
+    elif "expert" not in cfg.env:
+        raise ValueError(f"env={cfg.env.suite} names no expert that could show its tasks: add `expert:` beside its `make:`.")
 
 
 def describe(folder: Path, *, seconds: float, reused: bool) -> RecordingResult:
@@ -73,6 +88,7 @@ def describe(folder: Path, *, seconds: float, reused: bool) -> RecordingResult:
         seconds=seconds,
         size_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         reused=reused,
+        attempts=kept_in(folder),
     )
 
 

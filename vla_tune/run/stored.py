@@ -26,6 +26,7 @@ from vla_tune.models.openvla import OpenVLACheckpoint, OpenVLAConfig
 from vla_tune.models.precision import stored_format
 from vla_tune.run.folder import CONFIG_FILE, asset_named, read_config, shipped
 from vla_tune.run.origin import known_base
+from vla_tune.run.sources import harmless
 from vla_tune.schema import CONTRACT_FILE, Contract
 from vla_tune.translation import translated
 
@@ -49,9 +50,6 @@ _METHODS: Mapping[str, Mapping[str, str | None]] = {
 }
 """Of an environment of ours, what calls these methods, and no other."""
 _DRAWINGS = ("envs.libero.drawing.Default", "envs.libero.drawing.Fast")
-_RECORDING = ("vla_tune.record.source.Recorded", "vla_tune.record.source.Played")
-_MOST_RECORDED = 100_000
-"""Episodes or frames."""
 CACHE = "~/.cache/vla_tune"
 """What a run's folder may name as its cache: 4-bit weights are read from there, and files written."""
 _log = logging.getLogger(__name__)
@@ -98,7 +96,9 @@ OPTIONS: Mapping[str, Options] = {
             "vla_tune.data.sources.Hub",
             "vla_tune.data.sources.Local",
             "vla_tune.record.Noise",
+            "vla_tune.record.NoiseByLevel",
             "vla_tune.record.Storage",
+            "vla_tune.record.source.Demonstrated",
             "vla_tune.record.source.Played",
             "vla_tune.record.source.Recorded",
         ),
@@ -208,26 +208,9 @@ def adapter_of(run: Path) -> Adapter:
 
 def data_of(run: Path) -> Data:
     """What a run learned from; raises as `checkpoint_of`, or if it would be recorded anywhere but below the working folder."""
-    _check_recording(run)
-    return _built(run, "data", {})
-
-
-def _check_recording(run: Path) -> None:
-    """Demonstrations that are not there yet are written where the configuration says: not anywhere, and not without end."""
-    sources = _part(run / CONFIG_FILE, read_config(run), "data").get("sources")
-    for source in sources if isinstance(sources, list) else ():
-        if not isinstance(source, dict) or source.get("_target_") not in _RECORDING or Path(str(source.get("folder"))).is_dir():
-            continue
-        folder, many = Path(str(source.get("folder"))), max(_number(source.get(name)) for name in ("episodes", "frames"))
-        if not folder.resolve().is_relative_to(Path.cwd()) or many > _MOST_RECORDED:
-            raise ValueError(
-                f"{run / CONFIG_FILE}: its data are not there and would be recorded now, {many} into {folder}. A run's folder may "
-                f"ask for at most {_MOST_RECORDED} below the working folder: record them (scripts/record.py), or copy them there."
-            )
-
-
-def _number(value: Any) -> int:
-    return value if isinstance(value, int) else 0
+    path = run / CONFIG_FILE
+    sources = _part(path, read_config(run), "data").get("sources")
+    return _built(run, "data", {"sources": harmless(sources, path)} if isinstance(sources, list) else {})
 
 
 def environment_of(run: Path) -> Callable[..., gymnasium.Env]:

@@ -1,0 +1,210 @@
+"""Recording several tasks of any environment: by any number of processes the same, and as if it had never been stopped."""
+
+import errno
+import json
+import os
+import signal
+import warnings
+from collections.abc import Callable
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from vla_tune.data.chunks import ChunksByTimestamp
+from vla_tune.data.dataset import Demonstrations
+from vla_tune.data.starts import read_starts
+from vla_tune.record import NoiseByLevel, Storage, crew
+from vla_tune.record.shards import Shelf
+from vla_tune.record.source import Demonstrated
+from vla_tune.schema import Embodiment
+
+Record = Callable[..., Path]
+NOISE = NoiseByLevel(levels=[0.0, 0.02])
+TASKS = ("left", "right")
+
+
+@pytest.fixture(scope="module")
+def record(make_crane: Any, crane_module: Any, crane: Embodiment) -> Record:
+    def recorded(folder: Path, **changes: Any) -> Path:
+        options = {"make": make_crane, "expert": crane_module.to_its_goal, "tasks": TASKS, "episodes": 4, "seed": 3, "noise": NOISE}
+        return Demonstrated(folder=str(folder), **{"workers": 1, **options, **changes}).record(crane)
+
+    return recorded
+
+
+@pytest.fixture(scope="module")
+def undisturbed(record: Record, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.mktemp("crane") / "crane")
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Hashes by file; of data files all but the random name that `datasets` notes in them."""
+    return {str(path.relative_to(folder)): sha256(bytes_in(path)).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def bytes_in(path: Path) -> bytes:
+    return repr(pq.read_table(path).to_pydict()).encode() if path.parts[-3] == "data" else path.read_bytes()
+
+
+def shards(folder: Path) -> list[Path]:
+    return sorted(folder.parent.glob(f".{folder.name}-*/*"))
+
+
+def test_tasks_take_turns_and_only_successes_are_kept(undisturbed: Path, crane: Embodiment):
+    data = Demonstrations(undisturbed, embodiment=crane, chunks=ChunksByTimestamp(1))
+    said = [data[int(row)]["instruction"] for row in data.first_frames]
+    assert said == ["put it to the left", "put it to the right"] * 4
+    last = np.append(data.first_frames[1:], len(data)) - 1
+    assert np.allclose(np.abs(data.frames.state[last, 0]), 0.7, atol=0.2)
+    assert [path.name for path in undisturbed.parent.iterdir()] == ["crane"]
+    attempts = json.loads((undisturbed / "attempts.json").read_text())
+    assert attempts.keys() == set(TASKS)
+    assert all(one["kept"] == 4 <= one["attempts"] for one in attempts.values())
+    assert sum(one["attempts"] for one in attempts.values()) > 8, "from the far end it comes too late"
+
+
+def test_episodes_begin_where_the_reset_puts_them(undisturbed: Path, crane: Embodiment, crane_module: Any):
+    """Stored states are kept for trials; a start is told with its task, so that it can be gone back to."""
+    data = Demonstrations(undisturbed, embodiment=crane, chunks=ChunksByTimestamp(1))
+    began = data.frames.state[data.first_frames, 0]
+    assert not np.isclose(began[:, None], crane_module.HOMES, atol=1e-6).any()
+    starts = read_starts(undisturbed)
+    assert [start.options["task"] for start in starts] == list(TASKS) * 4
+    assert len({start.seed for start in starts}) == 8
+
+
+def test_a_recording_that_was_killed_goes_on(record: Record, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "crane"
+    put = Shelf.put
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the child writes files, and nothing else
+        child = os.fork()
+    if not child:
+
+        def deadly(self: Shelf, task: str, episode: int, *given: Any, **more: Any) -> None:
+            put(self, task, episode, *given, **more)
+            if len(list(self.folder.iterdir())) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Shelf.put = deadly
+        record(folder)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert not folder.exists()
+    assert len(shards(folder)) == 3
+    played: list[tuple[str, int]] = []
+
+    def noted(self: Shelf, task: str, episode: int, *given: Any, **more: Any) -> None:
+        played.append((task, episode))
+        put(self, task, episode, *given, **more)
+
+    monkeypatch.setattr(Shelf, "put", noted)
+    record(folder)
+    assert len(set(played)) == len(played) == 5
+    assert content(folder) == content(undisturbed)
+    assert [path.name for path in tmp_path.iterdir()] == ["crane"]
+
+
+@pytest.mark.slow
+def test_two_processes_record_the_same_as_one(record: Record, undisturbed: Path, tmp_path: Path):
+    """Slow: two processes start."""
+    assert content(record(tmp_path / "crane", workers=2)) == content(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_by_itself_is_one_line(record: Record, crane_module: Any, tmp_path: Path):
+    """Slow: a process starts."""
+    with pytest.raises(ChildProcessError, match=r"ended \(exit code 7\) without a word"):
+        record(tmp_path / "crane", tasks=["left"], episodes=3, workers=2, expert=crane_module.fatal)
+
+
+def test_an_expert_that_cannot_be_handed_over_is_one_line(record: Record, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"cannot be handed to another process .* say workers=1"):
+        record(tmp_path / "crane", workers=2, expert=lambda env: np.zeros(4, np.float32))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_tasks_and_episodes_go_on_with_what_is_there(
+    record: Record, crane_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """An expert that is given up on one task has recorded the others, which are all there is to write without it."""
+    lost = partial(record, tmp_path / "crane", expert=crane_module.lost)
+    with pytest.raises(ValueError, match=r"failed 10 times .* task right \(episode 0\): leave the task out"):
+        lost()
+    assert len(shards(tmp_path / "crane")) == 4
+    monkeypatch.setattr(crew, "rollout", lambda *_, **__: pytest.fail("recorded again"))
+    folder = lost(tasks=["left"])
+    assert json.loads((folder / "meta/info.json").read_text())["total_episodes"] == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["crane"]
+
+
+def test_a_damaged_episode_is_recorded_again(record: Record, undisturbed: Path, crane_module: Any, tmp_path: Path, capsys):
+    with pytest.raises(ValueError, match="failed 10 times"):
+        record(tmp_path / "crane", expert=crane_module.lost)
+    damaged = shards(tmp_path / "crane")[1]
+    middle = damaged.stat().st_size // 2
+    with damaged.open("r+b") as file:
+        file.seek(middle)
+        byte = file.read(1)[0]
+        file.seek(middle)
+        file.write(bytes([byte ^ 1]))
+    capsys.readouterr()
+    record(tmp_path / "crane", expert=crane_module.lost, tasks=["left"])
+    assert capsys.readouterr().out.count(f"{damaged} is damaged, and is recorded again.") == 1
+    whole = record(tmp_path / "whole", expert=crane_module.lost, tasks=["left"])
+    assert content(tmp_path / "crane") == content(whole)
+
+
+def test_another_experts_episodes_are_not_gone_on_with(record: Record, crane_module: Any, tmp_path: Path):
+    with pytest.raises(ValueError, match="failed 10 times"):
+        record(tmp_path / "crane", expert=crane_module.lost)
+    left = {path.parent for path in shards(tmp_path / "crane")}
+    with pytest.raises(ValueError, match="failed 10 times"):
+        record(tmp_path / "crane", expert=crane_module.lost, seed=4)
+    assert len(left | {path.parent for path in shards(tmp_path / "crane")}) == 2
+
+
+def test_the_same_recipe_is_reused_and_another_is_refused(record: Record, undisturbed: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(crew, "rollout", lambda *_, **__: pytest.fail("recorded again"))
+    before = content(undisturbed)
+    assert record(undisturbed, workers=5) == undisturbed
+    assert content(undisturbed) == before
+    with pytest.raises(ValueError, match=r"another recipe \(episodes: 4 there, 5 asked for\)"):
+        record(undisturbed, episodes=5)
+    assert [path.name for path in undisturbed.parent.iterdir()] == ["crane"]
+
+
+def test_a_full_disk_keeps_what_is_finished(record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    put = Shelf.put
+
+    def full(self: Shelf, task: str, episode: int, *given: Any, **more: Any) -> None:
+        if episode == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        put(self, task, episode, *given, **more)
+
+    monkeypatch.setattr(Shelf, "put", full)
+    with pytest.raises(OSError, match=r"disk of .* is full: free some space and start again; what is finished is kept") as caught:
+        record(tmp_path / "crane", tasks=["left"])
+    assert caught.value.errno == errno.ENOSPC
+    assert len(shards(tmp_path / "crane")) == 2
+
+
+def test_videos_are_an_option(record: Record, undisturbed: Path, crane: Embodiment, tmp_path: Path):
+    folder = record(tmp_path / "video", storage=Storage("video"), tasks=["right"], episodes=2)
+    assert list(folder.rglob("*.mp4"))
+    assert not (folder / "images").exists()
+    first, second = (Demonstrations(path, embodiment=crane, chunks=ChunksByTimestamp(1)) for path in (undisturbed, folder))
+    key, place = crane.cameras[0].key, int(first.first_frames[1])  # the first of the other task
+    assert np.array_equal(first.frames.state[place], second.frames.state[0])
+    assert np.abs(first[place][key].astype(int) - second[0][key]).mean() < 20
+
+
+@pytest.mark.parametrize("wrong", [{"tasks": []}, {"tasks": ["left", "left"]}, {"episodes": 0}, {"workers": 0}])
+def test_nothing_to_record_is_refused(record: Record, tmp_path: Path, wrong: dict[str, Any]):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
+        record(tmp_path / "crane", **wrong)
+    assert list(tmp_path.iterdir()) == []
