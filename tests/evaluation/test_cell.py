@@ -68,7 +68,7 @@ def test_whatever_differs_is_another_cell(play, tmp_path, change):
     assert len(list(tmp_path.iterdir())) == 2  # and no partial file is left
 
 
-@pytest.mark.parametrize("ticks", [0, 9, 14])
+@pytest.mark.parametrize("ticks", [0, 9, 11])
 def test_a_killed_cell_goes_on_where_it_was(play, walker, line, tmp_path, ticks, monkeypatch):
     whole = play()
     CELL.path(tmp_path).unlink()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla_tune.environment import AtTheEnd, Once
-from vla_tune.evaluation import episode_seed, in_processes, rollout, stage
+from vla_tune.evaluation import episode_seed, in_processes, in_turn, rollout, stage
 from vla_tune.evaluation.stage import Rules
 from vla_tune.execution import OpenLoop, RecedingHorizon, TemporalEnsemble
 
@@ -20,8 +20,11 @@ CELL = {"suite": "line", "task": "walk", "seed": 3}
 class Sight:
     """A watcher who remembers."""
 
-    def __init__(self):
-        self.seen, self.finished = {}, []
+    def __init__(self, episodes=range(100)):
+        self.episodes, self.seen, self.finished = episodes, {}, []
+
+    def looks(self, episode):
+        return episode in self.episodes
 
     def see(self, episode, observation):
         self.seen.setdefault(episode, []).append(observation)
@@ -107,6 +110,56 @@ def test_the_policy_is_asked_once_a_tick_for_those_that_need_a_chunk(line, walke
     records = rollout(walker, slow, episodes=8, embodiment=body, execution=OpenLoop(), num_envs=4, **CELL)
     assert sum(walker.batches) == sum(-(-record.steps // 3) for record in records)
     assert walker.batches[0] == 4
+
+
+@pytest.mark.parametrize("filmed", [0, 3])
+def test_pictures_are_drawn_for_the_policy_and_for_films_alone(line, walker, body, filmed):
+    drawn = []
+
+    class Drawing(gymnasium.ObservationWrapper):
+        def observation(self, observation):
+            front = observation["images"]["front"]
+            return observation | {"images": {"front": lambda: (drawn.append(1), front)[1]}}
+
+    sight = Sight(range(filmed))
+    play = partial(rollout, walker, episodes=8, embodiment=body, execution=OpenLoop(), num_envs=3, **CELL)
+    records = play(lambda: Drawing(line()), watcher=sight)
+    assert records == play(line)
+    asked = sum(-(-record.steps // 3) for record in records[filmed:])  # chunks of 3
+    assert len(drawn) == asked + sum(record.steps + 1 for record in records[:filmed])
+    assert [len(sight.seen[index]) for index in range(filmed)] == [record.steps + 1 for record in records[:filmed]]
+    assert sorted(sight.seen) == list(range(filmed))
+
+
+class OneAtATime:
+    """Of the environments that were told something, the one that waited longest or shortest answers."""
+
+    def __init__(self, pool, newest):
+        self.pool, self.newest, self.asked = pool, newest, []
+        self.size, self.about, self.close = pool.size, pool.about, pool.close
+
+    def ask(self, row, verb, **arguments):
+        self.asked.append((row, verb, arguments))
+
+    def answers(self):
+        row, verb, arguments = self.asked.pop(-1 if self.newest else 0)
+        self.pool.ask(row, verb, **arguments)
+        return self.pool.answers()
+
+
+@pytest.mark.parametrize("newest", [True, False])
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_who_is_ready_goes_on_whoever_is_not(line, walker, body, newest, rows):
+    def one_at_a_time(*arguments):
+        return OneAtATime(in_turn(*arguments), newest)
+
+    play = partial(rollout, walker, line, episodes=11, embodiment=body, execution=OpenLoop(), num_envs=3, **CELL)
+    records = play()
+    walker.rows = rows
+    walker.batches.clear()
+    assert play(vectorize=one_at_a_time) == records
+    assert set(walker.batches) <= {*range(1, rows + 1), 3}
+    assert rows == 1 or walker.batches.count(min(rows, 3)) > len(walker.batches) / 2  # a pass is filled while others go on
 
 
 @given(seed=st.integers(0, 10**9), suite=st.text(max_size=8), task=st.text(max_size=8))

@@ -6,10 +6,9 @@ from functools import partial
 from typing import Any
 
 import gymnasium
-import numpy as np
 
 from vla_tune.bench.measure import Row, Work, measure
-from vla_tune.evaluation.environments import observation_of
+from vla_tune.environment import observation_in
 from vla_tune.schema import Embodiment, Observation, Policy
 
 
@@ -44,22 +43,12 @@ class ActingSuite:
         sizes = {camera.key.rpartition(".")[2]: (camera.height, camera.width) for camera in body.cameras}
         env = self.make_env(task=self.task, cameras=sizes)
         try:
-            first = [env.reset(seed=self.seed + episode)[0] for episode in range(self.episodes)]
+            return [observation_in(env.reset(seed=self.seed + episode)[0], body) for episode in range(self.episodes)]
         finally:
             env.close()
-        return [observation_of(_row(observation), 0, body) for observation in first]
 
 
 def _act(_: None, *, policy: Policy, observations: Sequence[Observation]) -> int:
     for observation in observations:
         policy.act([observation])
     return len(observations)
-
-
-def _row(observation: Mapping[str, Any]) -> dict[str, Any]:
-    """As a vector environment of one shows it."""
-    return {
-        "images": {name: np.asarray(image)[None] for name, image in observation["images"].items()},
-        "state": np.asarray(observation["state"])[None],
-        "instruction": [observation["instruction"]],
-    }

@@ -1,7 +1,7 @@
 """Does it work? Seeded episodes, success rates with intervals, films and pictures."""
 
 from vla_tune.evaluation.cell import Cell, evaluate_cell, finished, policy_identity
-from vla_tune.evaluation.environments import in_processes, in_turn, observation_of
+from vla_tune.evaluation.environments import in_processes, in_turn
 from vla_tune.evaluation.episodes import EpisodeRecord, episode_seed, read_episodes, write_episodes
 from vla_tune.evaluation.rollout import rollout
 from vla_tune.evaluation.stats import PairedComparison, pairs_of, success_row, wilson_interval
@@ -15,7 +15,6 @@ __all__ = [
     "finished",
     "in_processes",
     "in_turn",
-    "observation_of",
     "pairs_of",
     "policy_identity",
     "read_episodes",

@@ -156,6 +156,10 @@ class _Keeping:
     cell: Cell
     records: list[EpisodeRecord]
 
+    def looks(self, episode: int) -> bool:
+        """Never."""
+        return False
+
     def see(self, episode: int, observation: Observation) -> None:
         """Looks away."""
 

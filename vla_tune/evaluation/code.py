@@ -20,7 +20,8 @@ import vla_tune
 from vla_tune.evaluation.environments import MakeEnv
 
 _OURS = (
-    *("schema", "tokens", "data", "models", "heads", "adapters", "policy", "execution", "environment.py", "translation"),
+    *("schema", "tokens", "data", "models", "heads", "adapters", "policy", "execution", "environment.py", "workers"),
+    "translation",
     "evaluation",
 )
 """Where, in this package, it is decided what a policy does in an environment."""

@@ -1,121 +1,126 @@
-"""The environments of an evaluation: side by side, started from seeds, standing still where nobody plays."""
+"""The environments of an evaluation: several beside each other, in this process or each in its own."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
-from typing import Any, SupportsFloat, cast
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from jaxtyping import Bool
 
-from vla_tune.environment import EPISODE, drawn, observation_in, told
-from vla_tune.schema import Embodiment, Observation, same_rate
+from vla_tune.schema import Embodiment, same_rate, to_record
+from vla_tune.workers import About, Process, Tick, Worker
 
 MakeEnv = Callable[[], gymnasium.Env]
-Vectorize = Callable[[Sequence[MakeEnv]], VectorEnv]
-
-_PARK, _EPISODES = "vla_tune.park", "vla_tune.episodes"
-_TOLD, _PROBLEM = "vla_tune.success", "vla_tune.problem"
-_NOTHING = -1
-_LAST_BREATH_S = 1.0
-"""How long a process that broke its connection may still take to end."""
 
 
-def in_turn(make_envs: Sequence[MakeEnv]) -> VectorEnv:
-    """The environments in this process, one after the other."""
-    return SyncVectorEnv(make_envs, autoreset_mode=AutoresetMode.DISABLED)
+@runtime_checkable
+class Pool(Protocol):
+    """Environments that are told what to do and answer when they have done it (the verbs of `vla_tune.workers.Worker`)."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
+
+    def about(self) -> About:
+        """What they say of themselves."""
+        ...
+
+    def ask(self, row: int, verb: str, **arguments: Any) -> None:
+        """Tell environment `row` to `begin` or to `play`; it must have answered what it was told before."""
+        ...
+
+    def answers(self) -> dict[int, list[Tick]]:
+        """By row, what those answer that are ready; waits until there is one of those that were told something."""
+        ...
+
+    def close(self) -> None:
+        """Close all of them."""
+        ...
 
 
-def in_processes(make_envs: Sequence[MakeEnv]) -> VectorEnv:
-    """Each environment in a fresh process of its own (a forked one could not use its parent's OpenGL or CUDA)."""
-    return AsyncVectorEnv(make_envs, autoreset_mode=AutoresetMode.DISABLED, context="spawn", shared_memory=False)
+Vectorize = Callable[[MakeEnv, int, Embodiment], Pool]
 
 
-@contextmanager
-def opened(envs: VectorEnv) -> Iterator[VectorEnv]:
-    """The environments, closed at the end.
+class _InTurn:
+    def __init__(self, make_env: MakeEnv, count: int, embodiment: Embodiment) -> None:
+        self._asked: dict[int, Callable[[], list[Tick]]] = {}
+        with ExitStack() as made:
+            self._workers = [_kept(made, Worker(make_env, embodiment)) for _ in range(count)]
+            self._made = made.pop_all()
 
-    Raises:
-        ChildProcessError: the process of one of them ended, as a simulator that calls `abort` makes it.
-    """
-    try:
-        yield envs
-    except (EOFError, ConnectionError):
-        if not (codes := _ended(envs)):
-            raise
-        said = f"the environment's process ended ({', '.join(codes)}), without a word to this one"
-        raise ChildProcessError(f"{said}: look at what it printed, and at its memory.") from None
-    finally:
-        _close(envs)
+    @property
+    def size(self) -> int:
+        return len(self._workers)
 
+    def about(self) -> About:
+        return self._workers[0].about()
 
-def _processes(envs: VectorEnv) -> list[BaseProcess]:
-    return list(getattr(envs, "processes", []))
+    def ask(self, row: int, verb: str, **arguments: Any) -> None:
+        self._asked[row] = lambda: getattr(self._workers[row], verb)(**arguments)
 
+    def answers(self) -> dict[int, list[Tick]]:
+        asked, self._asked = self._asked, {}
+        return {row: do() for row, do in asked.items()}
 
-def _ended(envs: VectorEnv) -> list[str]:
-    """With which exit codes processes of the environments ended; a negative one is a signal."""
-    processes = _processes(envs)
-    wait([process.sentinel for process in processes], timeout=_LAST_BREATH_S)
-    return sorted({f"exit code {process.exitcode}" for process in processes if process.exitcode is not None})
+    def close(self) -> None:
+        self._made.close()
 
 
-def _close(envs: VectorEnv) -> None:
-    if all(process.exitcode is None for process in _processes(envs)):
-        envs.close()
-        return
-    for process in _processes(envs):
-        process.terminate()
-        process.join()
-    envs.closed = True  # it would ask a process that is no more
+class _InProcesses:
+    def __init__(self, make_env: MakeEnv, count: int, embodiment: Embodiment) -> None:
+        record = to_record(embodiment)
+        with ExitStack() as made:
+            self._processes = [_kept(made, Process(make_env, embodiment=record)) for _ in range(count)]
+            for process in self._processes:
+                process.answer()
+            self._made = made.pop_all()
+        self._asked: set[int] = set()
+
+    @property
+    def size(self) -> int:
+        return len(self._processes)
+
+    def about(self) -> About:
+        self._processes[0].ask("about", {})
+        return About.of(self._processes[0].answer())
+
+    def ask(self, row: int, verb: str, **arguments: Any) -> None:
+        self._asked.add(row)
+        self._processes[row].ask(verb, arguments)
+
+    def answers(self) -> dict[int, list[Tick]]:
+        waiting = {self._processes[row].connection: row for row in sorted(self._asked)}
+        ready = sorted(waiting[connection] for connection in wait(list(waiting)))  # pyright: ignore[reportArgumentType] (ours alone)
+        self._asked -= set(ready)
+        return {row: [Tick.of(plain) for plain in self._processes[row].answer()] for row in ready}
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.hang_up()
+        self._made.close()
 
 
-def parking(make_env: MakeEnv, count: int) -> list[MakeEnv]:
-    """`count` makers of environments that `park` can halt."""
-    return [partial(_make_parking, make_env, row) for row in range(count)]
+def _kept[T: Worker | Process](made: ExitStack, one: T) -> T:
+    made.callback(one.close)
+    return one
 
 
-def start(
-    envs: VectorEnv, seeds: Sequence[int | None], rows: Bool[np.ndarray, " N"], episodes: Sequence[int]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reset the environments in `rows` from their seeds, for these `episodes`; returns what all show, and those in `rows` told."""
-    options = {"reset_mask": rows, _EPISODES: list(episodes)}
-    return envs.reset(seed=cast(int, list(seeds)), options=options)  # a list is allowed, but not annotated
+def in_turn(make_env: MakeEnv, count: int, embodiment: Embodiment) -> Pool:
+    """`count` environments in this process, one after the other."""
+    return _InTurn(make_env, count, embodiment)
 
 
-def park(envs: VectorEnv, rows: Bool[np.ndarray, " N"]) -> None:
-    """Let the environments in `rows` stand still until they are started again."""
-    envs.reset(options={"reset_mask": rows, _PARK: True})
+def in_processes(make_env: MakeEnv, count: int, embodiment: Embodiment) -> Pool:
+    """`count` environments, each in a fresh process of its own: some step and draw while the policy acts for others."""
+    return _InProcesses(make_env, count, embodiment)
 
 
-def observation_of(observations: Any, row: int, embodiment: Embodiment) -> Observation:
-    """What environment `row` of a vector environment shows.
-
-    Raises:
-        ValueError: as `vla_tune.environment.observation_in` does.
-    """
-    return observation_in(_row(observations, row), embodiment)
-
-
-def success_of(infos: Mapping[str, Any], row: int) -> bool | None:
-    """What environment `row` told of success; None where it told nothing.
-
-    Raises:
-        ValueError: it told it under another name, or as something else.
-    """
-    if problem := infos[_PROBLEM][row]:
-        raise ValueError(problem)
-    return None if infos[_TOLD][row] == _NOTHING else bool(infos[_TOLD][row])
-
-
-def check_fit(envs: VectorEnv, embodiment: Embodiment) -> None:
+def check_fit(about: About, embodiment: Embodiment) -> None:
     """Refuse an environment whose actions, or whose rate, are not the embodiment's."""
-    check_actions(envs.single_action_space.shape, embodiment)
-    check_rate(envs.metadata, embodiment)
+    check_actions(None if about.shape is None else tuple(about.shape), embodiment)
+    check_rate({} if about.control_hz is None else {"control_hz": about.control_hz}, embodiment)
 
 
 def check_actions(shape: tuple[int, ...] | None, embodiment: Embodiment) -> None:
@@ -134,75 +139,18 @@ def check_rate(metadata: Mapping[str, Any], embodiment: Embodiment) -> None:
         raise ValueError(f"the environment acts at {rate:g} Hz, {embodiment.name!r} at {embodiment.control_hz:g} Hz.")
 
 
-def check_seeding(envs: VectorEnv, seed: int, embodiment: Embodiment) -> None:
-    """Refuse an environment that starts differently from the same seed (pictures aside: a GPU may draw them with some noise)."""
-    everywhere = np.ones(envs.num_envs, dtype=bool)
-    resets = [start(envs, [seed] * envs.num_envs, everywhere, [0] * envs.num_envs) for _ in range(2)]
-    for row in range(envs.num_envs):
-        first, again = (observation_of(observations, row, embodiment) for observations, _ in resets)
-        if not np.array_equal(first.state, again.state) or first.instruction != again.instruction:
+def check_seeding(pool: Pool, seed: int) -> None:
+    """Refuse environments that start differently from the same seed (pictures aside: a GPU may draw them with some noise)."""
+    first, again = (_begun(pool, seed) for _ in range(2))
+    for one in (*first.values(), *again.values()):
+        if not np.array_equal(one.seen.state, first[0].seen.state) or one.seen.instruction != first[0].seen.instruction:
             raise ValueError("the environment starts differently from the same seed: make reset(seed=...) decide everything.")
 
 
-def declared_limit(envs: VectorEnv) -> int | None:
-    """After how many steps the environments say that an episode ends; None where they do not say."""
-    return envs.get_attr("limit")[0]  # pyright: ignore[reportAttributeAccessIssue] (both kinds have it)
-
-
-def _row(batch: Any, row: int) -> Any:
-    """Of a batch of observations, that of one environment."""
-    return {name: _row(child, row) for name, child in batch.items()} if isinstance(batch, Mapping) else batch[row]
-
-
-class _Parking(gymnasium.Wrapper):
-    """An environment that stands still after `reset(options={_PARK: True})`, so that a vector can step the others.
-
-    Of what it tells, success alone goes on, always under the same names: a vector would mix up what only some of its environments
-    tell, or tell as another type.
-    """
-
-    def __init__(self, env: gymnasium.Env, row: int) -> None:
-        super().__init__(env)
-        self._row = row
-
-    @property
-    def limit(self) -> int | None:
-        """Steps of an episode, where the environment is registered with a limit."""
-        return self.env.spec.max_episode_steps if self.env.spec else None
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        options = dict(options or {})
-        self._parked = options.pop(_PARK, False)
-        if self._parked:
-            return self._last, _told({})
-        episodes = options.pop(_EPISODES)
-        shown, info = self.env.reset(seed=seed, options=options | {EPISODE: episodes[self._row]})
-        self._last = _drawn(shown)
-        return self._last, _told(info)
-
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        if self._parked:
-            return self._last, 0.0, False, False, _told({})
-        shown, reward, terminated, truncated, info = self.env.step(action)
-        self._last = _drawn(shown)
-        return self._last, reward, terminated, truncated, _told(info)
-
-
-def _told(info: dict[str, Any]) -> dict[str, Any]:
-    try:
-        success = told(info)
-    except ValueError as error:
-        return {_TOLD: _NOTHING, _PROBLEM: str(error)}
-    return {_TOLD: _NOTHING if success is None else int(success), _PROBLEM: ""}
-
-
-def _drawn(shown: Any) -> Any:
-    """With pictures in place of functions."""
-    if not isinstance(shown, Mapping) or not isinstance(shown.get("images"), Mapping):
-        return shown
-    images = {name: drawn(name, picture) if callable(picture) else picture for name, picture in shown["images"].items()}
-    return {**shown, "images": images}
-
-
-def _make_parking(make_env: MakeEnv, row: int) -> _Parking:
-    return _Parking(make_env(), row)
+def _begun(pool: Pool, seed: int) -> dict[int, Tick]:
+    begun: dict[int, Tick] = {}
+    for row in range(pool.size):
+        pool.ask(row, "begin", seed=seed, episode=0, look=False)
+    while len(begun) < pool.size:
+        begun |= {row: ticks[0] for row, ticks in pool.answers().items()}
+    return begun

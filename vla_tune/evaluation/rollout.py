@@ -1,9 +1,10 @@
-"""Seeded episodes of a policy in a vector environment; one record per episode, whatever runs side by side."""
+"""Seeded episodes of a policy in an environment; one record per episode, whatever runs side by side."""
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
-from vla_tune.evaluation.environments import MakeEnv, Vectorize, check_fit, check_seeding, in_turn, opened, parking
+from vla_tune.evaluation.environments import MakeEnv, Vectorize, check_fit, check_seeding, in_turn
 from vla_tune.evaluation.episodes import EpisodeRecord, episode_seed
 from vla_tune.evaluation.stage import Episode, Rules, Stage
 from vla_tune.evaluation.watcher import NOBODY, Watcher
@@ -35,8 +36,8 @@ def rollout(
 ) -> list[EpisodeRecord]:
     """Records of episodes 0 to `episodes` - 1, each from its own seed, `num_envs` side by side.
 
-    At every tick the policy is asked once, for the environments that need a chunk. A deterministic policy leads to the same
-    records at every `num_envs`.
+    The policy is asked for the environments that need a chunk, as many as its forward pass has rows, while the others go on; what
+    it does not see is not drawn. A deterministic policy leads to the same records at every `num_envs`.
 
     Args:
         policy: Acts in the embodiment's units, which are those of the environment.
@@ -53,7 +54,7 @@ def rollout(
         rules: When an episode is over, and what counts as a success.
         done: Episodes that were played before; they are not played again.
         vectorize: `in_turn` or `in_processes`.
-        watcher: Sees what the policy sees.
+        watcher: Sees every tick of the episodes at which it looks.
         tell: Told, in a line, of episodes that the rules cut.
 
     Raises:
@@ -69,18 +70,17 @@ def rollout(
     players = {i: Player(execution.timeline(embodiment)) for i in range(episodes) if i not in known}
     cast = [Episode(suite, task, i, seeds[i], player) for i, player in players.items()]
     if cast:
-        with opened(vectorize(parking(make_env, min(num_envs, len(cast))))) as envs:
-            check_fit(envs, embodiment)
-            check_seeding(envs, seeds[0], embodiment)
+        with closing(vectorize(make_env, min(num_envs, len(cast)), embodiment)) as pool:
+            check_fit(pool.about(), embodiment)
+            check_seeding(pool, seeds[0])
             policy.reset()
-            _play(policy, Stage(envs, embodiment, cast, watcher, rules), rules, task, tell)
+            _play(policy, Stage(pool, cast, watcher, rules), rules, task, tell)
     played = known | {episode.index: episode.record for episode in cast}
     return [played[index] for index in range(episodes)]
 
 
 def _play(policy: Policy, stage: Stage, rules: Rules, task: str, tell: Callable[[str], None]) -> None:
-    while stage.busy:
-        stage.tick(policy)
+    stage.play(policy)
     if not stage.told:
         raise ValueError(
             "the environment never told info['success'], at no reset and no step: wrap it so that every step does; if it tells of "

@@ -1,19 +1,18 @@
 """Episodes being played: the environments of an evaluation, and who plays in which."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from gymnasium.vector import VectorEnv
-from jaxtyping import Bool
 
 from vla_tune.environment import Once, SuccessRule
-from vla_tune.evaluation.environments import declared_limit, observation_of, park, start, success_of
+from vla_tune.evaluation.environments import Pool
 from vla_tune.evaluation.episodes import EpisodeRecord
 from vla_tune.evaluation.watcher import Watcher
 from vla_tune.execution import Player
-from vla_tune.schema import Embodiment, Observation, Policy, WatchedPolicy
+from vla_tune.schema import Observation, Policy, WatchedPolicy
+from vla_tune.workers import Tick
 
 _ENDLESS = 10_000
 """Steps after which an episode is taken for endless, where the environment declares no limit and no other is set."""
@@ -41,15 +40,22 @@ class Episode:
     index: int
     seed: int
     player: Player
-    instruction: str = ""
+    instruction: str | None = None
     success: bool = False
     steps: int = 0
     total: float = 0.0
     outside_mass: float | None = None
 
+    def take(self, tick: Tick, rule: SuccessRule) -> None:
+        """Counts a step; what is not told was not reached, as some environments tell of a success only when it happens."""
+        self.steps += 1
+        self.total += tick.reward
+        self.success = rule(self.success, bool(tick.success))
+
     @property
     def record(self) -> EpisodeRecord:
         """How it went so far."""
+        assert self.instruction is not None, "an episode that has not begun has no record"
         return EpisodeRecord(
             suite=self.suite,
             task=self.task,
@@ -63,99 +69,100 @@ class Episode:
         )
 
 
-class Stage:
-    """Plays the episodes of `cast`, each in the next environment that is free."""
+@runtime_checkable
+class InRows(Protocol):
+    """A policy whose forward pass costs the same for any number of observations up to `rows`."""
 
-    def __init__(self, envs: VectorEnv, embodiment: Embodiment, cast: Sequence[Episode], watcher: Watcher, rules: Rules) -> None:
-        self._envs, self._embodiment, self._watcher, self._rules = envs, embodiment, watcher, rules
-        self._limit = declared_limit(envs) or _ENDLESS
+    rows: int
+
+
+class Stage:
+    """Plays the episodes of `cast`, each in the next environment that is free.
+
+    An environment plays what is known of its episode's actions at one go. As soon as those that show what comes of it fill a
+    forward pass, the policy is asked for them, while the others go on.
+    """
+
+    def __init__(self, pool: Pool, cast: Sequence[Episode], watcher: Watcher, rules: Rules) -> None:
+        self._pool, self._watcher, self._rules = pool, watcher, rules
+        self._limit = pool.about().limit or _ENDLESS
         self._waiting = iter(cast)
         self._playing: dict[int, Episode] = {}
+        self._asking: dict[int, Observation] = {}
         self.cut = 0
         """Episodes that the rules ended."""
         self.told = False
         """Whether any environment ever told of success."""
-        self._start(np.ones(envs.num_envs, dtype=bool))
 
-    @property
-    def busy(self) -> bool:
-        """Whether an episode is being played."""
-        return bool(self._playing)
+    def play(self, policy: Policy) -> None:
+        """All of them."""
+        rows = policy.rows if isinstance(policy, InRows) else 1
+        for row in range(self._pool.size):
+            self._begin(row)
+        while self._playing:
+            at_work = len(self._asking) < len(self._playing)
+            full = len(self._asking) // rows * rows
+            self._act(policy, list(self._asking)[: full if at_work else None])
+            for row, ticks in self._pool.answers().items():
+                self._take(row, ticks)
 
-    def tick(self, policy: Policy) -> None:
-        """One step of every environment."""
-        asking = {row: episode for row, episode in self._playing.items() if episode.player.needs_chunk}
-        if asking:
-            self._sample_outside_mass(policy, [row for row, episode in asking.items() if not episode.steps])
-            chunks = policy.act([self._observation(row) for row in asking])
-            for episode, chunk in zip(asking.values(), chunks, strict=True):
-                episode.player.add(chunk)
-        actions = np.zeros(self._envs.action_space.shape or (), dtype=self._envs.action_space.dtype)
-        for row, episode in self._playing.items():
-            actions[row] = episode.player.next()
-        self._observations, rewards, terminated, truncated, infos = self._envs.step(actions)
-        self._take(rewards, infos)
-        self._start(self._cut(terminated | truncated))
+    def _begin(self, row: int) -> None:
+        """The next waiting episode, if there is one."""
+        self._playing.pop(row, None)
+        if episode := next(self._waiting, None):
+            self._playing[row] = episode
+            self._pool.ask(row, "begin", seed=episode.seed, episode=episode.index, look=True)
 
-    def _sample_outside_mass(self, policy: Policy, rows: list[int]) -> None:
-        """On the first step of an episode; on every step it would cost as much as acting."""
-        if not rows or not isinstance(policy, WatchedPolicy):
+    def _act(self, policy: Policy, asking: Sequence[int]) -> None:
+        seen = {row: self._asking.pop(row) for row in asking}
+        if not seen:
             return
-        masses = policy.outside_mass([self._observation(row) for row in rows])
-        for row, mass in zip(rows, [] if masses is None else masses.tolist(), strict=masses is not None):
+        self._sample_outside_mass(policy, {row: one for row, one in seen.items() if not self._playing[row].steps})
+        for row, chunk in zip(seen, policy.act(list(seen.values())), strict=True):
+            self._playing[row].player.add(chunk)
+            self._go_on(row)
+
+    def _go_on(self, row: int) -> None:
+        """Takes all actions that are known."""
+        episode, most = self._playing[row], self._rules.max_steps
+        actions = [episode.player.next()]
+        while not episode.player.needs_chunk and episode.steps + len(actions) != most:
+            actions.append(episode.player.next())
+        last = episode.steps + len(actions) != most
+        self._pool.ask(row, "play", actions=np.stack(actions), each=self._watcher.looks(episode.index), last=last)
+
+    def _sample_outside_mass(self, policy: Policy, seen: Mapping[int, Observation]) -> None:
+        """On the first step of an episode; on every step it would cost as much as acting."""
+        if not seen or not isinstance(policy, WatchedPolicy):
+            return
+        masses = policy.outside_mass(list(seen.values()))
+        for row, mass in zip(seen, [] if masses is None else masses.tolist(), strict=masses is not None):
             self._playing[row].outside_mass = mass
 
-    def _take(self, rewards: np.ndarray, infos: dict[str, Any]) -> None:
-        for row, episode in self._playing.items():
-            episode.steps += 1
-            episode.total += float(rewards[row])
-            episode.success = self._rules.success(episode.success, self._told(infos, row))
-            self._watcher.see(episode.index, self._observation(row))
+    def _take(self, row: int, ticks: Sequence[Tick]) -> None:
+        episode = self._playing[row]
+        begins = episode.instruction is None
+        for tick in ticks:
+            self.told |= tick.success is not None
+            if self._watcher.looks(episode.index):
+                self._watcher.see(episode.index, tick.seen)
+            if begins:
+                episode.instruction = tick.seen.instruction
+            else:
+                episode.take(tick, self._rules.success)
+        if self._is_over(episode, ticks[-1]):
+            self._watcher.finish(episode.record)
+            self._begin(row)
+        else:
+            self._asking[row] = ticks[-1].seen
 
-    def _told(self, infos: dict[str, Any], row: int) -> bool:
-        """What is not told was not reached: some environments tell of a success only when it happens."""
-        success = success_of(infos, row)
-        self.told |= success is not None
-        return bool(success)
-
-    def _cut(self, over: Bool[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
-        """Which environments are free, with those whose episode is ended here."""
-        over = over.copy()
-        for row, episode in self._playing.items():
-            if over[row]:
-                continue
-            if self._rules.max_steps is not None and episode.steps >= self._rules.max_steps:
-                over[row], self.cut = True, self.cut + 1
-            elif episode.steps > self._limit:
-                raise ValueError(
-                    f"episode {episode.index} is still going on after {self._limit:,} steps: register the environment with "
-                    "max_episode_steps, or set evaluation.max_steps, after which an episode is cut."
-                )
-        return over
-
-    def _start(self, free: Bool[np.ndarray, " N"]) -> None:
-        """Begin waiting episodes in the `free` environments, and park those for which none is left."""
-        begins = np.zeros_like(free)
-        for row in np.flatnonzero(free).tolist():
-            if over := self._playing.pop(row, None):
-                self._watcher.finish(over.record)
-            if episode := next(self._waiting, None):
-                self._playing[row], begins[row] = episode, True
-        if begins.any():
-            seeds = [self._playing[row].seed if begin else None for row, begin in enumerate(begins)]
-            numbers = [self._playing[row].index if begin else 0 for row, begin in enumerate(begins)]
-            self._observations, infos = start(self._envs, seeds, begins, numbers)
-            for row in np.flatnonzero(begins).tolist():
-                self._told(infos, row)
-        if (free & ~begins).any():
-            park(self._envs, free & ~begins)
-        for row in np.flatnonzero(begins).tolist():
-            self._playing[row].instruction = self._observation(row).instruction
-            self._watcher.see(self._playing[row].index, self._observation(row))
-
-    def _observation(self, row: int) -> Observation:
-        try:
-            return observation_of(self._observations, row, self._embodiment)
-        except ValueError as error:
-            episode = self._playing[row]
-            raise ValueError(f"episode {episode.index}, step {episode.steps}: {error}") from None
+    def _is_over(self, episode: Episode, tick: Tick) -> bool:
+        if not tick.over and episode.steps == self._rules.max_steps:
+            self.cut += 1
+            return True
+        if not tick.over and episode.steps > self._limit:
+            raise ValueError(
+                f"episode {episode.index} is still going on after {self._limit:,} steps: register the environment with "
+                "max_episode_steps, or set evaluation.max_steps, after which an episode is cut."
+            )
+        return tick.over

@@ -35,10 +35,13 @@ class Film:
     """The control rate, for a film in real time."""
     _seen: dict[int, list[Observation]] = field(default_factory=dict, init=False, repr=False)
 
+    def looks(self, episode: int) -> bool:
+        """At those that it films."""
+        return episode in self.episodes
+
     def see(self, episode: int, observation: Observation) -> None:
         """Keep a picture."""
-        if episode in self.episodes:
-            self._seen.setdefault(episode, []).append(observation)
+        self._seen.setdefault(episode, []).append(observation)
 
     def finish(self, record: EpisodeRecord) -> None:
         """Write the film of this episode."""

@@ -12,6 +12,10 @@ from vla_tune.schema import Observation
 class Watcher(Protocol):
     """Looks on, e.g. to film."""
 
+    def looks(self, episode: int) -> bool:
+        """Whether it wants to see `episode`, whose pictures are then drawn at every tick."""
+        ...
+
     def see(self, episode: int, observation: Observation) -> None:
         """What the policy could see in `episode` at a tick, the last one included."""
         ...
@@ -24,6 +28,10 @@ class Watcher(Protocol):
 @dataclass(frozen=True)
 class Nobody:
     """The watcher who does not look."""
+
+    def looks(self, episode: int) -> bool:
+        """Never."""
+        return False
 
     def see(self, episode: int, observation: Observation) -> None:
         """Looks away."""
@@ -41,10 +49,15 @@ class Several:
 
     watchers: Sequence[Watcher]
 
+    def looks(self, episode: int) -> bool:
+        """If one does."""
+        return any(watcher.looks(episode) for watcher in self.watchers)
+
     def see(self, episode: int, observation: Observation) -> None:
-        """All of them look."""
+        """Those that look see it."""
         for watcher in self.watchers:
-            watcher.see(episode, observation)
+            if watcher.looks(episode):
+                watcher.see(episode, observation)
 
     def finish(self, record: EpisodeRecord) -> None:
         """All of them are told."""

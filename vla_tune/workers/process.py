@@ -1,0 +1,91 @@
+"""A process in which an environment lives, started without what this one has imported or opened."""
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from subprocess import DEVNULL, Popen, TimeoutExpired
+from typing import Any
+
+import gymnasium
+from gymnasium.vector.utils import CloudpickleWrapper
+
+import vla_tune
+from vla_tune.workers.wire import decode, encode
+
+_PROGRAM = "from vla_tune.workers.child import main; main()"
+_LAST_BREATH_S = 1.0
+"""How long a process that broke its connection may still take to end."""
+_LEAVE_S = 10.0
+"""How long an environment may take to close."""
+
+
+class Process:
+    """Calls the methods of an object that lives in a process of its own; arguments and answers are plain data.
+
+    A fresh process, for a forked one could not use its parent's OpenGL or CUDA; it imports what the environment imports, and not
+    what this program did.
+
+    Args:
+        make_env: Makes the environment there.
+        arguments: Plain data, with which the object is made there.
+    """
+
+    def __init__(self, make_env: Callable[[], gymnasium.Env], **arguments: Any) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            paths = [str(Path(vla_tune.__file__).parents[1]), *(path for path in sys.path if path)]
+            command = [sys.executable, "-c", _PROGRAM, str(theirs.fileno())]
+            there = os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+            self._process = Popen(command, env=there, pass_fds=[theirs.fileno()], stdin=DEVNULL)
+        self.connection = Connection(ours.detach())
+        self.connection.send(CloudpickleWrapper(make_env))
+        self.ask("make", arguments)
+
+    def ask(self, method: str, arguments: Mapping[str, Any]) -> None:
+        """Call a method; `answer` gives what it returns."""
+        try:
+            self.connection.send_bytes(encode([method, dict(arguments)]))
+        except ConnectionError:
+            raise self._ended() from None
+
+    def answer(self) -> Any:
+        """What the last call returned, once it did.
+
+        Raises:
+            ValueError: the call raised it.
+            RuntimeError: the call raised another error, which is named.
+            ChildProcessError: the process ended, as a simulator that calls `abort` makes it.
+        """
+        try:
+            problem, answer = decode(self.connection.recv_bytes())
+        except (EOFError, ConnectionError):
+            raise self._ended() from None
+        if problem is None:
+            return answer
+        kind, said, where = problem
+        error = ValueError(said) if kind == "ValueError" else RuntimeError(f"the environment failed: {kind}: {said}")
+        raise error from RuntimeError(f"in the environment's process:\n{where}")
+
+    def hang_up(self) -> None:
+        """Tell that nothing comes any more, upon which the process closes the environment and ends."""
+        self.connection.close()
+
+    def close(self) -> None:
+        """Hang up, and wait for the end of the process; one that does not end is killed."""
+        self.hang_up()
+        try:
+            self._process.wait(_LEAVE_S)
+        except TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _ended(self) -> ChildProcessError:
+        try:
+            code = f"exit code {self._process.wait(_LAST_BREATH_S)}"
+        except TimeoutExpired:
+            code = "it still runs"
+        said = f"the environment's process ended ({code}), without a word to this one"
+        return ChildProcessError(f"{said}: look at what it printed, and at its memory.")
