@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from vla_tune.evaluation.environments import MakeEnv, Vectorize, in_turn
 from vla_tune.evaluation.episodes import EpisodeRecord, read_episodes, write_episodes
+from vla_tune.evaluation.progress import progress
 from vla_tune.evaluation.rollout import rollout, to_stderr
 from vla_tune.evaluation.stage import Rules
 from vla_tune.evaluation.watcher import NOBODY, Several, Watcher
@@ -127,22 +128,23 @@ def evaluate_cell(
     if known:
         read = f"{len(known)} of {cell.episodes} episodes read from {_begun(path)}"
         tell(f"{cell.policy} on {cell.task}: {read}, the others are played.")
-    records = rollout(
-        policy,
-        make_env,
-        suite=cell.suite,
-        task=cell.task,
-        episodes=cell.episodes,
-        seed=cell.seed,
-        embodiment=embodiment,
-        execution=cell.execution,
-        num_envs=num_envs,
-        rules=cell.rules,
-        done=known,
-        vectorize=vectorize,
-        watcher=Several([watcher, _Keeping(_begun(path), cell, list(known))]),
-        tell=tell,
-    )
+    with progress(f"{cell.policy} on {cell.task}", cell.episodes, done=known) as far:
+        records = rollout(
+            policy,
+            make_env,
+            suite=cell.suite,
+            task=cell.task,
+            episodes=cell.episodes,
+            seed=cell.seed,
+            embodiment=embodiment,
+            execution=cell.execution,
+            num_envs=num_envs,
+            rules=cell.rules,
+            done=known,
+            vectorize=vectorize,
+            watcher=Several([watcher, _Keeping(_begun(path), cell, list(known)), far]),
+            tell=tell,
+        )
     write_episodes(path, records, key=cell.record)
     _begun(path).unlink(missing_ok=True)
     return records
