@@ -12,7 +12,7 @@ from envs.libero.package import imported, quiet
 
 BASE = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
 """LIBERO's own suites; the others are LIBERO-PRO's."""
-_TOLD_BY_THE_PROBLEM = ("_lan", "_task")
+_TOLD_BY_THE_PROBLEM = ("_lan", "_task", "_study_table")
 
 
 @dataclass(frozen=True, kw_only=True)
