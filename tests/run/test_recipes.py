@@ -161,6 +161,14 @@ QLORA = {
     "training.steps": 20_000,
 }
 """QLoRA's finetune_guanaco_7b.sh."""
+LIBERO = {
+    "env.suite": "libero_spatial",
+    "env.protocol": "libero",
+    "env.make.horizon": 220,
+    "task": "all",
+    "evaluation.episodes": 50,
+}
+"""Each stored start of each task once, as published."""
 OFT = OPENVLA | {"schedule.factor": 0.1, "schedule.warmup_steps": 0, "adapter.base": "bf16"}
 PUBLISHED = {
     "openvla_7b_lora": (
@@ -172,9 +180,21 @@ PUBLISHED = {
     "aloha_bimanual": (OFT | {"training.steps": 100_000, "horizon": 25, "schedule.decay_at": 50_000}, 32),
     "qwen2_5_vl_3b_qlora": (QLORA | {"horizon": 8, "schedule.floor": 0.02}, 64),
     "so101_qlora": (QLORA | {"horizon": 30, "tokens.num_codes": 256}, 64),
+    "openvla_7b_libero": (OPENVLA | LIBERO | {"training.steps": 50_000, "horizon": 1, "model.pictures": "fine_tuned"}, 16),
+    "openvla_7b_libero_qlora": (OPENVLA | LIBERO | {"horizon": 1, "adapter.base": "nf4", "model.pictures": "fine_tuned"}, 16),
+    "openvla_oft_libero": (OFT | LIBERO | {"training.steps": 150_000, "horizon": 8, "model.pictures": "fine_tuned"}, 64),
+    "openvla_oft_libero_qlora": (OPENVLA | LIBERO | {"horizon": 8, "adapter.base": "nf4", "model.pictures": "fine_tuned"}, 64),
+    "qwen2_5_vl_3b_libero": (QLORA | LIBERO | {"horizon": 10, "tokens.num_codes": 256, "adapter.base": "bf16"}, 64),
+    "qwen2_5_vl_3b_libero_qlora": (QLORA | LIBERO | {"horizon": 10, "tokens.num_codes": 256}, 64),
 }
 """Numbers of each recipe, and how many samples a step learns from."""
-THEIR_ROBOT = {"so101_qlora": "so101", "aloha_bimanual": "aloha"}
+THEIR_ROBOT = {"so101_qlora": "so101", "aloha_bimanual": "aloha"} | dict.fromkeys(
+    [name for name in PUBLISHED if "libero" in name], "libero"
+)
+
+
+_OFT = {"action_head", "proprioception"}
+ADDITIONS = {"openvla_oft": _OFT, "openvla_oft_libero": _OFT, "openvla_oft_libero_qlora": _OFT, "aloha_bimanual": _OFT | {"film"}}
 
 
 def words_of(name: str) -> list[str]:
@@ -194,8 +214,13 @@ def test_a_recipe_has_the_published_numbers(composed, name: str):
     assert cfg.training.batch_size * cfg.training.gradient_accumulation == samples
     assert cfg.data.embodiment.name == THEIR_ROBOT.get(name, "so101")
     assert (set(cfg.adapter.targets) == SUFFIXES) == ("openvla" in cfg.model.folder)
-    additions = {"openvla_oft": {"action_head", "proprioception"}, "aloha_bimanual": {"action_head", "proprioception", "film"}}
-    assert set(cfg.model.get("additions", {})) == additions.get(name, set())
+    assert set(cfg.model.get("additions", {})) == ADDITIONS.get(name, set())
+
+
+@pytest.mark.parametrize("name", [name for name, robot in THEIR_ROBOT.items() if robot == "libero"])
+def test_cameras_on_libero_are_those_of_the_source(composed, name: str):
+    roles = [camera.role for camera in composed(*words_of(name)).data.embodiment.cameras]
+    assert roles == (["image"] if name.startswith("openvla_7b") else ["image", "image2"])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -217,6 +242,7 @@ def test_a_recipe_names_its_source_and_asks_for_the_robot(composed, name: str, t
         ("openvla_7b_lora", "a100_80", 82e9),
         pytest.param("openvla_7b_qlora", "rtx4090", 12.8e9, marks=pytest.mark.ci),
         pytest.param("openvla_oft", "a100_80", 54e9, marks=pytest.mark.ci),
+        pytest.param("openvla_oft_libero_qlora", "rtx4090", 13.2e9, marks=pytest.mark.ci),
     ],
 )
 def test_a_recipe_is_planned(composed, name: str, card: str, peak: float):
