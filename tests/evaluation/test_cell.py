@@ -16,7 +16,9 @@ CELL = Cell(
     suite="line",
     task="walk",
     environment="Line(12)",
+    protocol="walking",
     code={"sources": "12"},
+    fingerprint={"renderer": None, "frame": "a1", "state": "b2"},
     episodes=5,
     seed=0,
     execution=RecedingHorizon(2),
@@ -50,7 +52,9 @@ def test_a_finished_cell_is_read_and_not_played_again(play, walker, tmp_path):
         {"suite": "lines"},
         {"task": "run"},
         {"environment": "Line(13)"},
+        {"protocol": "running"},
         {"code": {"sources": "13"}},
+        {"fingerprint": {"renderer": "a GPU", "frame": "a1", "state": "b2"}},
         {"episodes": 4},
         {"seed": 1},
         {"execution": RecedingHorizon(1)},
@@ -103,6 +107,22 @@ def test_it_is_told_what_is_read_and_again_plays(play, line, tmp_path):
     assert told == [f"base on walk: read from {CELL.path(tmp_path)}; cells=again plays it again."]
     assert play(cells=Again()) == first
     assert line.steps_taken > 0
+
+
+def test_it_is_told_why_it_is_played_again(play, line):
+    play()
+    for changes, names in {
+        ("protocol",): "protocol",
+        ("fingerprint", "code"): "code.sources, fingerprint.frame, fingerprint.renderer",
+        ("seed",): None,
+        ("protocol", "episodes"): None,
+    }.items():
+        other = {"protocol": "running", "code": {"sources": "13"}, "seed": 3, "episodes": 4}
+        other |= {"fingerprint": {"renderer": "a GPU", "frame": "a2", "state": "b2"}}
+        told, line.steps_taken = [], 0
+        play(replace(CELL, **{name: other[name] for name in changes}), tell=told.append)
+        assert line.steps_taken > 0
+        assert told == ([] if names is None else [f"base on walk: played before with another {names}; it is played again."])
 
 
 def test_an_edited_file_is_refused(play, tmp_path):

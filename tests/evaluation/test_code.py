@@ -7,6 +7,7 @@ import gymnasium
 import pytest
 
 from envs.wrappers import DistractorInstruction
+from vla_tune.evaluation import code as module
 from vla_tune.evaluation.code import code_of
 
 WORLD = """
@@ -57,9 +58,23 @@ def test_the_built_in_environment_and_its_wrappers_are_seen():
     assert code_of(lambda: DistractorInstruction(make())) != code_of(make)
 
 
-def test_other_versions_are_other_code(world, monkeypatch):
-    from vla_tune.evaluation import code as module
+def test_packages_that_are_named_in_words_are_seen(world):
+    assert "rich" not in world()["packages"]
+    import rich  # noqa: F401
 
+    found = world(sibling="from importlib import import_module; import_module('rich')")["packages"]
+    assert "rich" in found
+    assert "rich" not in world(sibling="word = 'rich'")["packages"]
+
+
+def test_meshes_of_a_package_are_seen(monkeypatch):
+    asked = {"simulator": ["numpy<3", "simulator-assets-1==0.1", "simulator_assets_2 ; extra == 'all'"]}
+    monkeypatch.setattr(module.metadata, "packages_distributions", lambda: {"world": ["simulator"], "other": ["thing"]})
+    monkeypatch.setattr(module.metadata, "requires", lambda name: asked.get(name))
+    assert module._assets({"world", "other"}) == {"simulator-assets-1", "simulator_assets_2"}
+
+
+def test_other_versions_are_other_code(world, monkeypatch):
     before = world()
     monkeypatch.setattr(module.metadata, "version", lambda name: "0.0")
     assert world()["packages"] != before["packages"]

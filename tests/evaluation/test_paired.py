@@ -66,6 +66,11 @@ def test_starts_that_are_partly_the_same_are_refused(keep, tmp_path: Path):
     ("about", "message"),
     [
         ({"seed": 2}, r"seed is 1 and 2\. Evaluate both with the same env, task and evaluation"),
+        ({"protocol": "fast"}, r"protocol is None and fast.*'accept=\[protocol\]'"),
+        (
+            {"fingerprint": {"renderer": "a GPU", "frame": "f1"}},
+            r"fingerprint.frame is None and f1; .*'accept=\[fingerprint.frame,fingerprint.renderer\]'",
+        ),
         ({"rules": {"success": "Once", "max_steps": 50}}, r"rules.max_steps is None and 50.*'accept=\[rules.max_steps\]'"),
         ({"environment": "dark"}, "environment is plain and dark"),
         (

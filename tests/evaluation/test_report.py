@@ -34,6 +34,20 @@ def test_a_mean_is_a_line_of_its_own(rows):
     assert "tasks " not in text.splitlines()[2], "which tasks these are, the lines above say"
 
 
+def test_protocol_and_other_worlds_are_told(rows):
+    def shown(*rows):
+        console = Console(width=200, file=StringIO())
+        console.print(success_table(rows, title="Lift"))
+        return console.file.getvalue()
+
+    one, other = ({"protocol": name, "fingerprint": {"renderer": name, "environment": "e"}} for name in ("libero", "fast"))
+    assert shown(rows[0] | one, rows[0] | one).splitlines()[0].strip() == "Lift (protocol libero)"
+    both = shown(rows[0] | one, rows[0] | other)
+    assert "protocol ┃" in both
+    assert "Not one world, so do not compare: these rows differ in renderer (libero, fast)." in " ".join(both.split())
+    assert "fingerprint" not in both
+
+
 def test_results_survive_the_file(rows, tmp_path):
     path = tmp_path / "run" / "results.json"
     write_json(path, {"evaluation": rows, "training": {"loss": 0.5, "steps": 10}})

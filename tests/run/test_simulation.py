@@ -115,7 +115,7 @@ def test_a_policy_is_tried_task_by_task_and_the_mean_counts(
 ):
     asked_for = []
 
-    def played(cfg, trained, *, policy, task, folder, make_env=None, films=False, ablation=None):
+    def played(cfg, trained, *, policy, task, folder, make_env=None, look=None, films=False, ablation=None):
         asked_for.append((policy, task, films, type(ablation).__name__))
         if make_env is not None:
             make_env().close()

@@ -8,12 +8,16 @@ from typing import Any, Protocol, runtime_checkable
 
 from vla_tune.evaluation.environments import MakeEnv, Vectorize, in_turn
 from vla_tune.evaluation.episodes import EpisodeRecord, read_episodes, write_episodes
+from vla_tune.evaluation.kept import flat
 from vla_tune.evaluation.progress import progress
 from vla_tune.evaluation.rollout import rollout, to_stderr
 from vla_tune.evaluation.stage import Rules
 from vla_tune.evaluation.watcher import NOBODY, Several, Watcher
 from vla_tune.execution import Execution
 from vla_tune.schema import Embodiment, Observation, Policy, content_hash
+
+_WORLD = {"code", "environment", "fingerprint", "protocol"}
+"""Of a cell, what a user does not choose anew with each evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +32,12 @@ class Cell:
     task: str
     environment: str
     """The environment in words that differ where it differs: its id, arguments and wrappers."""
+    protocol: str
+    """By which rules it is played, as a name that stands with each number: of two numbers only those of one are compared."""
     code: Mapping[str, Any]
     """`code_of(...)`: what it and this package are written as."""
+    fingerprint: Mapping[str, str | None]
+    """`look_at(...).fingerprint`: who draws it, and how its first episode begins."""
     episodes: int
     seed: int
     execution: Execution
@@ -125,6 +133,8 @@ def evaluate_cell(
     if len(known) == cell.episodes:
         tell(f"{cell.policy} on {cell.task}: read from {path}; cells=again plays it again.")
         return known
+    if not known and (why := _why_again(folder, cell)):
+        tell(why)
     if known:
         read = f"{len(known)} of {cell.episodes} episodes read from {_begun(path)}"
         tell(f"{cell.policy} on {cell.task}: {read}, the others are played.")
@@ -169,6 +179,19 @@ class _Keeping:
         """Writes the episodes so far."""
         self.records.append(record)
         write_episodes(self.path, self.records, key=self.cell.record)
+
+
+def _why_again(folder: Path, cell: Cell) -> str | None:
+    """What the world, or its code, was another by, of an evaluation that is alike in all that a user says; None of any other."""
+    best: list[str] | None = None
+    for path in folder.glob(f"{cell.policy}-{cell.task}-*.parquet"):
+        about = flat(read_episodes(path)[1])
+        names = [name for name, value in flat(cell.record).items() if about.get(name) != value]
+        if {name.partition(".")[0] for name in names} <= _WORLD and (best is None or len(names) < len(best)):
+            best = names
+    if not best:
+        return None
+    return f"{cell.policy} on {cell.task}: played before with another {', '.join(sorted(best))}; it is played again."
 
 
 def _begun(path: Path) -> Path:

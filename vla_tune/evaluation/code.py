@@ -34,7 +34,8 @@ def code_of(make_env: MakeEnv) -> dict[str, Any]:
     """JSON data that differ where the code behind an environment differs; one is made to look at it.
 
     `sources`: a hash of the files in which the environment, its wrappers and its maker are written, of what these import, and of
-    the descriptions that lie in their packages. `packages`: versions of what is installed. `ours`: a hash of this package.
+    the descriptions that lie in their packages. `packages`: versions of what is installed, meshes and textures included. `ours`: a
+    hash of this package.
     """
     env = make_env()
     try:
@@ -42,7 +43,7 @@ def code_of(make_env: MakeEnv) -> dict[str, Any]:
     finally:
         env.close()
     own, installed = _reached(names)
-    packages = {name: version for name in sorted({*_ALWAYS, *installed}) if (version := _version(name))}
+    packages = {name: version for name in sorted({*_ALWAYS, *installed, *_assets(installed)}) if (version := _version(name))}
     return {"sources": _hash(_files(own)), "packages": packages, "ours": _ours()}
 
 
@@ -116,6 +117,9 @@ def _imported(module: ModuleType) -> Iterator[str]:
             base = ".".join([*above, *([node.module] if node.module else [])])
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call):  # such as import_module("robosuite.utils")
+            words = [one.value for one in node.args if isinstance(one, ast.Constant)]
+            yield from (word for word in words if isinstance(word, str) and word in sys.modules)
 
 
 def _files(modules: Mapping[str, ModuleType]) -> dict[str, Path]:
@@ -126,6 +130,14 @@ def _files(modules: Mapping[str, ModuleType]) -> dict[str, Path]:
             folder = Path(str(module.__file__)).parent
             found |= {f"{name}/{path.relative_to(folder)}": path for path in folder.rglob("*") if path.suffix in _BESIDE}
     return found
+
+
+def _assets(installed: set[str]) -> set[str]:
+    """Names of the packages that bring the meshes and textures of those that are installed: what they require as `...assets...`."""
+    by_name = metadata.packages_distributions()
+    owners = {owner for name in installed for owner in by_name.get(name, [])}
+    required = [re.match(r"[\w.-]+", line) for owner in owners for line in metadata.requires(owner) or []]
+    return {found.group() for found in required if found and "assets" in found.group()}
 
 
 def _version(package: str) -> str | None:

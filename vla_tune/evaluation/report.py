@@ -8,18 +8,34 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from vla_tune.evaluation.fingerprint import mixed
+
 Row = Mapping[str, Any]
 """What `success_row` returns, with further columns as need be (`execution`, `run`, ...)."""
 
 _MEASURED = ("episodes", "successes", "success_rate", "wilson_low", "wilson_high")
-_APART = ("tasks",)
-"""Of a row, what no column shows."""
+_APART = ("tasks", "protocol", "fingerprint")
+"""Of a row, what no column shows, or not where all rows have one."""
 
 
 def success_table(rows: Sequence[Row], *, title: str = "Success") -> Table:
     """The rows for `rich.print`."""
     head, *lines = _cells(rows)
-    return table([head, *lines], left=len(head) - 3, title=title)
+    made = table([head, *lines], left=len(head) - 3, title=_with_protocol(title, rows))
+    if differing := mixed(rows):
+        told = "; ".join(f"{name} ({', '.join(values)})" for name, values in differing.items())
+        made.caption = escape(f"Not one world, so do not compare: these rows differ in {told}.")
+    return made
+
+
+def _protocols(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(str(row["protocol"]) for row in rows if "protocol" in row))
+
+
+def _with_protocol(title: str, rows: Sequence[Row]) -> str:
+    """Where all rows have one, it is said above them."""
+    found = _protocols(rows)
+    return f"{title} (protocol {found[0]})" if len(found) == 1 else title
 
 
 def open_loop_table(rows: Sequence[Row], *, title: str = "Open loop") -> Table:
@@ -67,7 +83,8 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
     """Header and lines: what a row is about, then how it went."""
     if not rows:
         raise ValueError("no rows to report: evaluate at least one policy on one task.")
-    about = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in (*_MEASURED, *_APART)]
+    apart = [name for name in _APART if name != "protocol" or len(_protocols(rows)) < 2]
+    about = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in (*_MEASURED, *apart)]
     header = [*(name.replace("_", " ") for name in about), "successes", "success rate", "95 % interval"]
     return [header, *([*(_word(row.get(name, "")) for name in about), *_measured(row)] for row in rows)]
 

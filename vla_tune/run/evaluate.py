@@ -13,6 +13,7 @@ from vla_tune.data.sources import Data
 from vla_tune.evaluation import Cell, EpisodeRecord, evaluate_cell, policy_identity, success_row
 from vla_tune.evaluation.code import code_of
 from vla_tune.evaluation.environments import MakeEnv
+from vla_tune.evaluation.fingerprint import Look, look_at, told_in_a_row
 from vla_tune.evaluation.report import tables
 from vla_tune.evaluation.stage import Rules
 from vla_tune.evaluation.video import Film
@@ -44,6 +45,7 @@ def evaluate(
     folder: Path,
     films: bool = False,
     make_env: MakeEnv | None = None,
+    look: Look | None = None,
     ablation: Ablation | None = None,
 ) -> dict[str, Any]:
     """One row of the results: a policy on a task; a cell that `folder` holds already is not played again.
@@ -56,16 +58,33 @@ def evaluate(
         folder: Where episodes are kept.
         films: Whether those that the configuration names are filmed.
         make_env: Makes the task's environment, where it is made by somebody else than `cfg`.
+        look: What was seen of that environment, where somebody looked already.
         ablation: What is taken away, of `evaluation.ablated` episodes where that is said.
     """
     make_env = make_env or maker_of(cfg, task)
-    records = _records(cfg, trained, make_env, policy=policy, task=task, folder=folder, films=films, ablation=ablation)
-    return success_row(policy=policy, task=task, records=records) | _sentence(records) | _outside_mass(records)
+    look = look or looked_at(cfg, task, make_env)
+    records = _records(cfg, trained, make_env, look, policy=policy, task=task, folder=folder, films=films, ablation=ablation)
+    world = {"protocol": protocol_of(cfg), "fingerprint": told_in_a_row(look, environment=_environment(cfg))}
+    return success_row(policy=policy, task=task, records=records) | _sentence(records) | _outside_mass(records) | world
 
 
 def maker_of(cfg: DictConfig, task: str) -> MakeEnv:
     """Makes the configuration's environment of a task."""
     return partial(build(cfg.env.make), task=task)
+
+
+def looked_at(cfg: DictConfig, task: str, make_env: MakeEnv) -> Look:
+    """What the environment of a task tells before anybody acts in it."""
+    return look_at(make_env, suite=cfg.env.suite, task=task, seed=cfg.evaluation.seed)
+
+
+def protocol_of(cfg: DictConfig) -> str:
+    """The name of the rules by which an environment is played: its own, or that of its suite."""
+    return str(cfg.env.get("protocol") or cfg.env.suite)
+
+
+def _environment(cfg: DictConfig) -> str:
+    return str(OmegaConf.to_container(cfg.env.make, resolve=True))
 
 
 def evaluate_run(cfg: DictConfig, output: Path) -> float:
@@ -132,6 +151,7 @@ def _records(
     cfg: DictConfig,
     trained: Trained,
     make_env: MakeEnv,
+    look: Look,
     *,
     policy: str,
     task: str,
@@ -150,8 +170,10 @@ def _records(
         identity=policy_identity(trained.folders, run=arithmetic | {"decoder": decoder}),
         suite=cfg.env.suite,
         task=task,
-        environment=str(OmegaConf.to_container(cfg.env.make, resolve=True)) + ("" if ablation is None else f", {ablation!r}"),
-        code=code_of(lacking),
+        environment=_environment(cfg) + ("" if ablation is None else f", {ablation!r}"),
+        protocol=protocol_of(cfg),
+        code=look.code if ablation is None else code_of(lacking),
+        fingerprint=look.fingerprint,
         episodes=cfg.evaluation.episodes if ablation is None else ablated_episodes(cfg),
         seed=cfg.evaluation.seed,
         execution=under_contract(build(cfg.execution), trained.policy.contract),

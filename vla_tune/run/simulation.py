@@ -16,6 +16,7 @@ from vla_tune.data.sources import Data
 from vla_tune.data.transforms import Transform
 from vla_tune.environment import observation_in, told
 from vla_tune.evaluation.environments import MakeEnv, check_actions, check_rate
+from vla_tune.evaluation.fingerprint import of_several
 from vla_tune.evaluation.kept import CELLS
 from vla_tune.evaluation.plots import plot_success
 from vla_tune.evaluation.shelf import Shelf
@@ -24,7 +25,7 @@ from vla_tune.policy.local import to_sample
 from vla_tune.printing import say
 from vla_tune.run.ablations import ablations_of
 from vla_tune.run.base import why_not_tried
-from vla_tune.run.evaluate import evaluate, execution_name, maker_of
+from vla_tune.run.evaluate import evaluate, execution_name, looked_at, maker_of
 from vla_tune.run.folder import SUCCESS_PLOT
 from vla_tune.run.following import Row, Run, check_common, place_of
 from vla_tune.run.manifest import known_tasks
@@ -118,21 +119,10 @@ def _on_tasks(run: Run, trained: Trained, *, name: str) -> list[Row]:
 
 
 def _on_a_task(run: Run, trained: Trained, name: str, task: str, make_env: MakeEnv, *, films: bool) -> list[Row]:
-    asked_of = partial(evaluate, run.cfg, trained, task=task, folder=run.folder / CELLS, make_env=make_env)
-    found = [asked_of(policy=name, films=films)]
-    if chosen := ablations_of(run.cfg):
-        info = _told_at_start(make_env)
-        tried = {policy: one for policy, one in chosen.items() if one.why_not(info) is None}
-        found += [asked_of(policy=policy, ablation=one) for policy, one in tried.items()]
-    return found
-
-
-def _told_at_start(make_env: MakeEnv) -> Mapping[str, Any]:
-    env = make_env()
-    try:
-        return env.reset(seed=0)[1]
-    finally:
-        env.close()
+    look = looked_at(run.cfg, task, make_env)
+    asked_of = partial(evaluate, run.cfg, trained, task=task, folder=run.folder / CELLS, make_env=make_env, look=look)
+    tried = {policy: one for policy, one in ablations_of(run.cfg).items() if one.why_not(look.info) is None}
+    return [asked_of(policy=name, films=films), *(asked_of(policy=policy, ablation=one) for policy, one in tried.items())]
 
 
 def means(rows: Sequence[Row]) -> list[Row]:
@@ -140,7 +130,7 @@ def means(rows: Sequence[Row]) -> list[Row]:
     by_policy: dict[str, list[Row]] = {}
     for row in rows:
         by_policy.setdefault(row["policy"], []).append(row)
-    return [mean_row(of) for of in by_policy.values() if len(of) > 1]
+    return [mean_row(of) | of_several(of) for of in by_policy.values() if len(of) > 1]
 
 
 def _words(name: str) -> str:
