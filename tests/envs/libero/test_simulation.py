@@ -103,6 +103,25 @@ def test_starts_are_drawn_as_the_stored_ones_are():
     assert spread.max() < 3 * stored.max()
 
 
+@pytest.mark.parametrize(("suite", "index"), [("libero_goal", 3), ("libero_10", 9)], ids=["cabinet and stove", "microwave"])
+def test_a_drawn_start_follows_from_the_seed_alone_with_the_fixtures(suite: str, index: int):
+    """Fixtures stand in the model, and things are placed in and on them."""
+    sim = Simulation(suite, index)
+
+    def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
+        state = sim.draw_start(np.random.default_rng(seed))
+        sim.put(state)
+        for _ in range(3):
+            sim.step(SETTLE[0])
+        return np.concatenate([state, sim.data.qpos]), sim.model.body_pos.copy()
+
+    (first, places), (other, elsewhere), (again, back) = drawn(1), drawn(2), drawn(1)
+    np.testing.assert_array_equal(again, first)
+    np.testing.assert_array_equal(back, places)
+    assert np.abs(other - first).max() > 1e-3
+    assert 0 < np.abs(elsewhere - places).max() < 0.05
+
+
 def test_a_state_of_another_task_is_refused():
     sim = simulation("libero_object", 0)
     with pytest.raises(ValueError, match=r"a state of libero_object 0 has \d+ numbers"):
