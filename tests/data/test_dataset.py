@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from vla_tune.data.chunks import ChunksByTimestamp, RecordedChunks
 from vla_tune.data.dataset import Demonstrations
 from vla_tune.data.inspection import check_headers
-from vla_tune.data.sources import Hub
+from vla_tune.data.sources import Hub, Local
 from vla_tune.data.statistics import dataset_statistics
 from vla_tune.data.videos import video_backend
 from vla_tune.record.writer import Storage, write_episodes
@@ -223,6 +223,20 @@ def test_another_robot(image_folder: Path, body: Embodiment):
     camera = replace(body.cameras[0], key="observation.images.fron")
     with pytest.raises(ValueError, match=r"no feature 'observation.images.fron'; the nearest is 'observation.images.front'"):
         opened(image_folder, replace(body, cameras=(camera,)))
+
+
+def test_a_rate_that_is_wrong_by_name_only_is_said(image_folder: Path, body: Embodiment):
+    """As of public data of LIBERO: labelled with 10 frames a second, one for each of the robot's 20 actions a second."""
+    quick = replace(body, control_hz=20.0)
+    with pytest.raises(ValueError, match=r"only the label is wrong, say data.sources.0.labelled_hz=10"):
+        Local(str(image_folder)).open(quick, ChunksByTimestamp(4))
+    with pytest.raises(ValueError, match=r"has 10 frames per second, not labelled_hz=30"):
+        Local(str(image_folder), labelled_hz=30.0).open(quick, ChunksByTimestamp(4))
+    there = Local(str(image_folder), labelled_hz=10.0).open(quick, ChunksByTimestamp(4))
+    assert there.embodiment.control_hz == 20
+    plain = Local(str(image_folder)).open(body, ChunksByTimestamp(4))
+    for key, value in plain[3].items():
+        assert np.array_equal(value, there[3][key]), key
 
 
 def test_bad_selections(image_folder: Path, body: Embodiment):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vla_tune.data.chunks import ChunksByTimestamp, RecordedChunks
 from vla_tune.data.dataset import Demonstrations
@@ -151,3 +151,21 @@ def test_without_an_expert_there_is_nothing_to_record(tmp_path: Path, capsys):
     dimmed = configuration("env=tabletop_moved_camera", "recording=demonstrations", folder)
     assert "is the built-in tabletop's" in refused(dimmed, capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suite", ["libero_object", "libero_spatial", "libero_goal", "libero_10"])
+def test_what_training_would_record_can_be_recorded_beforehand(suite: str):
+    """By the same recipe into the same folder."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        training = compose("train", overrides=[f"data={suite}", "task=[0,3]", "experiment=none"])
+    alone = configuration(f"env={suite}_fast_128", "task=[0,3]")
+    source, recording = (OmegaConf.to_container(node, resolve=True) for node in (training.data.sources[0], alone.recording))
+    assert isinstance(source, dict)
+    assert isinstance(recording, dict)
+    assert recording.pop("storage") == {"_target_": "vla_tune.record.Storage", "kind": "image"}, "the default"
+    assert source == recording
+    assert source["folder"] == f"datasets/{suite}-0_3"
+    assert source["make"]["environment"]["arguments"] | {"drawing": None} == {"suite": suite, "size": 128, "drawing": None}
+    assert training.data.embodiment == alone.embodiment
+    assert training.env.suite == suite
+    assert training.env.protocol == "libero_fast_128"

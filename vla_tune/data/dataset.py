@@ -86,6 +86,7 @@ class Demonstrations(Dataset[dict[str, Any]]):
         episodes: Which to use, by number; None for all.
         exclude: Which of them to leave out.
         units: Group -> its unit in the dataset, where that is not the embodiment's (`schema.conversion`): values are converted.
+        labelled_hz: What the dataset calls its rate, where that is wrong and its steps are the embodiment's.
         cache_bytes: Room for decoded pictures, shared by the cameras.
 
     Raises:
@@ -103,6 +104,7 @@ class Demonstrations(Dataset[dict[str, Any]]):
         episodes: Sequence[int] | None = None,
         exclude: Sequence[int] = (),
         units: Mapping[str, str] | None = None,
+        labelled_hz: float | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.root, self.chunks, self._rest = Path(root), chunks, Rest.of(embodiment.action)
@@ -113,6 +115,7 @@ class Demonstrations(Dataset[dict[str, Any]]):
             episodes=episodes,
             exclude=exclude,
             units=units or {},
+            labelled_hz=labelled_hz,
         )
         self.embodiment, self.episodes, self.frames = there.embodiment, there.episodes, there.frames
         self.rows = np.arange(len(self.frames))

@@ -47,6 +47,7 @@ def opened(
     episodes: Sequence[int] | None,
     exclude: Sequence[int],
     units: Mapping[str, str],
+    labelled_hz: float | None,
 ) -> Opened:
     """Read the numbers of a folder's episodes, and where its pictures are.
 
@@ -57,6 +58,7 @@ def opened(
         episodes: Which to use, by number; None for all.
         exclude: Which of them to leave out.
         units: Group -> its unit in the data set, where that is not the embodiment's.
+        labelled_hz: The data set's own name for its rate, where its steps are the embodiment's all the same.
 
     Raises:
         FileNotFoundError: the folder or a file is missing.
@@ -66,6 +68,7 @@ def opened(
     info, there = check_folder(root), conversion(body, units, source=str(root))
     shapes = _shapes(body) | columns
     _check_features(info, body, shapes, root)
+    _check_rate(float(info["fps"]), body, labelled_hz, root)
     filmed = [camera for camera in body.cameras if info["features"][camera.key]["dtype"] == "video"]
     listed = read_episodes(root, ["length", *(column for camera in filmed for column in video_columns(camera.key))])
     chosen = _selected(episodes, exclude, listed["episode_index"].tolist(), info["total_episodes"], root)
@@ -136,9 +139,17 @@ def _check_features(info: dict[str, Any], body: Embodiment, shapes: Mapping[str,
                 f"{root}: {camera.key!r} holds {'distances (a depth map)' if is_depth(described) else described['dtype']} and no "
                 "pictures of colours: name a colour camera in the embodiment."
             )
-    if not same_rate(float(info["fps"]), body.control_hz):
-        rates = f"{info['fps']} frames per second, {body.name!r} acts at {body.control_hz:g} Hz"
-        raise ValueError(f"{root} has {rates}: resample the dataset or correct the embodiment.")
+
+
+def _check_rate(fps: float, body: Embodiment, labelled_hz: float | None, root: Path) -> None:
+    if labelled_hz is not None and not same_rate(fps, labelled_hz):
+        raise ValueError(f"{root} has {fps:g} frames per second, not labelled_hz={labelled_hz:g}: say what it has, or null.")
+    if labelled_hz is None and not same_rate(fps, body.control_hz):
+        rates = f"{fps:g} frames per second, {body.name!r} acts at {body.control_hz:g} Hz"
+        raise ValueError(
+            f"{root} has {rates}: resample the dataset or correct the embodiment; if its steps are the robot's and only the label "
+            f"is wrong, say data.sources.0.labelled_hz={fps:g}."
+        )
 
 
 def _source(camera: Camera, info: dict[str, Any], listed: Mapping[str, np.ndarray], root: Path, frames: Frames) -> FrameSource:

@@ -38,11 +38,13 @@ class Local:
     """Which of them to leave out."""
     units: Mapping[str, str] | None = None
     """Group -> its unit in these data, where it is not the embodiment's: they are converted, e.g. `joints: rad`."""
+    labelled_hz: float | None = None
+    """What their `meta/info.json` calls the rate, where their steps are the robot's and the label is wrong."""
 
     def open(self, embodiment: Embodiment, chunks: Chunks) -> Demonstrations:
         """The folder's demonstrations."""
-        selected = {"episodes": self.episodes, "exclude": self.exclude, "units": self.units}
-        return Demonstrations(Path(self.folder), embodiment=embodiment, chunks=chunks, **selected)
+        read = {"episodes": self.episodes, "exclude": self.exclude, "units": self.units, "labelled_hz": self.labelled_hz}
+        return Demonstrations(Path(self.folder), embodiment=embodiment, chunks=chunks, **read)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Hub:
     """Which of them to leave out."""
     units: Mapping[str, str] | None = None
     """Group -> its unit in these data, where it is not the embodiment's: they are converted, e.g. `joints: rad`."""
+    labelled_hz: float | None = None
+    """What their `meta/info.json` calls the rate, where their steps are the robot's and the label is wrong."""
 
     def open(self, embodiment: Embodiment, chunks: Chunks) -> Demonstrations:
         """The repository's demonstrations, downloaded once by LeRobot.
@@ -66,7 +70,7 @@ class Hub:
         """
         wanted = None if self.episodes is None else [episode for episode in self.episodes if episode not in self.exclude]
         root = downloaded(self.repo_id, revision=self.revision, episodes=wanted)
-        return Local(str(root), self.episodes, self.exclude, self.units).open(embodiment, chunks)
+        return Local(str(root), self.episodes, self.exclude, self.units, self.labelled_hz).open(embodiment, chunks)
 
 
 @dataclass(frozen=True, eq=False)
