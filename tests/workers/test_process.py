@@ -9,8 +9,10 @@ import gymnasium
 import numpy as np
 import pytest
 
+from vla_tune.evaluation import in_processes
 from vla_tune.schema import to_record
 from vla_tune.workers import Process, Tick, Worker
+from vla_tune.workers.idle import give, leave, take
 
 TABLETOP = partial(gymnasium.make, "envs:vla_tune/Tabletop-v0", task="touch", cameras={"front": (64, 64)})
 
@@ -25,8 +27,9 @@ def test_a_process_imports_no_torch():
 @pytest.mark.slow  # a process of its own
 def test_every_frame_is_that_of_a_solo_run(tiny_contract):
     body = tiny_contract.embodiment
-    process, worker = Process(TABLETOP, embodiment=to_record(body)), Worker(TABLETOP, body)
+    process, worker = Process(), Worker(TABLETOP, body)
     try:
+        process.make(TABLETOP, embodiment=to_record(body))
         assert process.answer() is None
         for episode in range(2):
             asked = {"seed": 7 + episode, "episode": episode, "look": True}
@@ -52,6 +55,29 @@ def assert_same(there, here):
 
 
 @pytest.mark.slow  # a process of its own
+def test_a_process_that_answered_serves_the_next_pool(tiny_contract, monkeypatch):
+    body, served = tiny_contract.embodiment, []
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # a process is used again where it would be started alike
+    for task in ("touch", "lift"):
+        pool, worker = in_processes(partial(TABLETOP, task=task), 1, body), Worker(partial(TABLETOP, task=task), body)
+        process = pool._processes[0]
+        pool.ask(0, "begin", seed=1, episode=0, look=True)
+        assert_same(pool.answers()[0], worker.begin(seed=1, episode=0, look=True))
+        pool.close()
+        worker.close()
+        served.append(process)
+    assert served[0] is served[1]
+    at_work = in_processes(TABLETOP, 1, body)
+    assert at_work._processes == served[:1]
+    at_work.ask(0, "begin", seed=1, episode=0, look=False)
+    at_work.close()  # in the midst of its work
+    another = take()
+    assert another is not served[0]
+    give(another)
+    leave()
+
+
+@pytest.mark.slow  # a process of its own
 def test_what_fails_there_is_told_here(tiny_contract):
     def failing():  # of this function, for the other process cannot import the tests
         class Failing(gymnasium.Wrapper):
@@ -62,8 +88,9 @@ def test_what_fails_there_is_told_here(tiny_contract):
 
         return Failing(TABLETOP())
 
-    process = Process(failing, embodiment=to_record(tiny_contract.embodiment))
+    process = Process()
     try:
+        process.make(failing, embodiment=to_record(tiny_contract.embodiment))
         process.answer()
         process.ask("begin", {"seed": 1, "episode": 3, "look": False})
         assert process.answer()[0][0] == {}

@@ -10,6 +10,7 @@ import numpy as np
 
 from vla_tune.schema import Embodiment, same_rate, to_record
 from vla_tune.workers import About, Process, Tick, Worker
+from vla_tune.workers.idle import give, take
 
 MakeEnv = Callable[[], gymnasium.Env]
 
@@ -71,12 +72,15 @@ class _InTurn:
 class _InProcesses:
     def __init__(self, make_env: MakeEnv, count: int, embodiment: Embodiment) -> None:
         record = to_record(embodiment)
-        with ExitStack() as made:
-            self._processes = [_kept(made, Process(make_env, embodiment=record)) for _ in range(count)]
-            for process in self._processes:
-                process.answer()
-            self._made = made.pop_all()
         self._asked: set[int] = set()
+        with ExitStack() as made:
+            self._processes = [_kept(made, take()) for _ in range(count)]
+            for row, process in enumerate(self._processes):
+                process.make(make_env, embodiment=record)
+                self._asked.add(row)
+            while self._asked:
+                self._ready()
+            self._made = made.pop_all()
 
     @property
     def size(self) -> int:
@@ -87,19 +91,36 @@ class _InProcesses:
         return About.of(self._processes[0].answer())
 
     def ask(self, row: int, verb: str, **arguments: Any) -> None:
-        self._asked.add(row)
         self._processes[row].ask(verb, arguments)
+        self._asked.add(row)
 
     def answers(self) -> dict[int, list[Tick]]:
+        return {row: [Tick.of(plain) for plain in answer] for row, answer in self._ready().items()}
+
+    def _ready(self) -> dict[int, Any]:
         waiting = {self._processes[row].connection: row for row in sorted(self._asked)}
         ready = sorted(waiting[connection] for connection in wait(list(waiting)))  # pyright: ignore[reportArgumentType] (ours alone)
-        self._asked -= set(ready)
-        return {row: [Tick.of(plain) for plain in self._processes[row].answer()] for row in ready}
+        return {row: self._answer(row) for row in ready}
+
+    def _answer(self, row: int) -> Any:
+        """Of one that raised, there is no other word: it is not given back."""
+        answer = self._processes[row].answer()
+        self._asked.remove(row)
+        return answer
 
     def close(self) -> None:
-        for process in self._processes:
-            process.hang_up()
-        self._made.close()
+        """Those that are at work, or failed, are ended; the others may serve again."""
+        if self._asked:
+            for process in self._processes:
+                process.hang_up()
+            self._made.close()
+        else:
+            self._made.pop_all()
+            for process in self._processes:
+                try:
+                    give(process)
+                except (ValueError, RuntimeError, ChildProcessError):  # it does not close, but has done its work
+                    process.close()
 
 
 def _kept[T: Worker | Process](made: ExitStack, one: T) -> T:

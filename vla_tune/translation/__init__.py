@@ -2,6 +2,7 @@
 
 from vla_tune.translation.actions import Action, Clip, Constant, Gripper, GripperSwitch, LeftOut, Numbers, Refuse
 from vla_tune.translation.changes import FlippedLeftRight, FlippedUpDown, RotationVector, Turned
+from vla_tune.translation.interpreter import in_interpreter
 from vla_tune.translation.keys import translated
 from vla_tune.translation.makers import AnyTask, FromLeRobot, Registered, Tasks
 from vla_tune.translation.moment import Moment
@@ -43,5 +44,6 @@ __all__ = [
     "Translated",
     "Turned",
     "WhenInInfo",
+    "in_interpreter",
     "translated",
 ]

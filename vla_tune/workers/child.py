@@ -3,40 +3,52 @@
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from vla_tune.workers.hosted import Hosted
 from vla_tune.workers.wire import decode, encode
 from vla_tune.workers.worker import PlainWorker
 
+IDLE_S = 60.0
+"""How long a process waits for the next environment once it has closed one."""
+
 
 def main() -> None:
-    """Serves what the first message makes, over the connection whose number is the last argument."""
+    """Serves the connection whose number is the last argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells both; who started this one ends it
-    connection = Connection(int(sys.argv[-1]))
     with suppress(EOFError, ConnectionError):
-        make_env = connection.recv()  # what made this process is its own program: the only thing that is ever unpickled
-        serve(connection, lambda arguments: PlainWorker(make_env.fn, **arguments))
+        serve(Connection(int(sys.argv[-1])))
 
 
-def serve(connection: Connection, make: Callable[[dict[str, Any]], Any]) -> None:
-    """Calls methods of what `make` makes of the first call's arguments, one answer for each call, until the other side hangs up."""
+def serve(connection: Connection) -> None:
+    """Calls the methods of what it was told to make, one answer for each call, until the other side hangs up or forgets it."""
     served: Any = None
+    began = False
     try:
-        while True:
+        while connection.poll(IDLE_S if served is None and began else None):
             method, arguments = decode(connection.recv_bytes())
+            began = True
             try:
-                if served is None:
-                    served, answer = make(arguments), None
+                if method in ("make", "build", "close") and served is not None:
+                    old, served = served, None
+                    old.close()
+                if method in ("make", "build"):
+                    served, answer = _made(connection, method, arguments), None
                 else:
-                    answer = getattr(served, method)(**arguments)
+                    answer = None if method == "close" else getattr(served, method)(**arguments)
                 said = encode([None, answer])
             except Exception as error:
-                kind = ValueError if isinstance(error, ValueError) else type(error)
-                said = encode([[kind.__name__, str(error), traceback.format_exc()], None])
+                kind = "ValueError" if isinstance(error, ValueError) else type(error).__name__
+                said = encode([[kind, str(error), traceback.format_exc()], None])
             connection.send_bytes(said)
     finally:
         if served is not None:
             served.close()
+
+
+def _made(connection: Connection, method: str, arguments: Mapping[str, Any]) -> Any:
+    """Of plain data; or by a function that our own program, which started this process, sends: nothing else is ever unpickled."""
+    return Hosted(**arguments) if method == "build" else PlainWorker(connection.recv().fn, **arguments)

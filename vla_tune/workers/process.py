@@ -15,7 +15,20 @@ from gymnasium.vector.utils import CloudpickleWrapper
 import vla_tune
 from vla_tune.workers.wire import decode, encode
 
-_PROGRAM = "from vla_tune.workers.child import main; main()"
+_ROOT = Path(vla_tune.__file__).parents[1]
+_PROGRAM = """
+import sys
+from importlib.machinery import PathFinder
+if sys.version_info < (3, 12):
+    sys.exit(f"{sys.executable} is Python {sys.version.split()[0]}: vla_tune needs 3.12 or later.")
+class Ours:
+    def find_spec(name, path=None, target=None):
+        return PathFinder.find_spec(name, [sys.argv[1]]) if name in ("vla_tune", "envs") else None
+sys.meta_path.insert(0, Ours)
+from vla_tune.workers.child import main
+main()
+"""
+"""Finds our packages, and nothing else that is installed beside them."""
 _LAST_BREATH_S = 1.0
 """How long a process that broke its connection may still take to end."""
 _LEAVE_S = 10.0
@@ -25,24 +38,38 @@ _LEAVE_S = 10.0
 class Process:
     """Calls the methods of an object that lives in a process of its own; arguments and answers are plain data.
 
-    A fresh process, for a forked one could not use its parent's OpenGL or CUDA; it imports what the environment imports, and not
+    A fresh process, for a forked one could not use its parent's OpenGL or CUDA; it imports what its environments import, and not
     what this program did.
 
     Args:
-        make_env: Makes the environment there.
-        arguments: Plain data, with which the object is made there.
+        python: The interpreter that runs there; None is this one, which finds all that this program finds.
+
+    Raises:
+        ValueError: there is no such interpreter.
     """
 
-    def __init__(self, make_env: Callable[[], gymnasium.Env], **arguments: Any) -> None:
+    def __init__(self, python: str | None = None) -> None:
+        self.surroundings = dict(os.environ) if python else self.surroundings_now()
         ours, theirs = socket.socketpair()
         with theirs:
-            paths = [str(Path(vla_tune.__file__).parents[1]), *(path for path in sys.path if path)]
-            command = [sys.executable, "-c", _PROGRAM, str(theirs.fileno())]
-            there = os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
-            self._process = Popen(command, env=there, pass_fds=[theirs.fileno()], stdin=DEVNULL)
+            number = theirs.fileno()
+            command = [python or sys.executable, "-c", _PROGRAM, str(_ROOT), str(number)]
+            try:
+                self._process = Popen(command, env=self.surroundings, pass_fds=[number], stdin=DEVNULL)
+            except OSError as error:
+                ours.close()
+                raise ValueError(f"python={python}: no interpreter can be started there ({error.strerror}).") from None
         self.connection = Connection(ours.detach())
-        self.connection.send(CloudpickleWrapper(make_env))
+
+    @staticmethod
+    def surroundings_now() -> dict[str, str]:
+        """The variables with which a process of this interpreter is started: it finds what this program finds."""
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path for path in sys.path if path))}
+
+    def make(self, make_env: Callable[[], gymnasium.Env], **arguments: Any) -> None:
+        """Have a `vla_tune.workers.worker.PlainWorker` made there; `answer` gives None once it is."""
         self.ask("make", arguments)
+        self.connection.send(CloudpickleWrapper(make_env))
 
     def ask(self, method: str, arguments: Mapping[str, Any]) -> None:
         """Call a method; `answer` gives what it returns."""
@@ -70,7 +97,7 @@ class Process:
         raise error from RuntimeError(f"in the environment's process:\n{where}")
 
     def hang_up(self) -> None:
-        """Tell that nothing comes any more, upon which the process closes the environment and ends."""
+        """Tell that nothing comes any more, upon which the process closes its environment and ends."""
         self.connection.close()
 
     def close(self) -> None:
