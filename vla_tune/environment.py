@@ -28,6 +28,8 @@ type Picture = np.ndarray | Callable[[], Any]
 SUCCESS = "success"
 EPISODE = "episode"
 """In the options of `reset`: which episode of an evaluation begins."""
+STORED = "stored"
+"""In the options of `reset`: False where an episode begins as `reset` draws it, though there are stored starts."""
 _SHOWN = {"images": "{name: uint8 [H W 3]}", "state": "float32 [S]", "instruction": "str"}
 
 

@@ -29,7 +29,8 @@ KEY = "observation.images.front"
 
 
 def opened(root: Path, body: Embodiment, **arguments: Any) -> Demonstrations:
-    return Demonstrations(root, embodiment=body, **({"chunks": ChunksByTimestamp(4)} | arguments))
+    chosen: dict[str, Any] = {"chunks": ChunksByTimestamp(4)}
+    return Demonstrations(root, embodiment=body, **(chosen | arguments))
 
 
 def changed(root: Path, folder: Path, column: str, change: Any) -> Path:

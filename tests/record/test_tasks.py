@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from vla_tune.check.replay import replay
 from vla_tune.data.chunks import ChunksByTimestamp
 from vla_tune.data.dataset import Demonstrations
 from vla_tune.data.starts import read_starts
-from vla_tune.record import NoiseByLevel, Storage, crew
+from vla_tune.record import STILL, NoiseByLevel, Storage, crew
 from vla_tune.record.shards import Shelf
 from vla_tune.record.source import Demonstrated
 from vla_tune.schema import Embodiment
@@ -76,6 +77,12 @@ def test_episodes_begin_where_the_reset_puts_them(undisturbed: Path, crane: Embo
     starts = read_starts(undisturbed)
     assert [start.options["task"] for start in starts] == list(TASKS) * 4
     assert len({start.seed for start in starts}) == 8
+
+
+def test_they_succeed_again_where_there_are_stored_starts(record: Record, make_crane: Any, crane: Embodiment, tmp_path: Path):
+    """As a check of a run does it, in the environment as it is configured."""
+    data = Demonstrations(record(tmp_path / "still", noise=STILL), embodiment=crane, chunks=ChunksByTimestamp(1))
+    assert replay(data, lambda task: make_crane(task=task), count=8).passed
 
 
 def test_a_recording_that_was_killed_goes_on(record: Record, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
+from inspect import signature
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -15,6 +16,7 @@ from multiprocessing.process import BaseProcess
 import gymnasium
 import numpy as np
 
+from vla_tune.environment import STORED
 from vla_tune.evaluation.environments import check_actions, check_rate
 from vla_tune.record.episode import Done, Environment, Expert, rollout
 from vla_tune.record.noise import Disturbing
@@ -50,6 +52,7 @@ class Player:
 
     def __init__(self, work: Work) -> None:
         self._work, self._task = work, None
+        self._drawn = {STORED: False} if "starts" in signature(work.make).parameters else {}
         self._env: Environment | None = None
 
     def __call__(self, task: str, episode: int) -> Done:
@@ -62,7 +65,8 @@ class Player:
         work, env = self._work, self._of(task)
         for attempt in range(ATTEMPTS):
             rng = np.random.default_rng([work.seed, _number_of(task), episode, attempt])
-            found = rollout(env, work.expert, body=work.body, noise=work.noise, rng=rng, options={"task": task})
+            options = {"task": task, **self._drawn}
+            found = rollout(env, work.expert, body=work.body, noise=work.noise, rng=rng, options=options)
             if found is not None:
                 work.shelf.put(task, episode, found, body=work.body, failed=attempt)
                 return Done(task, episode, attempt, kept=True)

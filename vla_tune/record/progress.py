@@ -24,17 +24,17 @@ def shown(outcomes: Iterable[Done], *, total: int, there: int) -> Iterator[Done]
     """
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    kept, tried, begun = Counter[str](), Counter[str](), time.monotonic()
+    kept, tried, begun = Counter[str](), Counter[str](), 0.0
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         row = bar.add_task("recording", total=total, completed=there)
         for outcome in outcomes:
+            begun = begun or time.monotonic()  # what comes before the first is environments being made
             kept[outcome.task] += outcome.kept
             tried[outcome.task] += outcome.kept + outcome.failed
             bar.update(row, advance=1, description=f"recording, {kept.total()} of {tried.total()} attempts kept")
             done = there + kept.total()
             if not console.is_terminal and done * _LINES // total > (done - 1) * _LINES // total:
-                left = (total - done) * (time.monotonic() - begun) / max(kept.total(), 1)
-                say(f"{done} of {total} episodes recorded, about {_minutes(left)} left; attempts kept: {shares(kept, tried)}.")
+                say(f"{done} of {total} episodes recorded{_left(total - done, kept.total(), begun)}; kept: {shares(kept, tried)}.")
             yield outcome
 
 
@@ -43,5 +43,9 @@ def shares(kept: Mapping[str, int], tried: Mapping[str, int]) -> str:
     return ", ".join(f"{task} {kept[task]}/{tried[task]}" for task in sorted(tried))
 
 
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+def _left(episodes: int, finished: int, begun: float) -> str:
+    """How long the rest will take, once more than the first tells it."""
+    if not episodes or finished < 2:
+        return ""
+    seconds = episodes * (time.monotonic() - begun) / (finished - 1)
+    return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Space, Text
 
-from vla_tune.environment import EPISODE, SUCCESS, drawn
+from vla_tune.environment import EPISODE, STORED, SUCCESS, drawn
 from vla_tune.translation.actions import ActionTo
 from vla_tune.translation.moment import Moment
 from vla_tune.translation.sources import Source
@@ -61,16 +61,16 @@ class Translated(gymnasium.Wrapper):
         self._take(self._still(), check=self._look)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Begins an episode: seed, reset, stored state, settling steps; `options["episode"]` is for the stored states alone."""
+        """Begins an episode: seed, reset, stored state, settling steps; options `episode`, `stored` are for stored states."""
         options = dict(options or {})
-        episode, self._steps = options.pop(EPISODE, None), self._steps + 1
+        episode, stored, self._steps = options.pop(EPISODE, None), options.pop(STORED, True), self._steps + 1
         if self._parts.seed is not None and seed is not None:
             with naming("seed"):
                 self._parts.seed(self.env, seed)
         shown, info = self.env.reset(seed=seed, options=options or None)
         moment = Moment(task=self._task, env=self.env, shown=shown, info=info, episode=episode)
         self._sentences = self._said(moment)
-        moment = self._settled(self._started(moment, seed))
+        moment = self._settled(self._started(moment, seed) if stored else moment)
         return self._read(moment), self._told(moment.info, success=False)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], SupportsFloat, bool, bool, dict[str, Any]]:
