@@ -82,6 +82,7 @@ def results_of(run: Path) -> dict:
 def test_without_an_environment_a_run_ends_with_everything(finished):
     results = results_of(finished)
     assert results["evaluation"] == []
+    assert list(results["budget"]) == ["record", "train", "evaluate"]
     assert [row["policy"] for row in results["open_loop"]][:2] == ["base", "fine_tuned"]
     row = results["open_loop"][1]
     assert row["frames"] == 6
@@ -100,7 +101,9 @@ def test_a_finished_run_is_only_reported(run, options, loads, capsys, configurat
     cfg = configuration("train", *options, "evaluation=held_out", "~env")
     assert fine_tune(cfg, run, resume_command="again") == results_of(run)["open_loop"][1]["error"]
     assert loads == []
-    assert "tool_translation [m]" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "tool_translation [m]" in said
+    assert "Budget: record " in said
 
 
 def test_nothing_may_follow(run, options, loads, configuration):

@@ -9,13 +9,16 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from vla_tune.plan import Plan
+from vla_tune.run.ablations import ablations_of
 from vla_tune.run.fine_tune import fine_tune
 from vla_tune.run.folder import asset_named
 from vla_tune.run.objects import build
 from vla_tune.run.plan import planned
-from vla_tune.run.recipes import recipes, share_of
+from vla_tune.run.recipes import check_complete, recipes, share_of
+from vla_tune.run.tasks import chosen_tasks
 
 CONF = str(Path(__file__).parents[2] / "conf")
+SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -204,7 +207,7 @@ def words_of(name: str) -> list[str]:
 
 
 def test_every_recipe_is_listed_here(composed):
-    assert set(recipes()) == {*PUBLISHED, "tabletop_lift"}
+    assert set(recipes()) == {*PUBLISHED, "tabletop_lift", *SUITES}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -300,3 +303,15 @@ def test_a_plan_asks_for_what_it_counts_with(composed):
 )
 def test_a_share(arguments: tuple, found: Any):
     assert share_of(*arguments) == found
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_suite_of_libero_is_one_word(suite, configuration):
+    """Data, environment, tasks and what it is tried without follow from it."""
+    cfg = configuration("train", f"experiment={suite}")
+    assert (cfg.env.suite, cfg.env.protocol) == (suite, "libero_fast_128")
+    assert cfg.env.make.environment.arguments.suite == cfg.data.sources[0].make.environment.arguments.suite == suite
+    assert list(cfg.data.sources[0].tasks) == chosen_tasks(cfg) == [str(number) for number in range(10)]
+    assert ablations_of(cfg).keys() == {"wrong_instruction", "blank_pictures"}
+    assert cfg.model.sizes.cameras == 2
+    check_complete(cfg)

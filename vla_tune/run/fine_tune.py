@@ -23,6 +23,7 @@ from vla_tune.models.recomputation import recompute_activations
 from vla_tune.models.sealed import seal
 from vla_tune.printing import say
 from vla_tune.run.base import Base, measured_base
+from vla_tune.run.budget import in_words
 from vla_tune.run.changes import resumption
 from vla_tune.run.check import recorded_in
 from vla_tune.run.evaluate import print_tables
@@ -35,7 +36,7 @@ from vla_tune.run.opening import opened_run
 from vla_tune.run.origin import begin, origin_of
 from vla_tune.run.settings import check_training
 from vla_tune.run.stored import own_classes, trusting
-from vla_tune.schema import BaseWeights, Contract
+from vla_tune.schema import BaseWeights, Contract, write_json
 from vla_tune.training import train
 from vla_tune.training.loggers import ConsoleLogger
 from vla_tune.training.metrics import EvenlySpaced, Validation, held_out
@@ -54,10 +55,18 @@ def fine_tune(cfg: DictConfig, folder: Path, *, resume_command: str) -> float:
     with opened_run(cfg, folder), trusting(own_classes(OmegaConf.to_container(cfg))):
         if not finished(folder):
             new = not (folder / RESULTS_FILE).is_file()
-            training, base = _trained(run, following, resume_command=resume_command) if new else (None, None)
-            with _after_training(folder):
+            with run.budget.part("train"):
+                training, base = _trained(run, following, resume_command=resume_command) if new else (None, None)
+            with _after_training(folder), run.budget.part("evaluate"):
                 finish(run, following, training=training, base=base)
+            _keep_budget(run)
         return report(folder, following)
+
+
+def _keep_budget(run: Run) -> None:
+    """Beside the results, of what this command did."""
+    path = run.folder / RESULTS_FILE
+    write_json(path, read_results(path) | {"budget": run.budget.record})
 
 
 @contextmanager
@@ -79,6 +88,8 @@ def report(folder: Path, following: Following) -> float:
         f"{training['steps']} steps in {training['seconds']:.0f} s ({training['cpu_seconds']:.0f} CPU s), "
         f"{training['trainable_parameters']:,} trainable parameters. Everything is in {folder}",
     )
+    if "budget" in results:
+        say(f"Budget: {in_words(results['budget'])}.")
     return following.number(results)
 
 

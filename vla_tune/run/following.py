@@ -1,7 +1,7 @@
 """What follows a training: how its policy is tried, which the group `evaluation` chooses."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,6 +13,7 @@ from vla_tune.check.replay import PROBE as REPLAY
 from vla_tune.data.sources import Data
 from vla_tune.data.transforms import Transform
 from vla_tune.printing import say
+from vla_tune.run.budget import Budget
 from vla_tune.run.folder import read_config, run_around
 from vla_tune.run.objects import Trained, build
 from vla_tune.schema import Contract
@@ -35,11 +36,14 @@ class Run:
     folder: Path
     read: Callable[[], Data]
     """What it learned from, which not every trial asks for."""
+    budget: Budget = field(default_factory=Budget)
+    """What its parts take."""
 
     @cached_property
     def data(self) -> Data:
-        """The same, read once."""
-        return self.read()
+        """The same, read once; what is to be recorded for it is recorded now."""
+        with self.budget.part("record"):
+            return self.read()
 
 
 @runtime_checkable
