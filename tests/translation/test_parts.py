@@ -1,5 +1,7 @@
 """Rotations, grippers, tasks and seeds one by one; gymnasium's own environments, which only render."""
 
+import os
+
 import gymnasium
 import numpy as np
 import pytest
@@ -108,3 +110,12 @@ def test_a_method_takes_the_seed():
 def test_an_unknown_type_of_lerobot_is_named():
     with pytest.raises(ValueError, match=r"LeRobot has no environment of type 'pushed'; it has .*pusht, .*vla_tune"):
         FromLeRobot(type="pushed")()
+
+
+@pytest.mark.parametrize(("said", "found"), [(None, "egl"), ("osmesa", "osmesa")])
+def test_mujoco_draws_without_a_screen_unless_told_how(monkeypatch, said, found):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    if said is not None:
+        monkeypatch.setenv("MUJOCO_GL", said)
+    Registered(id="CartPole-v1")().close()
+    assert os.environ["MUJOCO_GL"] == found

@@ -1,5 +1,6 @@
 """Who makes the environment that is translated, and what a task's name means to it."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -9,6 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 import gymnasium
 
 from vla_tune.translation.paths import in_mapping
+
+_WITHOUT_A_SCREEN = {"MUJOCO_GL": "egl", "LP_NUM_THREADS": "0"}
+"""What MuJoCo and Mesa read when they are imported; without it gymnasium asks for a window, and MuJoCo ends in a FatalError."""
 
 
 @runtime_checkable
@@ -49,6 +53,7 @@ class Registered:
         arguments = {"disable_env_checker": True, **self.arguments, **more}
         if "max_episode_steps" in arguments:
             raise ValueError(f"{self.id}: max_episode_steps is no argument here; say horizon, which counts the robot's own steps.")
+        _draw_without_a_screen()
         return gymnasium.make(self.id, max_episode_steps=-1, **arguments)
 
 
@@ -65,6 +70,7 @@ class FromLeRobot:
         Raises:
             ValueError: there is no such type; or it makes several environments, where one is wanted.
         """
+        _draw_without_a_screen()
         from lerobot.envs import EnvConfig  # torch comes along
 
         for plugin in _plugins():
@@ -79,6 +85,11 @@ class FromLeRobot:
                 envs.close()
             raise ValueError(f"{self.type} makes {', '.join(name for name, _ in made)}: let `tasks` and `arguments` choose one.")
         return made[0][1].envs[0]
+
+
+def _draw_without_a_screen() -> None:
+    for name, value in _WITHOUT_A_SCREEN.items():
+        os.environ.setdefault(name, value)
 
 
 def _plugins() -> list[str]:
