@@ -1,6 +1,8 @@
 """Rotations, grippers, tasks and seeds one by one; gymnasium's own environments, which only render."""
 
 import os
+import subprocess
+import sys
 
 import gymnasium
 import numpy as np
@@ -112,10 +114,14 @@ def test_an_unknown_type_of_lerobot_is_named():
         FromLeRobot(type="pushed")()
 
 
-@pytest.mark.parametrize(("said", "found"), [(None, "egl"), ("osmesa", "osmesa")])
-def test_mujoco_draws_without_a_screen_unless_told_how(monkeypatch, said, found):
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
-    if said is not None:
-        monkeypatch.setenv("MUJOCO_GL", said)
-    Registered(id="CartPole-v1")().close()
-    assert os.environ["MUJOCO_GL"] == found
+@pytest.mark.parametrize(("said", "found"), [({}, "egl"), ({"MUJOCO_GL": "osmesa"}, "osmesa")])
+def test_mujoco_draws_without_a_screen_unless_told_how(said, found):
+    """MuJoCo reads it when it is imported."""
+    bare = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
+    command = [sys.executable, "-c", "import vla_tune, os; print(os.environ['MUJOCO_GL'])"]
+    assert subprocess.run(command, env=bare | said, capture_output=True, text=True, check=True).stdout.strip() == found
+
+
+def test_an_argument_that_is_none_is_told_with_the_environment():
+    with pytest.raises(ValueError, match=r"CartPole-v1: .*unexpected keyword argument 'colour'"):
+        Registered(id="CartPole-v1", arguments={"colour": "red"})()

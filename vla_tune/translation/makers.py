@@ -1,7 +1,7 @@
 """Who makes the environment that is translated, and what a task's name means to it."""
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import distributions
@@ -10,9 +10,6 @@ from typing import Any, Protocol, runtime_checkable
 import gymnasium
 
 from vla_tune.translation.paths import in_mapping
-
-_WITHOUT_A_SCREEN = {"MUJOCO_GL": "egl", "LP_NUM_THREADS": "0"}
-"""What MuJoCo and Mesa read when they are imported; without it gymnasium asks for a window, and MuJoCo ends in a FatalError."""
 
 
 @runtime_checkable
@@ -48,13 +45,13 @@ class Registered:
         """Makes it, without a limit of its own: `horizon` is the limit.
 
         Raises:
-            ValueError: its arguments name a limit.
+            ValueError: its arguments name a limit, or are not those that it takes.
         """
         arguments = {"disable_env_checker": True, **self.arguments, **more}
         if "max_episode_steps" in arguments:
             raise ValueError(f"{self.id}: max_episode_steps is no argument here; say horizon, which counts the robot's own steps.")
-        _draw_without_a_screen()
-        return gymnasium.make(self.id, max_episode_steps=-1, **arguments)
+        with _naming_arguments(self.id):
+            return gymnasium.make(self.id, max_episode_steps=-1, **arguments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +65,8 @@ class FromLeRobot:
         """The environment that such a configuration makes.
 
         Raises:
-            ValueError: there is no such type; or it makes several environments, where one is wanted.
+            ValueError: there is no such type, it does not take such arguments, or makes several environments where one is wanted.
         """
-        _draw_without_a_screen()
         from lerobot.envs import EnvConfig  # torch comes along
 
         for plugin in _plugins():
@@ -78,7 +74,10 @@ class FromLeRobot:
         known = EnvConfig.get_known_choices()
         if self.type not in known:
             raise ValueError(f"LeRobot has no environment of type {self.type!r}; it has {', '.join(sorted(known))}.")
-        suites = known[self.type](**self.arguments, **more).create_envs(n_envs=1, use_async_envs=False)
+        with _naming_arguments(
+            f"{self.type}, as LeRobot's configuration makes it (with its id, vla_tune.translation.Registered does too)"
+        ):
+            suites = known[self.type](**self.arguments, **more).create_envs(n_envs=1, use_async_envs=False)
         made = [(f"{suite} {number}", envs) for suite, tasks in suites.items() for number, envs in tasks.items()]
         if len(made) != 1:
             for _, envs in made:
@@ -87,9 +86,13 @@ class FromLeRobot:
         return made[0][1].envs[0]
 
 
-def _draw_without_a_screen() -> None:
-    for name, value in _WITHOUT_A_SCREEN.items():
-        os.environ.setdefault(name, value)
+@contextmanager
+def _naming_arguments(name: str) -> Iterator[None]:
+    """Says whose arguments are wrong."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _plugins() -> list[str]:
