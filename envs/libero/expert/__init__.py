@@ -1,13 +1,17 @@
 """A scripted expert for LIBERO's tasks, from the privileged state of the simulation."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import itemgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import mujoco
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 
+from envs.libero.expert.fixtures import opened
 from envs.libero.expert.goals import next_action
 from envs.libero.expert.grasps import Way, choose
 from envs.libero.expert.layout import Layout
@@ -17,6 +21,8 @@ from envs.libero.worlds import World
 
 _STARTS = 10
 """Stored starts over which a way of taking a thing is chosen."""
+_OPENINGS, _OVERSHOOT = (0.13, 0.095), 0.015  # m, how far a drawer may be opened before, and what it runs on
+_WIDER = 40.0  # how much a wide opening is worth, 1/m
 
 
 class _Plan:
@@ -26,7 +32,7 @@ class _Plan:
         self.layout = Layout.of(simulation)
         self._ways: dict[str, Way] = {}
 
-    def way(self, simulation: Simulation, thing: str, target: Float[np.ndarray, "3"] | None) -> Way:
+    def way(self, simulation: Simulation, thing: str, target: Callable[[Scene], Float[np.ndarray, "3"]], joint: int | None) -> Way:
         """The way in which a thing is taken; it is chosen when it is first asked for, and kept.
 
         The fixtures stand meanwhile where they stood when the world was built, so that the choice does not depend on the episode.
@@ -34,13 +40,26 @@ class _Plan:
         if thing not in self._ways:
             states = simulation.stored[:: max(len(simulation.stored) // _STARTS, 1)]
             simulation.world.lend(simulation.data, simulation.world.placement)
-            self._ways[thing] = choose([self._start(state) for state in states], thing, target)
+            self._ways[thing] = self._choose(states, thing, target, joint)
             assert simulation.model is self.layout.model  # asking for it stands the fixtures back
         return self._ways[thing]
 
-    def _start(self, state: Float[np.ndarray, " S"]) -> Scene:
-        data = mujoco.MjData(self.layout.model)
-        data.qpos[:] = state[1 : 1 + self.layout.model.nq]
+    def _choose(
+        self, states: Float64[np.ndarray, "n S"], thing: str, target: Callable[[Scene], Float[np.ndarray, "3"]], joint: int | None
+    ) -> Way:
+        options = []
+        for opening in _OPENINGS if joint is not None else (0.0,):
+            way, cost = choose([self._start(state, joint, opening + _OVERSHOOT) for state in states], thing, target)
+            options.append((cost + _WIDER * (max(_OPENINGS) - opening), replace(way, opening=opening)))
+        return min(options, key=itemgetter(0))[1]
+
+    def _start(self, state: Float[np.ndarray, " S"], joint: int | None, opening: float) -> Scene:
+        model = self.layout.model
+        data = mujoco.MjData(model)
+        data.qpos[:] = state[1 : 1 + model.nq]
+        if joint is not None:
+            end, place = opened(model, joint), model.jnt_qposadr[joint]
+            data.qpos[place] = np.sign(end) * np.clip(opening, abs(data.qpos[place]), abs(end))
         mujoco.mj_kinematics(self.layout.model, data)
         return Scene(self.layout, data)
 
@@ -69,7 +88,7 @@ def libero_expert(env: Any) -> Float32[np.ndarray, "7"]:
         plan = _plans[simulation.world] = _Plan(simulation)
     scene = Scene(plan.layout, simulation.data)
     assert simulation.problem is plan.layout.problem  # asking for it lends it our state
-    action = next_action(scene, simulation.goals, lambda thing, target: plan.way(simulation, thing, target))
+    action = next_action(scene, simulation.goals, partial(plan.way, simulation))
     return np.clip(action, -1.0, 1.0).astype(np.float32)
 
 

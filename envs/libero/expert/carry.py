@@ -4,40 +4,31 @@ import numpy as np
 from jaxtyping import Float
 
 from envs.libero.expert.grasps import Way, closing_of, grip_point
-from envs.libero.expert.hand import Action, eased, move, off_turn, up
+from envs.libero.expert.hand import SLOPE, TURNED, Action, eased, grips, move, off_turn, up
 from envs.libero.expert.scene import Scene
 
 _ABOVE = 0.05  # m, between a thing's top and the finger tips on the way there
 _PALM = 0.12  # m, within which of its axis the palm, 3 cm above the fingers, may meet things
 _BELOW = 0.03  # m, between what is carried and the highest thing on the way
-_SLOPE = (0.010, 0.030)  # m, sideways errors at which the hand is all the way down, and still high
-_TURNED = (0.10, 0.30)  # rad, the same for its orientation
 
 
 def pick(scene: Scene, thing: str, way: Way) -> Action:
     """Go above the thing, down, and close; the nearer to its axis, the lower."""
     point, hand, closing = grip_point(scene, thing, way), scene.hand, closing_of(scene, way)
     side, turn = float(np.linalg.norm((point - hand)[:2])), off_turn(scene, closing)
-    if _grips(scene, side, turn, hand[2] - point[2]):
+    if grips(scene, side, turn, hand[2] - point[2]):
         return move(scene, point, closing, True)
-    if scene.begun and side < _SLOPE[1]:  # closed on nothing: up and open again
+    if scene.begun and side < SLOPE[1]:  # closed on nothing: up and open again
         return move(scene, hand + up(0.03), closing, False)
-    aside = max(eased(side, *_SLOPE), eased(turn, *_TURNED))
+    aside = max(eased(side, *SLOPE), eased(turn, *TURNED))
     top = scene.box(thing)[1][2]
     hover = max(
         scene.ceiling(hand, point, (thing,), 0.07) + _ABOVE, scene.ceiling(hand, point, (thing,), _PALM) + 0.01, top + _ABOVE
     )
-    if hand[2] < hover - 0.03 and side > _SLOPE[1]:
+    if hand[2] < hover - 0.03 and side > SLOPE[1]:
         return _out_of_the_way(scene, point, hover, closing)
     low = max(top, scene.ceiling(point, point, (thing,), 0.02)) + _ABOVE if aside < 1 else hover
     return move(scene, np.append(point[:2], point[2] + aside * (max(low, point[2]) - point[2])), closing, False)
-
-
-def _grips(scene: Scene, side: float, turn: float, above: float) -> bool:
-    """Whether to close here: strictly at first; once begun it goes on unless the hand has left or has closed on nothing."""
-    if scene.begun:
-        return side < 0.025 and turn < _TURNED[1] and abs(above) < 0.020 and scene.opening > 0.002
-    return side < _SLOPE[0] and turn < _TURNED[0] and -0.010 < above < 0.006
 
 
 def _out_of_the_way(scene: Scene, point: Float[np.ndarray, "3"], hover: float, closing: Float[np.ndarray, "3"]) -> Action:
@@ -63,8 +54,8 @@ def place(scene: Scene, thing: str, spot: Float[np.ndarray, "2"], support: float
         return move(scene, scene.hand, scene.closing, False)
     lowered = support - 0.006
     hover = max(scene.ceiling(spot - side, spot, (thing, *over), 0.06), support) + _BELOW
-    aim = lowered + eased(away, *_SLOPE) * (hover - lowered)
-    return _carry(scene, thing, side, aim - low, speed=1.0 if away > _SLOPE[1] else 0.6)
+    aim = lowered + eased(away, *SLOPE) * (hover - lowered)
+    return _carry(scene, thing, side, aim - low, speed=1.0 if away > SLOPE[1] else 0.6)
 
 
 def placed(scene: Scene, thing: str, spot: Float[np.ndarray, "2"], support: float) -> bool:

@@ -1,10 +1,11 @@
 """Drawers and knobs."""
 
+import mujoco
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 
-from envs.libero.expert.hand import Action, eased, move, nearer, off_turn
+from envs.libero.expert.hand import SLOPE, Action, eased, grips, move, nearer, off_turn
 from envs.libero.expert.scene import Scene
 
 UP = np.array([0.0, 0.0, 1.0])
@@ -13,6 +14,12 @@ UP = np.array([0.0, 0.0, 1.0])
 def value(scene: Scene, joint: int) -> float:
     """Position of a joint, m or rad."""
     return float(scene.data.qpos[scene.layout.model.jnt_qposadr[joint]])
+
+
+def opened(model: mujoco.MjModel, joint: int) -> float:
+    """Where a joint is all open: the end of its range that is farther from 0, m or rad."""
+    low, high = model.jnt_range[joint]
+    return float(high if abs(high) > abs(low) else low)
 
 
 def moving(scene: Scene, joint: int) -> Int[np.ndarray, " _"]:
@@ -24,8 +31,18 @@ def moving(scene: Scene, joint: int) -> Int[np.ndarray, " _"]:
 
 def _outwards(scene: Scene, joint: int) -> Float[np.ndarray, "3"]:
     """Direction in which a drawer opens."""
-    low, high = scene.layout.model.jnt_range[joint]
-    return scene.data.xaxis[joint] * (1.0 if abs(high) > abs(low) else -1.0)
+    return scene.data.xaxis[joint] * np.sign(opened(scene.layout.model, joint))
+
+
+def room(scene: Scene, joint: int, region: str, owner: str) -> Float[np.ndarray, "3"]:
+    """Middle (m) of what is open of a drawer: from the front of its cabinet to its own."""
+    outwards, model = _outwards(scene, joint), scene.layout.model
+    middle, geoms = scene.region(region), scene.layout.geoms[owner]
+    frame = geoms[~np.isin(model.geom_bodyid[geoms], model.jnt_bodyid)]
+    site = model.site(region).id
+    half = np.abs(outwards @ scene.data.site_xmat[site].reshape(3, 3)) @ model.site_size[site]
+    front, end = (scene.corners(frame) @ outwards).max(), middle @ outwards + half
+    return middle + outwards * ((max(front, end - 2 * half) + end) / 2 - middle @ outwards)
 
 
 def _handle(scene: Scene, joint: int) -> Float[np.ndarray, "3"]:
@@ -83,12 +100,12 @@ def turn_knob(scene: Scene, joint: int, way: int) -> Action:
         return move(scene, np.append(point[:2], hand[2]), turned, True)
     closing = nearer(scene, scene.level_axes(ridge)[0])
     side = float(np.linalg.norm((point - hand)[:2]))
-    if side < 0.012 and off_turn(scene, closing) < 0.12:
-        return move(scene, point, closing, hand[2] - point[2] < 0.010)
+    if grips(scene, side, off_turn(scene, closing), hand[2] - point[2]):
+        return move(scene, point, closing, True)
     hover = max(scene.ceiling(hand, point, (), 0.05), point[2]) + 0.05
     if hand[2] < hover - 0.03 and side > 0.02:
         return move(scene, np.append(hand[:2], hover), closing, False)
-    return move(scene, np.append(point[:2], point[2] + eased(side, 0.01, 0.03) * (hover - point[2])), closing, False)
+    return move(scene, np.append(point[:2], point[2] + eased(side, *SLOPE) * (hover - point[2])), closing, False)
 
 
 def _ridge(scene: Scene, joint: int) -> int:

@@ -1,6 +1,7 @@
 """From a goal of LIBERO's to the skill that brings it about."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -12,10 +13,10 @@ from envs.libero.expert.scene import Scene
 
 Goal = tuple[str, ...]
 """A predicate and what it is about: `("in", "butter_1", "basket_1_contain_region")`."""
-WayOf = Callable[[str, Float[np.ndarray, "3"] | None], Way]
-"""How a thing is taken that goes to a place."""
+WayOf = Callable[[str, Callable[[Scene], Float[np.ndarray, "3"]], int | None], Way]
+"""How a thing is taken that goes to a place (of a scene, m) after a drawer's joint has been opened."""
+_FARTHER = 0.012  # m, by which a drawer is pulled farther than it must be open
 _LEVEL = -0.96  # z of the palm's direction below which the hand points down
-_OPENED = 0.13  # m, a drawer that things can be put into
 
 
 def next_action(scene: Scene, goals: Sequence[Goal], way_of: WayOf) -> Action:
@@ -77,12 +78,15 @@ def _joint(scene: Scene, goal: Goal, place: str) -> int:
 
 def _put(scene: Scene, thing: str, place: str, way_of: WayOf) -> Action:
     owner = scene.layout.owner(place)
-    joint = scene.layout.joint(place)
-    if "cabinet" in owner and joint is not None and not scene.held(thing) and abs(fixtures.value(scene, joint)) < _OPENED:
-        return fixtures.pull(scene, joint)
+    joint = scene.layout.joint(place) if "cabinet" in owner else None
+    if joint is not None and not scene.held(thing):
+        way = way_of(thing, partial(_target, thing, place), joint)
+        pulling = all(scene.touching(fixtures.moving(scene, joint)))
+        if abs(fixtures.value(scene, joint)) < way.opening + (_FARTHER if pulling else 0.0):
+            return fixtures.pull(scene, joint)
     if scene.axes[2, 2] > _LEVEL and not scene.held(thing):
         return leave(scene, owner)
-    spot, support = _spot(scene, place)
+    spot, support = _spot(scene, thing, place)
     if "plate" in thing and place != owner:
         return push.drag(scene, thing, spot)
     basket = "basket" in owner
@@ -91,7 +95,7 @@ def _put(scene: Scene, thing: str, place: str, way_of: WayOf) -> Action:
             return rise(scene)
         if not basket and scene.begun and carry.placed(scene, thing, spot, support):
             return move(scene, scene.hand, scene.closing, False)
-        return carry.pick(scene, thing, way_of(thing, np.append(spot, scene.box(owner)[1][2] - 0.03 if basket else support)))
+        return carry.pick(scene, thing, way_of(thing, partial(_target, thing, place), joint))
     if basket:
         return carry.drop_into(scene, thing, owner, spot)
     return carry.place(scene, thing, spot, support, over=(place,) if place == owner and hollow(place) else ())
@@ -103,10 +107,23 @@ def _inside(scene: Scene, thing: str, basket: str, spot: Float[np.ndarray, "2"])
     return bool(np.linalg.norm(scene.position(thing)[:2] - spot) < 0.05 and low < scene.box(basket)[1][2] + 0.02)
 
 
-def _spot(scene: Scene, place: str) -> tuple[Float[np.ndarray, "2"], float]:
+def _target(thing: str, place: str, scene: Scene) -> Float[np.ndarray, "3"]:
+    """Where the lowest point of a thing comes to be, m: for a basket, near its rim."""
+    spot, support = _spot(scene, thing, place)
+    owner = scene.layout.owner(place)
+    return np.append(spot, scene.box(owner)[1][2] - 0.03 if "basket" in owner else support)
+
+
+def _spot(scene: Scene, thing: str, place: str) -> tuple[Float[np.ndarray, "2"], float]:
     """Where a thing shall be put (m, x and y), and the height of what it comes to lie on."""
     if place not in scene.layout.bodies:
-        region = scene.region(place)
+        joint, owner = scene.layout.joint(place), scene.layout.owner(place)
+        region = fixtures.room(scene, joint, place, owner) if joint is not None and "cabinet" in owner else scene.region(place)
         return region[:2], float(region[2])
     low, high = scene.box(place)
-    return scene.position(place)[:2], float(low[2] + 0.012 if "bowl" in place else high[2] - 0.008)
+    if "bowl" not in place:
+        return scene.position(place)[:2], float(high[2] - 0.008)
+    inside = low[2] + 0.012
+    if not hollow(thing) and scene.held(thing):  # fingers stay above its rim
+        inside = max(inside, high[2] + 0.018 - (scene.hand[2] - scene.box(thing)[0][2]))
+    return scene.position(place)[:2], float(inside)

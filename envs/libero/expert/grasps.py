@@ -4,7 +4,7 @@ A way is an angle and, for hollow things, a side of the rim, or a part of a thin
 stored starts; where exactly the hand goes is a continuous function of where the thing is now.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,11 +42,13 @@ class Way:
         angle: Of the closing direction from the world's y towards x, rad.
         side: Of the rim along the closing direction, -1 or 1; 0 takes the whole thing, or a part of it.
         part: The geom that is taken, such as a lid's knob; then `angle` is where its thin axis was, and the hand follows it.
+        opening: How far the drawer that the thing goes into is opened before, at least, m.
     """
 
     angle: float
     side: int = 0
     part: int | None = None
+    opening: float = 0.0
 
 
 def hollow(thing: str) -> bool:
@@ -82,17 +84,18 @@ def grip_point(scene: Scene, thing: str, way: Way) -> Float[np.ndarray, "3"]:
     return np.append(middle[:2], max(z, low[2] + 0.012))
 
 
-def choose(starts: Sequence[Scene], thing: str, target: Float[np.ndarray, "3"] | None) -> Way:
-    """The way that serves best over all the starts.
+def choose(starts: Sequence[Scene], thing: str, target: Callable[[Scene], Float[np.ndarray, "3"]]) -> tuple[Way, float]:
+    """The way that serves best over all the starts, and how bad it is.
 
     Args:
         starts: Scenes that an episode may begin with.
         thing: What is taken.
-        target: Where its origin goes, with the height of what it comes to lie on, m; None: nowhere.
+        target: Where its origin goes, with the height of what it comes to lie on, m.
     """
     options = _ways(starts[0], thing)
-    costs = [[_cost(scene, thing, way, target) for way in options] for scene in starts]
-    return options[int(np.argmin(np.mean(costs, axis=0)))]
+    costs = [[_cost(scene, thing, way, target(scene)) for way in options] for scene in starts]
+    means = np.mean(costs, axis=0)
+    return options[int(np.argmin(means))], float(means.min())
 
 
 def _ways(scene: Scene, thing: str) -> list[Way]:
@@ -121,7 +124,7 @@ def _rim(points: Float[np.ndarray, "P 3"], outwards: Float[np.ndarray, "3"]) -> 
     return middle, float(((edge - middle) @ outwards).max())
 
 
-def _cost(scene: Scene, thing: str, way: Way, target: Float[np.ndarray, "3"] | None) -> float:
+def _cost(scene: Scene, thing: str, way: Way, target: Float[np.ndarray, "3"]) -> float:
     """How bad a way is: turned hands, points of the hand inside things, an arm that is stretched or folded, a lever."""
     point, closing = grip_point(scene, thing, way), closing_of(scene, way)
     hull = _HULL @ np.stack([closing, [closing[1], -closing[0], 0.0], [0.0, 0.0, 1.0]])
@@ -133,12 +136,9 @@ def _cost(scene: Scene, thing: str, way: Way, target: Float[np.ndarray, "3"] | N
         cost += _LEVER * float(np.linalg.norm((point - scene.centre_of_mass(thing))[:2]))
     elif not hollow(thing):
         cost += 10 * _width(scene, thing, way)
-    places = [point[:2]]
-    if target is not None:
-        put = target + point - np.append(scene.position(thing)[:2], scene.box(thing)[0][2] - 0.01)
-        cost += 0.5 * scene.blocked(put + hull, (thing,))
-        places.append(put[:2])
+    put = target + point - np.append(scene.position(thing)[:2], scene.box(thing)[0][2] - 0.01)
+    cost += 0.5 * scene.blocked(put + hull, (thing,))
     if hollow(thing):
-        reach = np.linalg.norm(np.array(places) - scene.layout.base, axis=1)
+        reach = np.linalg.norm(np.array([point[:2], put[:2]]) - scene.layout.base, axis=1)
         cost += float((reach + 40 * np.clip(reach - _FARTHEST, 0, None) + 40 * np.clip(_NEAREST - reach, 0, None)).sum())
     return cost

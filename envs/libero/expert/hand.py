@@ -10,6 +10,10 @@ DOWN = np.array([0.0, 0.0, -1.0])
 _GAIN = 2.0  # of the way that is left, asked for in one step
 _REACH = np.array([0.05, 0.5])  # m and rad that an action of 1 asks for
 _TURN = 0.5  # largest turn that is asked for, of 1
+SLOPE = (0.010, 0.030)
+"""Sideways errors (m) at which the hand is all the way down, and still high."""
+TURNED = (0.10, 0.30)
+"""The same for its orientation, rad."""
 
 Action = Float[np.ndarray, "7"]
 """LIBERO's own numbers: move along x, y, z of the world, turn about them, gripper -1 opens and +1 closes; all in [-1, 1]."""
@@ -57,6 +61,13 @@ def rise(scene: Scene, height: float = 0.05) -> Action:
 def up(height: float) -> Float[np.ndarray, "3"]:
     """A way straight up, m."""
     return np.array([0.0, 0.0, height])
+
+
+def grips(scene: Scene, side: float, turn: float, above: float) -> bool:
+    """Whether to close here: strictly at first; once begun it goes on unless the hand has left or has closed on nothing."""
+    if scene.begun:
+        return side < 0.025 and turn < TURNED[1] and abs(above) < 0.020 and scene.opening > 0.002
+    return side < SLOPE[0] and turn < TURNED[0] and -0.010 < above < 0.006
 
 
 def eased(value: float, low: float, high: float) -> float:
