@@ -1,4 +1,4 @@
-"""Drawers and knobs."""
+"""Drawers, doors and knobs."""
 
 import mujoco
 import numpy as np
@@ -35,7 +35,7 @@ def _outwards(scene: Scene, joint: int) -> Float[np.ndarray, "3"]:
 
 
 def room(scene: Scene, joint: int, region: str, owner: str) -> Float[np.ndarray, "3"]:
-    """Middle (m) of what is open of a drawer: from the front of its cabinet to its own."""
+    """Middle (m) of what is open of a drawer, from the front of its cabinet to its own, at the height of its middle."""
     outwards, model = _outwards(scene, joint), scene.layout.model
     middle, geoms = scene.region(region), scene.layout.geoms[owner]
     frame = geoms[~np.isin(model.geom_bodyid[geoms], model.jnt_bodyid)]
@@ -68,19 +68,33 @@ def pull(scene: Scene, joint: int) -> Action:
 
 
 def push_shut(scene: Scene, joint: int) -> Action:
-    """Push a drawer in with closed fingers that point down, in front of its handle."""
-    outwards, handle, hand = _outwards(scene, joint), _handle(scene, joint), scene.hand
-    closing = nearer(scene, np.cross(UP, outwards))
-    off = hand - handle
-    along = float(off @ outwards)
-    across = (handle - hand) - ((handle - hand) @ outwards) * outwards
-    if np.linalg.norm(across) < 0.03 and along > 0:
-        return move(scene, hand + across - 0.04 * outwards, closing, True, speed=0.7)
-    start = handle + 0.06 * outwards
-    top = max(scene.ceiling(hand, start, (), 0.05), handle[2]) + 0.04
+    """Push a drawer or a door to with closed fingers that point down, from in front of it."""
+    (point, way), hand = _push(scene, joint), scene.hand
+    closing = nearer(scene, np.cross(UP, way))
+    off = point - hand
+    across = off - (off @ way) * way
+    if np.linalg.norm(across) < 0.03 and off @ way > 0:
+        return move(scene, hand + across + 0.04 * way, closing, True, speed=0.7)
+    start = point - 0.06 * way
+    top = max(scene.ceiling(hand, start, (), 0.05), point[2]) + 0.04
     if np.linalg.norm((start - hand)[:2]) > 0.02:
         return move(scene, np.append(start[:2] if hand[2] > top - 0.03 else hand[:2], top), closing, True)
     return move(scene, start, closing, True)
+
+
+def _push(scene: Scene, joint: int) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+    """Where to push to close (m), and in which direction: a drawer at its handle, a door near the edge that swings."""
+    if slides(scene, joint):
+        return _handle(scene, joint), -_outwards(scene, joint)
+    hinge, corners = scene.data.xanchor[joint], scene.corners(moving(scene, joint)).reshape(-1, 3)
+    arm = (corners[np.linalg.norm((corners - hinge)[:, :2], axis=1).argmax()] - hinge) * [1.0, 1.0, 0.0]
+    way = -np.sign(opened(scene.layout.model, joint)) * np.cross(scene.data.xaxis[joint], arm)
+    return np.append((hinge + 0.75 * arm)[:2], (corners[:, 2].min() + corners[:, 2].max()) / 2), way / np.linalg.norm(way)
+
+
+def slides(scene: Scene, joint: int) -> bool:
+    """Whether a joint is a drawer's, not a door's."""
+    return int(scene.layout.model.jnt_type[joint]) == int(mujoco.mjtJoint.mjJNT_SLIDE)
 
 
 def turn_knob(scene: Scene, joint: int, way: int) -> Action:

@@ -22,13 +22,27 @@ _LEVEL = -0.96  # z of the palm's direction below which the hand points down
 def next_action(scene: Scene, goals: Sequence[Goal], way_of: WayOf) -> Action:
     """Do the first goal that is not reached yet; let go of what has been put down."""
     for goal in sorted(goals, key=_turn):
-        owner = scene.layout.owner(goal[1])
-        carried = goal[0] in ("in", "on") and scene.held(goal[1]) and not scene.rests(goal[1])
-        if carried or not reached(scene, goal):
+        if _carried(scene, goal) or not reached(scene, goal):
             return _pursue(scene, goal, way_of)
-        if any(scene.touching(scene.layout.geoms[owner])) or scene.axes[2, 2] > _LEVEL:
+        owner = scene.layout.owner(goal[1])
+        if any(scene.touching(scene.layout.geoms[owner])) or scene.axes[2, 2] > _LEVEL or _lets_go(scene, goal):
             return leave(scene, owner)
     return rise(scene)
+
+
+def _carried(scene: Scene, goal: Goal) -> bool:
+    """Whether a thing is where it shall be, but still in the air, or not yet low in a drawer."""
+    if goal[0] not in ("in", "on") or not scene.held(goal[1]):
+        return False
+    return not scene.rests(goal[1]) or (scene.layout.joint(goal[2]) is not None and "cabinet" in goal[2])
+
+
+def _lets_go(scene: Scene, goal: Goal) -> bool:
+    """Whether the fingers are still opening around what has been put down."""
+    if goal[0] not in ("in", "on") or not scene.begun:
+        return False
+    off = scene.hand - scene.position(goal[1])
+    return bool(np.linalg.norm(off[:2]) < 0.07 and scene.hand[2] < scene.box(goal[1])[1][2] + 0.03)
 
 
 def _turn(goal: Goal) -> int:
@@ -45,8 +59,8 @@ def leave(scene: Scene, thing: str) -> Action:
     """Let go, and draw the hand back along its own axis; upright again when it is clear."""
     axes, hand = scene.axes, scene.hand
     if axes[2, 2] < _LEVEL:
-        held = all(scene.touching(scene.layout.geoms[thing]))
-        return move(scene, hand, scene.closing, False) if held else rise(scene)
+        holds = all(scene.touching(scene.layout.geoms[thing])) or scene.begun
+        return move(scene, hand, scene.closing, False) if holds else rise(scene)
     palm = axes[:, 2]
     if scene.shutting:
         return move(scene, hand, axes[:, 0], False, palm=palm)
@@ -58,7 +72,9 @@ def leave(scene: Scene, thing: str) -> Action:
 def _pursue(scene: Scene, goal: Goal, way_of: WayOf) -> Action:
     match goal:
         case ("open", place):
-            return fixtures.pull(scene, _joint(scene, goal, place))
+            if not fixtures.slides(scene, joint := _joint(scene, goal, place)):
+                raise ValueError(f"the expert cannot do {goal}: it opens drawers, and closes doors, but opens none.")
+            return fixtures.pull(scene, joint)
         case ("close", place):
             return fixtures.push_shut(scene, _joint(scene, goal, place))
         case ("turnon", place):

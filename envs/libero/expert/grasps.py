@@ -20,6 +20,7 @@ _ANGLES = np.deg2rad([0, 15, -15, 30, -30, 45, -45, 60, -60, 75, -75, 90])
 _TALL = 0.05  # m
 _THIN = 0.05  # m, widest part that is taken for a thing that is too wide
 _LEVER = 100.0  # weight of a part's distance from the centre of mass, 1/m
+_SLACK = 60.0  # weight of the width between the fingers, 1/m: what is narrow may be missed by more
 _ROOM = 0.2  # weight of points that are less than 2 cm from things
 _NEAREST, _FARTHEST = 0.45, 0.73  # m from the arm's base: comfortable reach of a hand that points down
 
@@ -135,9 +136,9 @@ def _cost(scene: Scene, thing: str, way: Way, target: Float[np.ndarray, "3"]) ->
         cost += int(scene.inside(point + hull, others[others != way.part], 0.002).sum())
         cost += _LEVER * float(np.linalg.norm((point - scene.centre_of_mass(thing))[:2]))
     elif not hollow(thing):
-        cost += 10 * _width(scene, thing, way)
+        cost += _SLACK * _width(scene, thing, way)
     put = target + point - np.append(scene.position(thing)[:2], scene.box(thing)[0][2] - 0.01)
-    cost += 0.5 * scene.blocked(put + hull, (thing,))
+    cost += scene.blocked(put + hull, (thing,))
     if hollow(thing):
         reach = np.linalg.norm(np.array([point[:2], put[:2]]) - scene.layout.base, axis=1)
         cost += float((reach + 40 * np.clip(reach - _FARTHEST, 0, None) + 40 * np.clip(_NEAREST - reach, 0, None)).sum())
