@@ -95,7 +95,7 @@ def test_another_number_of_actions_is_refused():
 
 def test_any_task_is_an_argument():
     assert AnyTask(argument="env_name")("push") == {"env_name": "push"}
-    with pytest.raises(TypeError, match="unexpected keyword argument 'env_name'"):
+    with pytest.raises(ValueError, match=r"Pendulum-v1: .*unexpected keyword argument 'env_name'"):
         made("Pendulum-v1", tasks=AnyTask(argument="env_name"))
 
 
