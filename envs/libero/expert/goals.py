@@ -140,6 +140,7 @@ def _spot(scene: Scene, thing: str, place: str) -> tuple[Float[np.ndarray, "2"],
     if "bowl" not in place:
         return scene.position(place)[:2], float(high[2] - 0.008)
     inside = low[2] + 0.012
-    if not hollow(thing) and scene.held(thing):  # fingers stay above its rim
+    off = scene.hand - scene.position(thing)
+    if not hollow(thing) and np.linalg.norm(off) < 0.05:  # fingers around it stay above the rim
         inside = max(inside, high[2] + 0.018 - (scene.hand[2] - scene.box(thing)[0][2]))
     return scene.position(place)[:2], float(inside)
