@@ -26,7 +26,8 @@ def tasks_of(task: Any, listed: Sequence[Any] | None = None) -> list[str]:
         if not known:
             raise ValueError("task=all: the environment lists no tasks (env.tasks): name them, task=[<one>,<other>].")
         return known
-    names = [str(name) for name in ([task] if isinstance(task, str | int) else task or [])]
+    several = task if isinstance(task, Sequence) else []
+    names = [str(name) for name in ([task] if isinstance(task, str | int) else several)]
     if not names or not all(map(is_task, names)):
         raise ValueError(f"task={task!s:.80} names no task: one word, a list task=[<one>,<other>], or {ALL}.")
     if twice := [name for name in names if names.count(name) > 1]:

@@ -1,4 +1,6 @@
 """A scripted expert for LIBERO's tasks, from the privileged state of the simulation."""
+# pyright: reportAttributeAccessIssue=false
+# mujoco's names come from compiled modules without stubs.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,4 +1,6 @@
 """Drawers, doors and knobs."""
+# pyright: reportAttributeAccessIssue=false
+# mujoco's names come from compiled modules without stubs.
 
 import mujoco
 import numpy as np

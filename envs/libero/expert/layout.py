@@ -1,4 +1,6 @@
 """What does not change while a LIBERO task runs: which bodies and geoms belong to which thing, and to the hand."""
+# pyright: reportAttributeAccessIssue=false
+# mujoco's names come from compiled modules without stubs.
 
 from dataclasses import dataclass
 from typing import Any, Self

@@ -1,4 +1,6 @@
 """What an expert sees: poses, extents and contacts of the things in one MuJoCo state. World frame, m and rad."""
+# pyright: reportAttributeAccessIssue=false
+# mujoco's names come from compiled modules without stubs.
 
 from functools import cached_property
 
