@@ -22,11 +22,13 @@ from vla_tune.run.shared import load_shared
 from vla_tune.run.sources import harmless
 from vla_tune.run.stored import OPTIONS, adapter_of, checkpoint_of, data_of, environment_of, loading
 from vla_tune.schema import Contract
+from vla_tune.workers import process
 
 CONF = Path(__file__).parents[2] / "conf"
 MODEL = {"_target_": "vla_tune.models.openvla.OpenVLACheckpoint", "folder": asset("tiny"), "base": "bf16"}
 ADAPTER = {"_target_": "vla_tune.adapters.Lora", "rank": 1, "alpha": 1, "targets": ["q_proj"]}
 ENVIRONMENT = {"_target_": "gymnasium.make", "_partial_": True, "id": "envs:vla_tune/Tabletop-v0"}
+DEMONSTRATED = "vla_tune.record.source.Demonstrated"
 DATA = {"_target_": "vla_tune.data.sources.load_demonstrations", "sources": []}
 
 
@@ -137,6 +139,11 @@ def test_nothing_runs_where_a_run_is_checked_or_merged(stranger: Stranger, where
         {"_target_": "os.mkdir", "path": mark},
         {"_target_": "gymnasium.make", "id": "antigravity:Tabletop-v0"},
         {"_target_": "gymnasium.make", "id": ENVIRONMENT["id"], "_args_": ["x"]},
+        {"_target_": "gymnasium.make", "id": [ENVIRONMENT["id"]]},
+        {"_target_": "vla_tune.translation.in_interpreter", "python": mark, "make": {"_target_": "os.mkdir", "path": mark}},
+        DATA | {"sources": {"one": {"_target_": DEMONSTRATED, "folder": "f", "make": {"_target_": "os.mkdir", "path": mark}}}},
+        DATA | {"sources": [[{"_target_": DEMONSTRATED, "folder": "f", "make": {"_target_": "os.mkdir", "path": mark}}]]},
+        DATA | {"chunks": {"_target_": DEMONSTRATED, "folder": "f", "expert": {"_target_": "envs.libero.expert.Scripted"}}},
         DATA | {"sources": [{"_target_": "os.mkdir", "path": mark}]},
         DATA | {"_convert_": "object"},
         DATA | {"chunks": {"_target_": "vla_tune.run.folder.Path.mkdir", "_args_": [mark]}},
@@ -145,6 +152,72 @@ def test_nothing_runs_where_a_run_is_checked_or_merged(stranger: Stranger, where
         run = stranger.write(**{where: attack if where == "data" else {"make": attack}})
         with pytest.raises(ValueError, match=r"config\.yaml"):
             read(run)
+    assert not stranger.mark.exists()
+
+
+OURS = {"_target_": "vla_tune.translation.Registered", "id": ENVIRONMENT["id"]}
+WAYS_TO_TRANSLATE: dict[str, dict[str, Any]] = {
+    "an interpreter": {
+        "_target_": "vla_tune.translation.in_interpreter",
+        "python": "/stranger/python",
+        "make": {"_target_": "os.getcwd"},
+    },
+    "an interpreter that makes what is translated": {
+        "environment": {
+            "_target_": "vla_tune.translation.in_interpreter",
+            "id": OURS["id"],
+            "python": "/stranger/python",
+            "make": {},
+        }
+    },
+    "a module": {"environment": OURS | {"id": "strangers_module:Env-v0"}},
+    "a name that is a list": {"environment": OURS | {"id": [OURS["id"]]}},
+    "no name": {"environment": OURS | {"id": {"a": 1}}},
+    "another class of ours": {"environment": {"_target_": "envs.libero.environment.Libero", "id": OURS["id"]}},
+    "a module in a part": {"cameras": {"wrist": OURS | {"id": "strangers_module:Env-v0"}}},
+    "a module in a part of a part": {
+        "cameras": {
+            "wrist": {
+                "_target_": "vla_tune.translation.Sentences",
+                "of": {"lift": OURS | {"id": "strangers_module:Env-v0"}},
+            }
+        }
+    },
+    "a module in an argument": {"environment": OURS | {"arguments": {"cameras": OURS | {"id": "strangers_module:Env-v0"}}}},
+    "an expert": {"instruction": {"_target_": "envs.libero.expert.Scripted"}},
+    "a method": {"instruction": {"_target_": "vla_tune.translation.FromCall", "path": "close"}},
+    "a method beside the one that is meant": {
+        "instruction": {"_target_": "vla_tune.translation.FromCall", "path": "picture"},
+        "distractor": {"_target_": "vla_tune.translation.FromCall", "path": "close"},
+    },
+    "a setter": {"starts": {"_target_": "vla_tune.translation.StoredStarts", "states": {}, "set": "__init__"}},
+    "a method that observes": {
+        "starts": {"_target_": "vla_tune.translation.StoredStarts", "states": {}, "set": "put", "observe": "close"}
+    },
+    "a file": {
+        "starts": {
+            "_target_": "vla_tune.translation.StoredStarts",
+            "states": {"_target_": "vla_tune.translation.StatesInFile", "file": "/etc/passwd"},
+            "set": "put",
+        }
+    },
+    "a seed": {"seed": {"_target_": "vla_tune.translation.SeedCall", "path": "close"}},
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_TRANSLATE)
+def test_a_translated_environment_of_a_stranger_only_reads(
+    stranger: Stranger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+):
+    """Neither a module of the stranger's is imported, nor an interpreter started, nor a method called that is not meant for it."""
+    (tmp_path / "strangers_module.py").write_text(f"import os\nos.mkdir({str(stranger.mark)!r})\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(process, "Popen", lambda *_, **__: pytest.fail("an interpreter was started"))
+    make = {"_target_": "vla_tune.translation.translated", "_partial_": True, "environment": OURS} | WAYS_TO_TRANSLATE[way]
+    run = stranger.write(env={"make": make})
+    with pytest.raises(ValueError, match=r"config\.yaml") as caught:
+        environment_of(run)
+    assert "\n" not in str(caught.value)
     assert not stranger.mark.exists()
 
 

@@ -21,7 +21,7 @@ from vla_tune.run.check import check
 from vla_tune.run.evaluate import evaluate_run
 from vla_tune.run.fine_tune import fine_tune
 from vla_tune.run.objects import build
-from vla_tune.run.stored import _PARTS, environment_of, trusting
+from vla_tune.run.stored import _MAKERS, _PARTS, environment_of, trusting
 from vla_tune.schema import embodiment_from_record
 
 OUTSIDE = Path(__file__).parents[1] / "translation/outside"
@@ -102,8 +102,8 @@ def test_a_runs_folder_calls_only_the_methods_of_libero_that_are_meant_for_it(
 
 
 def test_what_may_be_read_back_exists():
-    named = {name.rpartition(".")[2] for name in _PARTS}
-    acting = {"FromCall", "SeedCall", "StatesInFile", "StoredStarts"}
+    named = {name.rpartition(".")[2] for name in (*_MAKERS, *_PARTS)}
+    acting = {"in_interpreter", "FromCall", "SeedCall", "StatesInFile", "StoredStarts"}
     assert named | acting | {"Moment", "Translated", "translated"} == set(vla_tune.translation.__all__)
 
 

@@ -216,6 +216,10 @@ WRONG = {
         {"starts__states": {"_target_": T + "StatesInFile", "file": "/nowhere.json"}},
         "there is no file /nowhere.json",
     ),
+    "a method as a picture": (
+        {"cameras__front": {"_target_": T + "FromAttribute", "path": "look"}},
+        "'look' is a method: FromCall calls it",
+    ),
     "a seed": ({"seed": {"_target_": T + "SeedCall", "path": "seeded"}}, "seed: the environment has no 'seeded'"),
     "no quaternion": (
         {"state": [shown("crane.pose", function={"_target_": T + "RotationVector", "order": "xyzw"})]},

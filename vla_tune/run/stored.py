@@ -39,11 +39,13 @@ _PARTS = tuple(
     f"vla_tune.translation.{name}"
     for name in (
         *("Action", "AnyTask", "Changed", "Clip", "Constant", "FlippedLeftRight", "FlippedUpDown", "FromAttribute", "FromInfo"),
-        *("FromLeRobot", "FromObservation", "Gripper", "GripperSwitch", "LeftOut", "Numbers", "Refuse", "Registered", "Rendered"),
+        *("FromObservation", "Gripper", "GripperSwitch", "LeftOut", "Numbers", "Refuse", "Rendered"),
         *("RewardAtLeast", "RotationVector", "Sentences", "Settle", "Tasks", "Terminated", "Turned", "WhenInInfo"),
     )
 )
 """Of a translated environment, what only reads what it shows and tells."""
+_MAKERS = ("vla_tune.translation.FromLeRobot", "vla_tune.translation.Registered")
+"""What makes it, by a name that is looked at first: nowhere else, since a part that another one reads may be called."""
 _METHODS: Mapping[str, Mapping[str, str | None]] = {
     "vla_tune.translation.FromCall": {"path": "picture"},
     "vla_tune.translation.StoredStarts": {"set": "put", "observe": None},
@@ -218,9 +220,10 @@ def environment_of(run: Path) -> Callable[..., gymnasium.Env]:
     path = run / CONFIG_FILE
     node = _part(path, _part(path, read_config(run), "env"), "make")
     if node.get("_target_") == _TRANSLATED:
-        return _translated(path, node)
+        with loading(path):
+            return _translated(path, node)
     options = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
-    if node.get("_target_") != "gymnasium.make" or options.get("id") not in {*ENVIRONMENTS, *_trusted}:
+    if node.get("_target_") != "gymnasium.make" or not _may_be_made(options.get("id")):
         named = f"{node.get('_target_')!r} with id={options.get('id')!r}"
         raise ValueError(
             f"{path}: env.make is {named[:200]}; a run's folder may ask for gymnasium.make and {', '.join(ENVIRONMENTS)}. "
@@ -234,7 +237,7 @@ def _translated(path: Path, node: Mapping[str, Any]) -> Callable[..., gymnasium.
     """Of parts that read; those that call a method or open a file are built where they are trusted by name."""
     environment = _part(path, node, "environment")
     named = environment.get("id", environment.get("type"))
-    if named not in {*ENVIRONMENTS, *_trusted}:
+    if not _may_be_made(named):
         raise ValueError(
             f"{path}: env.make translates {str(named)[:120]!r}; a run's folder may ask for {', '.join(ENVIRONMENTS)}. If it is an "
             "environment of your own, say so: env=<yours>, or trusted=[<its id or type>]; or leave the replay out: replayed=0."
@@ -242,7 +245,14 @@ def _translated(path: Path, node: Mapping[str, Any]) -> Callable[..., gymnasium.
     given = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
     _refuse_words(path, "env.make", given)
     parts = _PARTS if named not in ENVIRONMENTS else (*_PARTS, *_DRAWINGS, *_calling(given))
-    return partial(translated, **{key: _value(value, parts, path, f"env.make.{key}") for key, value in given.items()})
+    maker = _object(environment, _MAKERS, parts, path, "env.make.environment")
+    read = {key: _value(value, parts, path, f"env.make.{key}") for key, value in given.items() if key != "environment"}
+    return partial(translated, environment=maker, **read)
+
+
+def _may_be_made(named: Any) -> bool:
+    """Whether an environment is ours, or one that the user named."""
+    return isinstance(named, str) and named in {*ENVIRONMENTS, *_trusted}
 
 
 def _calling(node: Any) -> Iterator[str]:

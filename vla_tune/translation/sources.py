@@ -61,8 +61,15 @@ class FromAttribute:
     path: str
 
     def __call__(self, moment: Moment) -> Any:
-        """What it is now."""
-        return attribute_of(moment.env, self.path)
+        """What it is now.
+
+        Raises:
+            ValueError: it is not there, or is a method.
+        """
+        value = attribute_of(moment.env, self.path)
+        if callable(value):  # a picture that is a function would be drawn by it
+            raise ValueError(f"the environment's {self.path!r} is a method: FromCall calls it.")
+        return value
 
 
 @dataclass(frozen=True, kw_only=True)
