@@ -175,6 +175,28 @@ def test_another_experts_episodes_are_not_gone_on_with(record: Record, crane_mod
     assert len(left | {path.parent for path in shards(tmp_path / "crane")}) == 2
 
 
+def test_a_recording_leaves_alone_what_others_finished_beside_it(record: Record, crane_module: Any, tmp_path: Path):
+    """Also where another's folder begins with the name of its own."""
+    lost = partial(record, expert=crane_module.lost, episodes=1)
+    for name in ("crane", "crane-long"):
+        with pytest.raises(ValueError, match="failed 10 times"):
+            lost(tmp_path / name)
+    (tmp_path / ".crane-0.episodes").write_text("no folder")
+    (tmp_path / ".crane-1.episodes").symlink_to(tmp_path / "nowhere")
+    other = shards(tmp_path / "crane-long")
+    assert len(other) == 1
+    lost(tmp_path / "crane", tasks=["left"], seed=5)
+    assert shards(tmp_path / "crane-long") == other
+    assert not [path for path in shards(tmp_path / "crane") if path not in other], "those of another recipe are removed"
+
+
+@pytest.mark.parametrize("said", [[0.0] * 4, np.zeros(3, np.float32), np.zeros((1, 4), np.float32), np.full(4, np.nan, np.float32)])
+def test_what_is_no_action_is_one_line(record: Record, tmp_path: Path, said: Any):
+    with pytest.raises(ValueError, match=r"the expert says .* no action of 'crane', an array of 4 finite numbers"):
+        record(tmp_path / "crane", tasks=["left"], episodes=1, expert=lambda env: said)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_same_recipe_is_reused_and_another_is_refused(record: Record, undisturbed: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(crew, "rollout", lambda *_, **__: pytest.fail("recorded again"))
     before = content(undisturbed)

@@ -37,6 +37,15 @@ def read_starts(root: Path) -> list[Start]:
     if not path.is_file():
         return []
     try:
-        return [Start(**record) for record in json.loads(path.read_text())]
+        return [_checked(Start(**record)) for record in json.loads(path.read_text())]
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): a list of seed, options and exact, one for each episode.") from None
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is damaged ({said}): a list of seed, options and exact, one for each episode.") from None
+
+
+def _checked(start: Start) -> Start:
+    """Of a dataset that may be a stranger's: what an environment is reset with are a number, and words."""
+    whole = isinstance(start.seed, int) and start.seed >= 0 and isinstance(start.exact, bool) and isinstance(start.options, dict)
+    if not whole or not isinstance(start.options.get("task", ""), str):
+        raise ValueError(f"it holds {start!s:.120}")
+    return start

@@ -179,7 +179,9 @@ def _started(work: Work) -> tuple[Connection, BaseProcess]:
 def _go_on(connection: Connection, given: tuple[str, int] | None, crew: dict[Connection, BaseProcess]) -> None:
     connection.send(given)
     if given is None:
-        crew.pop(connection).join(_TO_END_S)
+        process = crew.pop(connection)
+        process.join(_TO_END_S)
+        process.terminate()  # whose environment does not close
         connection.close()
 
 

@@ -52,14 +52,14 @@ def rollout(
     """An episode, or None if it fails; start and noise are drawn from `rng`.
 
     Raises:
-        ValueError: the environment does not show what the embodiment needs.
+        ValueError: the environment does not show what the embodiment needs, or the expert says no action of it.
     """
     seed = int(rng.integers(2**31))
     shown, _ = env.reset(seed=seed, options=dict(options) if options else None)
     disturb = noise.begin(body, rng)
     frames, exact = list[Frame](), True
     while True:
-        action = expert(env)
+        action = _said(expert(env), body)
         frames.append(_frame(shown, action, body))
         executed = np.clip(disturb(action, len(frames) - 1), env.action_space.low, env.action_space.high)  # pyright: ignore[reportAttributeAccessIssue]
         exact &= np.array_equal(executed.astype(np.float32), action)
@@ -68,6 +68,13 @@ def rollout(
             return Episode(frames, Start(seed, dict(options or {}), exact=exact))
         if terminated or truncated:
             return None
+
+
+def _said(action: Any, body: Embodiment) -> Float32[np.ndarray, " A"]:
+    if not isinstance(action, np.ndarray) or action.shape != (body.action_dimension,) or not np.isfinite(action).all():
+        said = " ".join(str(action).split())[:200]
+        raise ValueError(f"the expert says {said}: no action of {body.name!r}, an array of {body.action_dimension} finite numbers.")
+    return action
 
 
 def _frame(shown: Any, action: Float32[np.ndarray, " A"], body: Embodiment) -> Frame:

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -138,7 +139,7 @@ def shelf_beside(folder: Path, key: str) -> Iterator[Shelf]:
 
     Args:
         folder: The dataset's place.
-        key: What tells the recipe from others.
+        key: What tells the recipe from others, in hexadecimal digits.
     """
     shelf = folder.parent / f".{folder.name}-{key}{_SUFFIX}"
     lock = _held(shelf)
@@ -168,10 +169,14 @@ def _held(shelf: Path) -> int:
 
 
 def _clear(folder: Path) -> None:
+    own = re.compile(rf"\.{re.escape(folder.name)}-[0-9a-f]+{re.escape(_SUFFIX)}")  # and not those of `<folder>-other`
     for left in folder.parent.iterdir():
-        if not (left.name.startswith(f".{folder.name}-") and left.name.endswith(_SUFFIX)):
+        if not own.fullmatch(left.name):
             continue
-        descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue  # somebody was quicker, or it is no folder
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left, ignore_errors=True)
