@@ -9,6 +9,7 @@ import pytest
 from envs.wrappers import DistractorInstruction
 from vla_tune.evaluation import code as module
 from vla_tune.evaluation.code import code_of
+from vla_tune.evaluation.shelf import Shelf
 
 WORLD = """
 import gymnasium, {sibling}
@@ -50,6 +51,15 @@ def test_edited_files_are_other_code(world, package):
     assert world(rule=False, package=package) != code
     assert world(sibling="limit = 2", package=package) != code
     assert (world(described="<other/>", package=package) != code) == package
+
+
+def test_a_maker_that_keeps_what_it_made_has_the_code_of_the_one_within(world):
+    """What it is given to read with lies in files of somebody else's too."""
+    world()
+    own = sys.modules["own_world_of_tests"]
+    make = partial(lambda read: gymnasium.Env(), own.make)
+    alone, kept = code_of(make), code_of(Shelf(make))
+    assert kept["sources"] == alone["sources"] != code_of(partial(lambda read: gymnasium.Env(), 1))["sources"]
 
 
 def test_the_built_in_environment_and_its_wrappers_are_seen():

@@ -22,6 +22,7 @@ from vla_tune.data.starts import read_starts
 from vla_tune.record import STILL, NoiseByLevel, Storage, crew
 from vla_tune.record.shards import Shelf
 from vla_tune.record.source import Demonstrated
+from vla_tune.record.tasks import kept_in
 from vla_tune.schema import Embodiment
 
 Record = Callable[..., Path]
@@ -230,6 +231,14 @@ def test_videos_are_an_option(record: Record, undisturbed: Path, crane: Embodime
     key, place = crane.cameras[0].key, int(first.first_frames[1])  # the first of the other task
     assert np.array_equal(first.frames.state[place], second.frames.state[0])
     assert np.abs(first[place][key].astype(int) - second[0][key]).mean() < 20
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"left": 3}', '{"left": {"kept": [1], "attempts": 2}}', '{"left": {"kept": 1}}'])
+def test_damaged_attempts_are_named(tmp_path: Path, text: str):
+    assert kept_in(tmp_path) is None
+    (tmp_path / "attempts.json").write_text(text)
+    with pytest.raises(ValueError, match=r"attempts\.json is damaged"):
+        kept_in(tmp_path)
 
 
 @pytest.mark.parametrize("wrong", [{"tasks": []}, {"tasks": ["left", "left"]}, {"episodes": 0}, {"workers": 0}])

@@ -247,6 +247,16 @@ def test_a_misspelt_key_is_named(make_without):
         make_without("horizon", horizen=9)(task="left")
 
 
+def test_an_episode_that_ends_while_it_settles_is_one_line_that_names_the_task(make_of):
+    env = make_of()(task="left")
+    crane = env.unwrapped
+    step = crane.step
+    crane.step = lambda action: (*step(action)[:2], True, False, {})
+    with pytest.raises(ValueError, match=r"settle: the environment of task=left ended the episode at step 1 of rest") as caught:
+        env.reset(seed=1)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_set_state_must_be_shown(make_of):
     with pytest.raises(ValueError, match="starts: setting a state shows nothing: name the method that does"):
         make_of(settle=None)(task="left")

@@ -70,6 +70,8 @@ def _modules(made: Any) -> Iterator[str]:
     if isinstance(made, partial):
         yield from _modules(made.func)
         children = (*made.args, *made.keywords.values())
+    elif hasattr(made, "__wrapped__"):
+        children = (made.__wrapped__,)
     elif isinstance(made, Mapping):
         children = made.values()
     elif isinstance(made, list | tuple):

@@ -20,7 +20,7 @@ from vla_tune.record.noise import Disturbing
 from vla_tune.record.progress import shares, shown
 from vla_tune.record.shards import Shard, shelf_beside
 from vla_tune.record.writer import Storage, write_encoded
-from vla_tune.schema import Embodiment, to_record
+from vla_tune.schema import Embodiment, read_object, to_record
 
 ATTEMPTS_FILE = "attempts.json"
 """In the dataset's folder: how many attempts each task took."""
@@ -152,9 +152,16 @@ def _write(root: Path, work: Work, tasks: Sequence[str], episodes: int, storage:
 
 
 def kept_in(folder: Path) -> str | None:
-    """Kept of tried attempts by task, in words; None where the folder does not say."""
+    """Kept of tried attempts by task, in words; None where the folder does not say.
+
+    Raises:
+        ValueError: the file that says it is damaged.
+    """
     path = folder / ATTEMPTS_FILE
     if not path.is_file():
         return None
-    known = json.loads(path.read_text())
-    return shares({task: one["kept"] for task, one in known.items()}, {task: one["attempts"] for task, one in known.items()})
+    try:
+        known = {str(task): (int(one["kept"]), int(one["attempts"])) for task, one in read_object(path).items()}
+    except (LookupError, TypeError, ValueError):
+        raise ValueError(f"{path} is damaged: delete it, it is only told; or record anew elsewhere.") from None
+    return shares({task: kept for task, (kept, _) in known.items()}, {task: tried for task, (_, tried) in known.items()})

@@ -138,7 +138,7 @@ def _played(cfg: DictConfig, run: Path, data: Data) -> Finding:
         return not_replayed()
 
     def make_env(task: str | None) -> gymnasium.Env:
-        return _environment(cfg, run)(task=task or only_task(task_of(str(run)), what="a replay"))
+        return _environment(cfg, run)(task=only_task(task or task_of(str(run)), what="a replay"))  # data may be a stranger's
 
     return replay(data.validation, make_env, count=cfg.replayed)
 

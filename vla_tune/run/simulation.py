@@ -30,7 +30,7 @@ from vla_tune.run.folder import SUCCESS_PLOT
 from vla_tune.run.following import Row, Run, check_common, place_of
 from vla_tune.run.manifest import known_tasks
 from vla_tune.run.objects import Trained, build, device_of, load_policy
-from vla_tune.run.tasks import chosen_tasks, listed_tasks
+from vla_tune.run.tasks import chosen_tasks, listed_tasks, only_task
 from vla_tune.schema import Contract, Embodiment
 from vla_tune.training.settings import check_whole
 
@@ -96,7 +96,11 @@ class Simulation:
     def replayed(self, run: Run) -> Finding:
         """Recorded episodes from their own starts."""
         first = chosen_tasks(run.cfg)[0]
-        return replay(run.data.validation, lambda task: maker_of(run.cfg, task or first)(), count=run.cfg.evaluation.replayed)
+
+        def make_env(task: str | None) -> gymnasium.Env:
+            return maker_of(run.cfg, only_task(task or first, what="a replay"))()
+
+        return replay(run.data.validation, make_env, count=run.cfg.evaluation.replayed)
 
     def draw(self, run: Run, trained: Trained, rows: Sequence[Row]) -> None:
         """`success.png`."""

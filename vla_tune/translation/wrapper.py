@@ -115,7 +115,10 @@ class Translated(gymnasium.Wrapper):
         for number in range(self._parts.settle.steps):
             moment = self._stepped(still)
             if moment.terminated or moment.truncated:
-                raise ValueError(f"settle: the environment ended the episode at step {number + 1}: say fewer, or another action.")
+                raise ValueError(
+                    f"env.make.settle: the environment of task={self._task} ended the episode at step {number + 1} of rest: "
+                    "say fewer steps or another action, or leave the task out."
+                )
         return moment
 
     def _still(self) -> np.ndarray:

@@ -69,7 +69,10 @@ class Process:
     def make(self, make_env: Callable[[], gymnasium.Env], **arguments: Any) -> None:
         """Have a `vla_tune.workers.worker.PlainWorker` made there; `answer` gives None once it is."""
         self.ask("make", arguments)
-        self.connection.send(CloudpickleWrapper(make_env))
+        try:
+            self.connection.send(CloudpickleWrapper(make_env))
+        except ConnectionError:
+            raise self._ended() from None
 
     def ask(self, method: str, arguments: Mapping[str, Any]) -> None:
         """Call a method; `answer` gives what it returns."""
