@@ -8,6 +8,7 @@ from functools import partial
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 from vla_tune.evaluation import in_processes
 from vla_tune.schema import to_record
@@ -67,10 +68,15 @@ def test_a_process_that_answered_serves_the_next_pool(tiny_contract, monkeypatch
         worker.close()
         served.append(process)
     assert served[0] is served[1]
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
     at_work = in_processes(TABLETOP, 1, body)
     assert at_work._processes == served[:1]
+    assert torch.get_num_threads() == 2  # a core is the process's
     at_work.ask(0, "begin", seed=1, episode=0, look=False)
     at_work.close()  # in the midst of its work
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(before)
     another = take()
     assert another is not served[0]
     give(another)

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
+import torch
 
 from vla_tune.schema import Embodiment, same_rate, to_record
 from vla_tune.workers import About, Process, Tick, Worker
@@ -73,7 +74,10 @@ class _InProcesses:
     def __init__(self, make_env: MakeEnv, count: int, embodiment: Embodiment) -> None:
         record = to_record(embodiment)
         self._asked: set[int] = set()
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, self._threads - count))  # OpenMP's wait for each other where others have their cores
         with ExitStack() as made:
+            made.callback(torch.set_num_threads, self._threads)
             self._processes = [_kept(made, take()) for _ in range(count)]
             for row, process in enumerate(self._processes):
                 process.make(make_env, embodiment=record)
@@ -110,6 +114,7 @@ class _InProcesses:
 
     def close(self) -> None:
         """Those that are at work, or failed, are ended; the others may serve again."""
+        torch.set_num_threads(self._threads)
         if self._asked:
             for process in self._processes:
                 process.hang_up()
@@ -134,7 +139,10 @@ def in_turn(make_env: MakeEnv, count: int, embodiment: Embodiment) -> Pool:
 
 
 def in_processes(make_env: MakeEnv, count: int, embodiment: Embodiment) -> Pool:
-    """`count` environments, each in a fresh process of its own: some step and draw while the policy acts for others."""
+    """`count` environments, each in a fresh process of its own: some step and draw while the policy acts for others.
+
+    Until they are closed torch has as many threads fewer, of at least one.
+    """
     return _InProcesses(make_env, count, embodiment)
 
 
