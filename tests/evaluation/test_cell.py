@@ -109,6 +109,14 @@ def test_it_is_told_what_is_read_and_again_plays(play, line, tmp_path):
     assert line.steps_taken > 0
 
 
+def test_a_table_that_says_nothing_of_itself_is_passed_over(play, line, tmp_path):
+    records, told = play(), []
+    CELL.path(tmp_path).unlink()
+    write_episodes(tmp_path / f"{CELL.policy}-{CELL.task}-0.parquet", records)
+    assert play(tell=told.append) == records
+    assert told == []
+
+
 def test_it_is_told_why_it_is_played_again(play, line):
     play()
     for changes, names in {

@@ -193,7 +193,9 @@ def test_a_recording_leaves_alone_what_others_finished_beside_it(record: Record,
 
 @pytest.mark.parametrize("said", [[0.0] * 4, np.zeros(3, np.float32), np.zeros((1, 4), np.float32), np.full(4, np.nan, np.float32)])
 def test_what_is_no_action_is_one_line(record: Record, tmp_path: Path, said: Any):
-    with pytest.raises(ValueError, match=r"the expert says .* no action of 'crane', an array of 4 finite numbers"):
+    with pytest.raises(
+        ValueError, match=r"task left, episode 0: the expert says .* no action of 'crane', an array of 4 finite numbers"
+    ):
         record(tmp_path / "crane", tasks=["left"], episodes=1, expert=lambda env: said)
     assert list(tmp_path.iterdir()) == []
 

@@ -66,7 +66,10 @@ class Player:
         for attempt in range(ATTEMPTS):
             rng = np.random.default_rng([work.seed, _number_of(task), episode, attempt])
             options = {"task": task, **self._drawn}
-            found = rollout(env, work.expert, body=work.body, noise=work.noise, rng=rng, options=options)
+            try:
+                found = rollout(env, work.expert, body=work.body, noise=work.noise, rng=rng, options=options)
+            except ValueError as error:
+                raise ValueError(f"task {task}, episode {episode}: {error}") from error
             if found is not None:
                 work.shelf.put(task, episode, found, body=work.body, failed=attempt)
                 return Done(task, episode, attempt, kept=True)
