@@ -79,7 +79,7 @@ def test_packages_that_are_named_in_words_are_seen(world):
 
 def test_meshes_of_a_package_are_seen(monkeypatch):
     asked = {"simulator": ["numpy<3", "simulator-assets-1==0.1", "simulator_assets_2 ; extra == 'all'"]}
-    monkeypatch.setattr(module.metadata, "packages_distributions", lambda: {"world": ["simulator"], "other": ["thing"]})
+    monkeypatch.setattr(module, "_distributions", lambda: {"world": ["simulator"], "other": ["thing"]})
     monkeypatch.setattr(module.metadata, "requires", lambda name: asked.get(name))
     assert module._assets({"world", "other"}) == {"simulator-assets-1", "simulator_assets_2"}
 

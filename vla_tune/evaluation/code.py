@@ -136,8 +136,7 @@ def _files(modules: Mapping[str, ModuleType]) -> dict[str, Path]:
 
 def _assets(installed: set[str]) -> set[str]:
     """Names of the packages that bring the meshes and textures of those that are installed: what they require as `...assets...`."""
-    by_name = metadata.packages_distributions()
-    owners = {owner for name in installed for owner in by_name.get(name, [])}
+    owners = {owner for name in installed for owner in _distributions().get(name, [])}
     required = [re.match(r"[\w.-]+", line) for owner in owners for line in metadata.requires(owner) or []]
     return {found.group() for found in required if found and "assets" in found.group()}
 
@@ -145,8 +144,14 @@ def _assets(installed: set[str]) -> set[str]:
 def _version(package: str) -> str | None:
     with suppress(metadata.PackageNotFoundError):
         return metadata.version(package)
-    names = metadata.packages_distributions().get(package, [])
+    names = _distributions().get(package, [])
     return metadata.version(names[0]) if names else None
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Import name -> what was installed under which name; it takes seconds to find out."""
+    return metadata.packages_distributions()
 
 
 @cache
