@@ -57,7 +57,7 @@ def test_what_was_recorded_succeeds_again(lifts):
 
 @pytest.mark.parametrize("factors", [[2.0, 2.0, 2.0, 1.0], [1.0, 1.0, 1.0, -1.0], [1.0, 0.0, 1.0, 1.0]])
 def test_another_meaning_of_an_action_is_told(lifts, factors):
-    finding = replay(lifts, lambda: Changed(make_env(), factors), count=2)
+    finding = replay(lifts, lambda _: Changed(make_env(), factors), count=2)
     assert not finding.passed
     assert "units, control mode, rate or the gripper's sign" in finding.said
 
@@ -67,14 +67,14 @@ def test_another_success_is_told(lifts):
         def step(self, action):
             return (*self.env.step(action)[:4], {"success": False})
 
-    finding = replay(lifts, lambda: Stricter(make_env()), count=1)
+    finding = replay(lifts, lambda _: Stricter(make_env()), count=1)
     assert not finding.passed
     assert "call other things a success" in finding.said
     assert replay(lifts, make_env, count=0).said == "not tried: none was asked for"
 
 
 def test_another_start_is_told(lifts):
-    finding = replay(lifts, lambda: Elsewhere(make_env()), count=1)
+    finding = replay(lifts, lambda _: Elsewhere(make_env()), count=1)
     assert not finding.passed
     assert "elsewhere: another environment" in finding.said
 

@@ -23,7 +23,8 @@ def shipped(name: str) -> Embodiment:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_it_is_read_strictly(name: str):
-    assert shipped(name).name == name
+    """An option that ends with the size of its pictures is the same robot."""
+    assert shipped(name).name == re.sub(r"_\d+$", "", name)
 
 
 def test_so101_is_as_the_installed_lerobot_drives_it():

@@ -119,7 +119,7 @@ def test_mujoco_draws_without_a_screen_unless_told_how(said, found):
     """MuJoCo reads it when it is imported."""
     bare = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
     command = [sys.executable, "-c", "import vla_tune, os; print(os.environ['MUJOCO_GL'])"]
-    assert subprocess.run(command, env=bare | said, capture_output=True, text=True, check=True).stdout.strip() == found
+    assert subprocess.run(command, env=bare | said, capture_output=True, text=True, check=True, timeout=60).stdout.strip() == found
 
 
 def test_an_argument_that_is_none_is_told_with_the_environment():
