@@ -23,6 +23,11 @@ def show(*tables: Table) -> None:
         wide.print(table)
 
 
+def rounded(seconds: float) -> str:
+    """A time to wait: whole seconds, or whole minutes from 90 s on."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]], *, left: int) -> str:
     """A table in markdown; the first `left` columns are words, the others numbers, which end at the right."""
     ends = ["---" if column < left else "---:" for column in range(len(head))]

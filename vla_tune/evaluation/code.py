@@ -150,7 +150,7 @@ def _version(package: str) -> str | None:
 
 @cache
 def _distributions() -> Mapping[str, list[str]]:
-    """Import name -> what was installed under which name; it takes seconds to find out."""
+    """Import name -> what was installed under which name; half a second of reading, so it is found out once."""
     return metadata.packages_distributions()
 
 

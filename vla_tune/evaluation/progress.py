@@ -12,6 +12,7 @@ from rich.progress import Progress as Bar
 from vla_tune.evaluation.episodes import EpisodeRecord
 from vla_tune.evaluation.stats import wilson_interval
 from vla_tune.evaluation.watcher import Watcher
+from vla_tune.printing import rounded
 from vla_tune.schema import Observation
 
 _EVERY_S = 30.0
@@ -82,9 +83,5 @@ class _Lines:
         if self.clock() - self._told < _EVERY_S:
             return
         self._told = self.clock()
-        said = f"{self.title}: {over} of {self.total} episodes, {rate}, about {_rounded(left_s)} left"
+        said = f"{self.title}: {over} of {self.total} episodes, {rate}, about {rounded(left_s)} left"
         self.console.print(said, markup=False, highlight=False, soft_wrap=True)
-
-
-def _rounded(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -5,7 +5,7 @@ from typing import Any
 
 import gymnasium
 
-MakeEnv = Callable[[], gymnasium.Env]
+from vla_tune.evaluation.environments import MakeEnv
 
 
 class Shelf:

@@ -83,7 +83,7 @@ def _shelter(folder: Path) -> tuple[Path, int]:
     """A new folder beside `folder`, and what holds it: the system lets go of it when this process ends, however it does."""
     while True:
         shelter = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=_SUFFIX, dir=folder.parent))
-        lock = _held(shelter)
+        lock = held(shelter)
         if lock is not None and shelter.exists():  # no sweeper was quicker
             return shelter, lock
         if lock is not None:
@@ -93,16 +93,16 @@ def _shelter(folder: Path) -> tuple[Path, int]:
 def _sweep(folder: Path) -> None:
     """Remove what killed recordings of `folder` left behind; what a living one writes is held by it."""
     for left in folder.parent.iterdir():
-        if left.name.startswith(f".{folder.name}-") and left.name.endswith(_SUFFIX) and (lock := _held(left)) is not None:
+        if left.name.startswith(f".{folder.name}-") and left.name.endswith(_SUFFIX) and (lock := held(left)) is not None:
             shutil.rmtree(left, ignore_errors=True)
             os.close(lock)
             _log.info("%s, left behind by a recording that was killed, is removed.", left)
 
 
-def _held(shelter: Path) -> int | None:
-    """A lock on a folder; None where another process has it, or it is gone."""
+def held(shelter: Path) -> int | None:
+    """A lock on a folder; None where another process has it, it is gone, or it is no folder."""
     try:
-        descriptor = os.open(shelter, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(shelter, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
         return None
     try:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vla_tune.printing import say
+from vla_tune.printing import rounded, say
 from vla_tune.record.episode import Done
 
 _LINES = 10
@@ -47,5 +47,4 @@ def _left(episodes: int, finished: int, begun: float) -> str:
     """How long the rest will take, once more than the first tells it."""
     if not episodes or finished < 2:
         return ""
-    seconds = episodes * (time.monotonic() - begun) / (finished - 1)
-    return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
+    return f", about {rounded(episodes * (time.monotonic() - begun) / (finished - 1))} left"

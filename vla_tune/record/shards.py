@@ -22,6 +22,7 @@ from PIL import Image
 from vla_tune.data.starts import Start
 from vla_tune.printing import say
 from vla_tune.record.episode import Episode
+from vla_tune.record.folder import held
 from vla_tune.schema import Embodiment
 
 _log = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ def shelf_beside(folder: Path, key: str) -> Iterator[Shelf]:
         key: What tells the recipe from others, in hexadecimal digits.
     """
     shelf = folder.parent / f".{folder.name}-{key}{_SUFFIX}"
-    lock = _held(shelf)
+    lock = _waited_for(shelf)
     try:
         yield Shelf(shelf)
         shutil.rmtree(shelf, ignore_errors=True)
@@ -153,7 +154,7 @@ def shelf_beside(folder: Path, key: str) -> Iterator[Shelf]:
         os.close(lock)
 
 
-def _held(shelf: Path) -> int:
+def _waited_for(shelf: Path) -> int:
     """A lock on a folder that is there."""
     while True:
         shelf.mkdir(parents=True, exist_ok=True)
@@ -171,17 +172,7 @@ def _held(shelf: Path) -> int:
 def _clear(folder: Path) -> None:
     own = re.compile(rf"\.{re.escape(folder.name)}-[0-9a-f]+{re.escape(_SUFFIX)}")  # and not those of `<folder>-other`
     for left in folder.parent.iterdir():
-        if not own.fullmatch(left.name):
-            continue
-        try:
-            descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            continue  # somebody was quicker, or it is no folder
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if own.fullmatch(left.name) and (lock := held(left)) is not None:
             shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
             _log.info("%s, of another recipe, is removed.", left)
-        except OSError:
-            pass  # somebody records there
-        finally:
-            os.close(descriptor)

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from hashlib import sha256
@@ -21,10 +20,10 @@ from vla_tune.record.progress import shares, shown
 from vla_tune.record.shards import Shard, shelf_beside
 from vla_tune.record.writer import Storage, write_encoded
 from vla_tune.schema import Embodiment, read_object, to_record
+from vla_tune.translation.wrapper import in_words
 
 ATTEMPTS_FILE = "attempts.json"
 """In the dataset's folder: how many attempts each task took."""
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _EPISODES_ALONE = ("tasks", "episodes", "storage")
 """What of a recipe says which episodes there are, and how they are stored, but nothing about one of them."""
 
@@ -68,13 +67,13 @@ def record_tasks(
     _check(tasks, episodes, workers)
     recipe = {
         "kind": "demonstrations of tasks",
-        "environment": _said(make),
-        "expert": _said(expert),
+        "environment": in_words(make),
+        "expert": in_words(expert),
         "embodiment": to_record(embodiment),
         "tasks": list(tasks),
         "episodes": episodes,
         "seed": seed,
-        "noise": _said(noise),
+        "noise": in_words(noise),
         "storage": asdict(storage),
     }
     if is_recorded(folder, recipe):
@@ -92,10 +91,6 @@ def _check(tasks: Sequence[str], episodes: int, workers: int) -> None:
         raise ValueError(f"episodes={episodes}, workers={workers}: record at least 1 of each task, by at least 1 process.")
     if not tasks or len(set(tasks)) < len(tasks):
         raise ValueError(f"tasks={list(tasks)}: name at least one, and each once.")
-
-
-def _said(made: Any) -> str:
-    return _ADDRESS.sub("", repr(made))
 
 
 def _key(recipe: dict[str, Any], make: Any, expert: Any) -> str:

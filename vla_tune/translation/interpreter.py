@@ -7,12 +7,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.spaces import Box, Dict, Space, Text
+from gymnasium.spaces import Box
 
+from vla_tune.translation.wrapper import check_present, space_of
 from vla_tune.workers import Process
-
-_LONGEST = 1_000
-"""Letters of an instruction."""
 
 
 def in_interpreter(*, task: str, python: str, make: Mapping[str, Any]) -> gymnasium.Env:
@@ -51,7 +49,7 @@ class Elsewhere(gymnasium.Env):
         self.action_space = Box(box["low"], box["high"], dtype=np.dtype(box["dtype"]).type)
         self.metadata = about["metadata"]
         self.spec = EnvSpec("vla_tune/Elsewhere-v0", max_episode_steps=about["limit"]) if about["limit"] else None
-        self.observation_space = _space(self.reset(seed=0)[0])
+        self.observation_space = space_of(self.reset(seed=0)[0])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """Resets it there."""
@@ -73,16 +71,9 @@ class Elsewhere(gymnasium.Env):
         return {**state, "images": {name: partial(self._draw, name, self._steps) for name in names}}
 
     def _draw(self, name: str, step: int) -> np.ndarray:
-        if step != self._steps:
-            raise RuntimeError(f"the picture {name!r} was not drawn before the next step: what it would show is gone.")
+        check_present(name, step, self._steps)
         return self._called("draw", name=name)
 
     def _called(self, method: str, **arguments: Any) -> Any:
         self._process.ask(method, arguments)
         return self._process.answer()
-
-
-def _space(shown: Mapping[str, Any]) -> Dict:
-    images: dict[str, Space] = {name: Box(0, 255, draw().shape, np.uint8) for name, draw in shown["images"].items()}
-    state = {"state": Box(-np.inf, np.inf, np.shape(shown["state"]), np.float32)} if "state" in shown else {}
-    return Dict({"images": Dict(images), **state, "instruction": Text(_LONGEST)})

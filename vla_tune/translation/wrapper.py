@@ -54,10 +54,10 @@ class Translated(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, parts: Parts, *, task: str, control_hz: float) -> None:
         super().__init__(env)
         self._parts, self._task, self._sentences, self._steps = parts, task, {}, 0
-        self.metadata = {**env.metadata, "control_hz": control_hz, TRANSLATION: _ADDRESS.sub("", repr(parts))}
+        self.metadata = {**env.metadata, "control_hz": control_hz, TRANSLATION: in_words(parts)}
         self.action_space = Box(-np.inf, np.inf, (parts.action.dimension,), np.float32)
         shown, _ = self.reset(seed=0)
-        self.observation_space = _space(shown)
+        self.observation_space = space_of(shown)
         self._take(self._still(), check=self._look)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -149,8 +149,7 @@ class Translated(gymnasium.Wrapper):
             drawn(role, draw)
 
     def _picture(self, role: str, moment: Moment, step: int) -> np.ndarray:
-        if step != self._steps:
-            raise RuntimeError(f"the picture {role!r} was not drawn before the next step: what it would show is gone.")
+        check_present(role, step, self._steps)
         with naming(f"cameras.{role}"):
             return drawn(role, self._parts.cameras[role](moment))
 
@@ -158,9 +157,25 @@ class Translated(gymnasium.Wrapper):
         return {**info, **{name: said for name, said in self._sentences.items() if name == DISTRACTOR}, SUCCESS: success}
 
 
-def _space(shown: Mapping[str, Any]) -> Dict:
+def in_words(made: Any) -> str:
+    """An object with its fields, the same in every process: without addresses."""
+    return _ADDRESS.sub("", repr(made))
+
+
+def check_present(name: str, step: int, now: int) -> None:
+    """Refuse to draw what was shown at a step, once another one is taken.
+
+    Raises:
+        RuntimeError: naming the picture.
+    """
+    if step != now:
+        raise RuntimeError(f"the picture {name!r} was not drawn before the next step: what it would show is gone.")
+
+
+def space_of(shown: Mapping[str, Any]) -> Dict:
+    """The observation space of what is shown with pictures that are functions, which are drawn once."""
     images: dict[str, Space] = {name: Box(0, 255, draw().shape, np.uint8) for name, draw in shown["images"].items()}
-    state = {"state": Box(-np.inf, np.inf, shown["state"].shape, np.float32)} if "state" in shown else {}
+    state = {"state": Box(-np.inf, np.inf, np.shape(shown["state"]), np.float32)} if "state" in shown else {}
     return Dict({"images": Dict(images), **state, "instruction": Text(_LONGEST)})
 
 
