@@ -2,12 +2,13 @@
 # pyright: reportAttributeAccessIssue=false
 # mujoco's names come from compiled modules without stubs.
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 from weakref import finalize
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from envs.libero.simulation import Simulation
 from envs.libero.worlds import World
@@ -39,16 +40,45 @@ class Default:
 
 @dataclass(frozen=True)
 class Fast:
-    """Without shadows, reflections and multisampling."""
+    """Without shadows, reflections and multisampling; what lies beside the picture is not drawn either."""
 
     def __call__(self, model: Any) -> Canvas:
         """With the scene's quality as it was afterwards."""
         quality = model.vis.quality
         before, quality.offsamples = quality.offsamples, 0
         try:
-            return Canvas(model, most_geometries=_MOST_GEOMETRIES, without=("SHADOW", "REFLECTION"), hidden=_COLLISION)
+            return _Sparing(model, most_geometries=_MOST_GEOMETRIES, without=("SHADOW", "REFLECTION"), hidden=_COLLISION)
         finally:
             quality.offsamples = before
+
+
+class _Sparing(Canvas):
+    """Spares OpenGL the meshes that no pixel shows; without shadows and reflections the picture is the same."""
+
+    def draw(
+        self, model: Any, data: Any, camera: int, height: int, width: int, *, prepare: Callable[[Any], None] = lambda scene: None
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """As any canvas does."""
+        before = model.geom_group.copy()
+        model.geom_group[beside(model, data, camera, width / height)] = _COLLISION[0]
+        try:
+            return super().draw(model, data, camera, height, width, prepare=prepare)
+        finally:
+            model.geom_group[:] = before
+
+
+def beside(model: Any, data: Any, camera: int, aspect: float) -> Bool[np.ndarray, " G"]:
+    """Which geometries lie wholly outside what a fixed camera sees: behind it, or beyond one of the picture's four sides.
+
+    A geometry is taken for the sphere around it; planes, which have none, are seen by all.
+    """
+    frame = data.cam_xmat[camera].reshape(3, 3)
+    right, up, back = ((data.geom_xpos - data.cam_xpos[camera]) @ frame).T
+    radius, slope = model.geom_rbound, np.tan(np.deg2rad(model.cam_fovy[camera]) / 2)
+    outside = back > radius
+    for along, tangent in ((right, slope * aspect), (-right, slope * aspect), (up, slope), (-up, slope)):
+        outside |= along + tangent * back > radius * np.hypot(1, tangent)
+    return outside & (radius > 0)
 
 
 def check_size(simulation: Simulation, size: int) -> None:

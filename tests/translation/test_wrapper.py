@@ -257,6 +257,16 @@ def test_an_episode_that_ends_while_it_settles_is_one_line_that_names_the_task(m
     assert "\n" not in str(caught.value)
 
 
+def test_a_goal_that_is_reached_while_things_settle_is_told_at_the_first_action(make_of):
+    env = make_of()(task="left")
+    crane = env.unwrapped
+    step = crane.step
+    crane.step = lambda action: (*step(action)[:2], True, False, {"done_well": True})
+    _, info = env.reset(seed=1)
+    assert info["success"] is False
+    assert env.step(np.zeros(4, np.float32))[4]["success"] is True
+
+
 def test_a_set_state_must_be_shown(make_of):
     with pytest.raises(ValueError, match="starts: setting a state shows nothing: name the method that does"):
         make_of(settle=None)(task="left")

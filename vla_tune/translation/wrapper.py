@@ -83,8 +83,11 @@ class Translated(gymnasium.Wrapper):
     def _take(self, leaving: np.ndarray, check: Callable[[Moment], Any] = lambda moment: None) -> tuple[Moment, bool]:
         moment = self._stepped(leaving)
         check(moment)
+        return moment, self._succeeds(moment)
+
+    def _succeeds(self, moment: Moment) -> bool:
         with naming("success"):
-            return moment, as_success(self._parts.success(moment), str(self._parts.success))
+            return as_success(self._parts.success(moment), str(self._parts.success))
 
     def _stepped(self, leaving: np.ndarray) -> Moment:
         self._steps += 1
@@ -114,7 +117,8 @@ class Translated(gymnasium.Wrapper):
         still = self._still()
         for number in range(self._parts.settle.steps):
             moment = self._stepped(still)
-            if moment.terminated or moment.truncated:
+            ended = moment.terminated or moment.truncated
+            if ended and not self._succeeds(moment):  # a goal that is reached by itself is told when somebody acts
                 raise ValueError(
                     f"env.make.settle: the environment of task={self._task} ended the episode at step {number + 1} of rest: "
                     "say fewer steps or another action, or leave the task out."

