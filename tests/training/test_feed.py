@@ -66,6 +66,14 @@ def test_batches_from_the_middle_are_those_of_the_whole_run(size: int, batch_siz
     assert [batch.first + place for batch in whole for place in range(batch_size)] == list(range(10 * sampler.samples_per_step))
 
 
+@given(sizes, st.integers(1, 7), st.integers(1, 3), st.integers(0, 9))
+def test_a_sample_is_looked_up_in_the_permutation_of_its_epoch(size: int, batch_size: int, accumulation: int, step: int) -> None:
+    sampler = StepSampler(size=size, batch_size=batch_size, gradient_accumulation=accumulation, seed=3)
+    count = batch_size * accumulation
+    wanted = [np.random.default_rng([3, at // size]).permutation(size)[at % size] for at in range(step * count, (step + 1) * count)]
+    assert sampler.indices(step).tolist() == wanted
+
+
 def test_accumulation_splits_the_same_samples() -> None:
     """4 x 1 and 2 x 2 see the same samples in the same step."""
     one = StepSampler(size=11, batch_size=4, gradient_accumulation=1, seed=0)

@@ -113,5 +113,7 @@ def _stacked(samples: Sequence[dict[str, Any]], name: str) -> Tensor:
 
 
 def _padded(samples: Sequence[dict[str, Any]], name: str, length: int, fill: int | bool) -> Tensor:
-    rows = [np.pad(sample[name], (0, length - len(sample[name])), constant_values=fill) for sample in samples]
-    return torch.from_numpy(np.stack(rows))
+    rows = np.full((len(samples), length), fill, samples[0][name].dtype)
+    for row, sample in zip(rows, samples, strict=True):
+        row[: len(sample[name])] = sample[name]
+    return torch.from_numpy(rows)

@@ -63,6 +63,9 @@ class ChunksByTimestamp:
 
     def chunk(self, frames: Frames, row: int) -> tuple[Float32[np.ndarray, "T A"], Bool[np.ndarray, "T A"]]:
         """The next T actions; frames are equally spaced (checked on opening), so time stamps and rows agree."""
+        if row + self.horizon <= frames.end[row]:
+            actions = frames.actions[row : row + self.horizon]
+            return actions, np.ones(actions.shape, bool)
         rows = row + np.arange(self.horizon)
         actions = frames.actions[np.minimum(rows, frames.end[row] - 1)]
         return actions, np.repeat((rows < frames.end[row])[:, None], actions.shape[1], axis=1)

@@ -145,14 +145,13 @@ class Scale:
 
     def forward(self, values: Float[np.ndarray, "*N D"]) -> Float32[np.ndarray, "*N D"]:
         """Values in robot units -> [-1, 1] where scaled between quantiles or extremes."""
-        scaled = self.unclipped(values)
-        return np.where(self._clipped, np.clip(scaled, -1, 1), scaled).astype(np.float32)
+        least, most = self._limits
+        return np.clip(self.unclipped(values), least, most).astype(np.float32)
 
     def unclipped(self, values: Float[np.ndarray, "*N D"]) -> Float64[np.ndarray, "*N D"]:
         """`forward` before values outside [-1, 1] are clipped."""
-        low, high = self.bounds
-        scaled = 2 * (values - low) / (high - low + _EPSILON) - 1
-        return np.where(self._mask, np.where(low == high, 0.0, scaled), values).astype(np.float64)
+        scaled = 2 * (values - self.bounds[0]) / self._span - 1
+        return np.where(self._mask, np.where(self._constant, 0.0, scaled), values).astype(np.float64, copy=False)
 
     def inverse(self, values: Float[np.ndarray, "*N D"]) -> Float32[np.ndarray, "*N D"]:
         """Back to robot units."""
@@ -175,12 +174,22 @@ class Scale:
         return ends(self.statistics)
 
     @cached_property
+    def _span(self) -> Float64[np.ndarray, " D"]:
+        return self.bounds[1] - self.bounds[0] + _EPSILON
+
+    @cached_property
+    def _constant(self) -> Bool[np.ndarray, " D"]:
+        return self.bounds[0] == self.bounds[1]
+
+    @cached_property
     def _mask(self) -> Bool[np.ndarray, " D"]:
         return np.array(self.statistics.mask, dtype=bool)
 
     @cached_property
-    def _clipped(self) -> Bool[np.ndarray, " D"]:
-        return np.isin(self.statistics.normalization, CLIPPED)
+    def _limits(self) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, " D"]]:
+        """The least and the largest scaled number; infinite where none is clipped."""
+        most = np.where(np.isin(self.statistics.normalization, CLIPPED), 1.0, np.inf)
+        return -most, most
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,9 @@ class StepSampler:
     def indices(self, step: int) -> Int[np.ndarray, " samples"]:
         """The samples of the step after `step` steps were done."""
         start = step * self.samples_per_step
-        positions = range(start, start + self.samples_per_step)
-        return np.array([_permutation(self.seed, at // self.size, self.size)[at % self.size] for at in positions])
+        epochs, places = np.divmod(np.arange(start, start + self.samples_per_step), self.size)
+        parts = [_permutation(self.seed, epoch, self.size)[places[epochs == epoch]] for epoch in np.unique(epochs).tolist()]
+        return np.concatenate(parts)
 
     def batches(self, *, start: int, stop: int) -> Iterator[Rows]:
         """Batch after batch of the steps [start, stop), `gradient_accumulation` of them per step."""

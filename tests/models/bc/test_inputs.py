@@ -5,6 +5,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vla_tune.data import build_pipeline, training_pipeline
 from vla_tune.models.bc.inputs import squared, word_ids
@@ -15,8 +16,16 @@ def test_a_pixel_is_the_mean_of_what_it_covers():
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     means = image.reshape(32, 2, 32, 3, 3).mean(axis=(1, 3))
     assert np.abs(squared(image, 32) - means).max() <= 1  # Pillow rounds after each direction
-    assert squared(image[:, :64], 64) is not None
     assert np.array_equal(squared(image[:, :64], 64), image[:, :64])
+
+
+@pytest.mark.parametrize("sides", [(64, 64), (64, 128), (128, 128), (96, 80)])
+@pytest.mark.parametrize("values", [256, 2])
+def test_a_square_is_pillows(sides: tuple[int, int], values: int):
+    """Also where a picture is exactly twice as large, which is computed here."""
+    image = np.random.default_rng(0).integers(0, values, (*sides, 3), dtype=np.uint8) * (255 // (values - 1))
+    wanted = np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BOX))
+    assert np.array_equal(squared(image.astype(np.uint8), 64), wanted)
 
 
 def test_a_word_is_a_number():

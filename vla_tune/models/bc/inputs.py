@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from zlib import crc32
 
@@ -28,8 +29,14 @@ class SmallPictures:
 
     def __call__(self, sample: Sample) -> Sample:
         """Replaces `images` by `pixel_values` float32 [V 3 size size] in [-1, 1]."""
-        views = np.stack([squared(sample["images"][role], self.size) for role in self.roles])
-        pixels = views.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - np.float32(1)
+        pixels = np.empty((len(self.roles), self.size, self.size, 3), np.float32)
+        for view, role in zip(pixels, self.roles, strict=True):
+            seen = squared(sample["images"][role], self.size)
+            for colour in range(3):  # rows of numbers are copied faster than pixels of three
+                view[..., colour] = seen[..., colour]
+        pixels /= np.float32(127.5)
+        pixels -= np.float32(1)
+        pixels = pixels.transpose(0, 3, 1, 2)  # a view: convolutions want the channels last in memory
         return {key: value for key, value in sample.items() if key != "images"} | {"pixel_values": pixels}
 
 
@@ -78,14 +85,28 @@ class BCInputs:
 
 
 def squared(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """A picture as a square; one that is such a square already is returned as it is."""
+    """A picture as a square by Pillow's rule; one that is such a square already is returned as it is."""
     if image.shape[:2] == (size, size):
         return image
+    if image.shape[:2] == (2 * size, 2 * size):
+        return _halved(image)
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX))
 
 
+def _halved(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """What Pillow says of a picture twice as large, in a third of the time: it rounds half up, across first and then down."""
+    across = _rounded_mean(image[:, :-1], image[:, 1:])  # of all neighbours, since every second one is slower to reach
+    return _rounded_mean(across[::2], across[1::2])[:, ::2]
+
+
+def _rounded_mean(one: UInt8[np.ndarray, "*N"], other: UInt8[np.ndarray, "*N"]) -> UInt8[np.ndarray, "*N"]:
+    """(one + other + 1) // 2, without leaving 8 bits."""
+    return (one | other) - ((one ^ other) >> 1)
+
+
+@lru_cache(maxsize=1024)
 def word_ids(instruction: str) -> Int64[np.ndarray, " L"]:
-    """CRC-32 of each word's small letters; what is no letter, digit or underscore stands between words.
+    """CRC-32 of each word's small letters; what is no letter, digit or underscore stands between words. Not to be written to.
 
     Raises:
         ValueError: there is none, or there are more than 64.
@@ -95,4 +116,6 @@ def word_ids(instruction: str) -> Int64[np.ndarray, " L"]:
         raise ValueError(
             f"the instruction {instruction[:80]!r} has {len(words)} words: say what the robot should do in 1 to {_MOST_WORDS}."
         )
-    return np.array([crc32(word.encode()) for word in words], np.int64)
+    ids = np.array([crc32(word.encode()) for word in words], np.int64)
+    ids.flags.writeable = False
+    return ids
