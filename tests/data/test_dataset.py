@@ -112,8 +112,23 @@ def test_the_cache_never_changes_a_picture_and_keeps_to_its_size(
     assert len(kept) == min(len(whole), capacity // (64 * 64 * 3))
 
 
-def test_pictures_in_the_cache_cannot_be_overwritten(image_folder: Path, body: Embodiment):
+def test_pictures_are_kept_while_memory_is_free(
+    image_folder: Path, body: Embodiment, recorded: list[list[dict]], monkeypatch: pytest.MonkeyPatch
+):
+    """Room is asked for once an episode; when there is none, no more pictures are kept, and those that are read are the same."""
+    room = iter([10**9, 2 * 64 * 64 * 3, -1])
+    monkeypatch.setattr("vla_tune.data.dataset.spare_memory", lambda: next(room))
     dataset = opened(image_folder, body)
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        episode, frame = sample["index"].tolist()
+        assert np.array_equal(sample[KEY], recorded[episode][frame][KEY])
+    assert len(dataset.images[KEY]._kept) == len(recorded[0]) + 2
+    assert list(room) == [-1]
+
+
+def test_pictures_in_the_cache_cannot_be_overwritten(image_folder: Path, body: Embodiment):
+    dataset = opened(image_folder, body, cache_bytes=10**9)
     with pytest.raises(ValueError, match="read-only"):
         dataset[0][KEY][:] = 0
 

@@ -1,11 +1,9 @@
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from vla_tune.plan import Device, device_here
-from vla_tune.plan.device import computer_memory
 
 KNOWN = {"l4": Device(name="NVIDIA L4", memory_gib=24.0, bandwidth=300e9, peak_flops=121e12)}
 
@@ -31,15 +29,6 @@ def test_a_run_on_the_cpu_has_the_computers_memory_beside_a_gpu(monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     device = device_here(KNOWN, device="cpu")
     assert (device.kind, device.name) == ("cpu", "this computer's CPU")
-
-
-def test_a_container_may_use_a_part_of_the_memory(tmp_path: Path):
-    limit = tmp_path / "memory.max"
-    whole = computer_memory(limit)
-    limit.write_text("max\n")
-    assert computer_memory(limit) == whole
-    limit.write_text(f"{2**30}\n")
-    assert computer_memory(limit) == 2**30 < whole
 
 
 def test_a_gpu_is_not_all_for_tensors():

@@ -13,12 +13,11 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 from torch.utils.data import Dataset
 
+from vla_tune.data.computer import spare_memory
 from vla_tune.data.frames import Frames
 from vla_tune.data.images import FrameSource
 from vla_tune.data.opening import opened
 from vla_tune.schema import Embodiment, Group
-
-CACHE_BYTES = 2 * 1024**3
 
 
 @runtime_checkable
@@ -90,7 +89,8 @@ class Demonstrations(Dataset[dict[str, Any]]):
         exclude: Which of them to leave out.
         units: Group -> its unit in the dataset, where that is not the embodiment's (`schema.conversion`): values are converted.
         labelled_hz: What the dataset calls its rate, where that is wrong and its steps are the embodiment's.
-        cache_bytes: Room for decoded pictures, shared by the cameras.
+        cache_bytes: Room for decoded pictures, shared by the cameras; None while a quarter of the memory that a process may use is
+            free, whoever takes it: other data sets, workers, environments. What has no room is read and decoded each time.
 
     Raises:
         FileNotFoundError: the folder or a file is missing.
@@ -108,21 +108,14 @@ class Demonstrations(Dataset[dict[str, Any]]):
         exclude: Sequence[int] = (),
         units: Mapping[str, str] | None = None,
         labelled_hz: float | None = None,
-        cache_bytes: int = CACHE_BYTES,
+        cache_bytes: int | None = None,
     ) -> None:
         self.root, self.chunks, self._rest = Path(root), chunks, Rest.of(embodiment.action)
-        there = opened(
-            self.root,
-            embodiment,
-            columns=chunks.columns(embodiment.action_dimension),
-            episodes=episodes,
-            exclude=exclude,
-            units=units or {},
-            labelled_hz=labelled_hz,
-        )
+        chosen = {"episodes": episodes, "exclude": exclude, "units": units or {}, "labelled_hz": labelled_hz}
+        there = opened(self.root, embodiment, columns=chunks.columns(embodiment.action_dimension), **chosen)
         self.embodiment, self.episodes, self.frames = there.embodiment, there.episodes, there.frames
         self.rows = np.arange(len(self.frames))
-        capacity = cache_bytes // len(embodiment.cameras)
+        capacity = None if cache_bytes is None else cache_bytes // len(embodiment.cameras)
         self.images = {key: CachedFrames(source, self.frames, capacity=capacity) for key, source in there.pictures.items()}
 
     def __len__(self) -> int:
@@ -198,35 +191,43 @@ class Demonstrations(Dataset[dict[str, Any]]):
 
 
 class CachedFrames:
-    """Decodes each picture once while the decoded ones fit in `capacity` bytes, and on demand beyond.
+    """Decodes each picture once while there is room (`capacity` bytes, or what `spare_memory` says), and on demand beyond.
 
     An episode is decoded as a whole, since its pictures lie together on disk. Nothing is evicted: with random access, a full
-    cache serves its share of the reads whichever pictures it holds.
+    cache serves its share of the reads whichever pictures it holds. Room decides about time alone; once used up, it stays so.
     """
 
-    def __init__(self, source: FrameSource, frames: Frames, *, capacity: int) -> None:
+    def __init__(self, source: FrameSource, frames: Frames, *, capacity: int | None) -> None:
         self.source, self.frames, self.capacity = source, frames, capacity
         self._kept: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
-        self._bytes = 0
+        self._bytes, self._full = 0, False
 
     def __getitem__(self, row: int) -> UInt8[np.ndarray, "H W 3"]:
         """The picture of a frame; not to be written to."""
-        if row in self._kept:
-            return self._kept[row]
-        if self._bytes >= self.capacity:
-            return self.source.decode([row])[0]
+        if row not in self._kept and not self._full:
+            self._keep_episode(row)
+        return self._kept[row] if row in self._kept else self.source.decode([row])[0]
+
+    def _keep_episode(self, row: int) -> None:
+        """The pictures of a frame's episode, as many as there is room for."""
+        room = spare_memory() if self.capacity is None else self.capacity - self._bytes
+        self._full = room <= 0
+        if self._full:
+            return
         episode = range(row - int(self.frames.frame[row]), int(self.frames.end[row]))
         rows = [other for other in episode if other not in self._kept]
         for other, picture in zip(rows, self.source.decode(rows), strict=True):
             picture.flags.writeable = False
-            if self._bytes + picture.nbytes <= self.capacity or other == row:
-                self._kept[other] = picture
-                self._bytes += picture.nbytes
-        return self._kept[row]
+            room -= picture.nbytes
+            if room < 0:
+                self._full = True
+                return
+            self._kept[other] = picture
+            self._bytes += picture.nbytes
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the pictures: a worker process fills its own cache."""
-        return self.__dict__ | {"_kept": {}, "_bytes": 0}
+        return self.__dict__ | {"_kept": {}, "_bytes": 0, "_full": False}
 
 
 _REST: Mapping[str, tuple[float, ...]] = {"quaternion_xyzw": (0.0, 0.0, 0.0, 1.0), "rotation_6d": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)}

@@ -1,11 +1,11 @@
 """The devices that a run may be planned for."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
+
+from vla_tune.data.computer import computer_memory
 
 GIB = 2**30
 _CONTEXT_GIB = 0.6
@@ -14,8 +14,6 @@ _FRAGMENTS = 0.03
 """Share of a GPU that is lost between blocks of memory."""
 _INTERPRETER_GIB, _HEAP_FRAGMENTS = 1.0, 0.2
 """The same of a computer's memory: libraries and what they hold; and what the C library keeps of blocks that were given back."""
-_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""A number of bytes, or `max`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +54,3 @@ def device_here(known: Mapping[str, Device], *, device: str = "auto") -> Device:
     if same is None:
         return Device(name=properties.name, memory_gib=memory, bandwidth=None, peak_flops=None)
     return replace(same, memory_gib=memory)
-
-
-def computer_memory(limit: Path = _LIMIT) -> int:
-    """Bytes of this computer, or of the part of it that a container may use, which the file `limit` tells."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    said = limit.read_text().strip() if limit.is_file() else ""
-    return min(whole, int(said)) if said.isdecimal() else whole
