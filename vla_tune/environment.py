@@ -11,7 +11,8 @@ A gymnasium environment is made by `make(task=...)`, of which `env.make` in a co
 `info["success"]` tells whether the goal is reached, after every step or when it is. `info["distractor_instruction"]` may tell,
 always, the instruction for another thing in sight, which an evaluation then tries as the wrong one. An episode ends by `terminated`
 or `truncated`, or at the limit with which the environment is registered; all at its start follows from `reset(seed=...)`.
-An evaluation adds `options={"episode": number}`, counted from 0, for an environment that has a fixed set of starts.
+An environment that begins in one of a fixed set of starts says their number as `metadata["starts"]`: an evaluation plays none of
+them twice, and adds `options={"episode": number}`, counted from 0; a recording leaves them out by `options={"stored": False}`.
 `docs/environments.md` is the guide.
 """
 
@@ -30,6 +31,8 @@ EPISODE = "episode"
 """In the options of `reset`: which episode of an evaluation begins."""
 STORED = "stored"
 """In the options of `reset`: False where an episode begins as `reset` draws it, though there are stored starts."""
+STARTS = "starts"
+"""In `metadata`: how many stored starts there are, None where nobody counted them; not there where there are none."""
 _SHOWN = {"images": "{name: uint8 [H W 3]}", "state": "float32 [S]", "instruction": "str"}
 
 
@@ -58,6 +61,11 @@ class AtTheEnd:
     def __call__(self, before: bool, now: bool) -> bool:
         """Reached now."""
         return now
+
+
+def beside_stored(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The option of `reset` by which an episode begins in no stored start, for an environment that has some."""
+    return {STORED: False} if STARTS in metadata else {}
 
 
 def told(info: Mapping[str, Any]) -> bool | None:

@@ -24,6 +24,7 @@ from vla_tune.record.shards import Shelf
 from vla_tune.record.source import Demonstrated
 from vla_tune.record.tasks import kept_in
 from vla_tune.schema import Embodiment
+from vla_tune.translation.wrapper import in_words
 
 Record = Callable[..., Path]
 NOISE = NoiseByLevel(levels=[0.0, 0.02])
@@ -78,6 +79,22 @@ def test_episodes_begin_where_the_reset_puts_them(undisturbed: Path, crane: Embo
     starts = read_starts(undisturbed)
     assert [start.options["task"] for start in starts] == list(TASKS) * 4
     assert len({start.seed for start in starts}) == 8
+
+
+def test_whoever_makes_the_environment_no_episode_begins_in_a_stored_state(
+    record: Record, make_crane: Any, crane: Embodiment, crane_module: Any, tmp_path: Path
+):
+    def make(**task: str) -> Any:
+        return make_crane(**task)
+
+    data = Demonstrations(record(tmp_path / "own", make=make), embodiment=crane, chunks=ChunksByTimestamp(1))
+    began = data.frames.state[data.first_frames, 0]
+    assert not np.isclose(began[:, None], crane_module.HOMES, atol=1e-6).any()
+
+
+def test_a_folder_is_found_by_the_words_that_it_was_always_found_by(undisturbed: Path, make_crane: Any):
+    recipe = json.loads((undisturbed / "recipe.json").read_text())["recipe"]
+    assert recipe["environment"] == in_words(partial(make_crane, starts=None))
 
 
 def test_they_succeed_again_where_there_are_stored_starts(record: Record, make_crane: Any, crane: Embodiment, tmp_path: Path):

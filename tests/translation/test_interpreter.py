@@ -59,7 +59,7 @@ def both(python):
 def test_it_shows_and_tells_what_it_does_here(both, crane):
     there, here = both
     assert there.action_space == here.action_space
-    assert there.metadata["control_hz"] == here.metadata["control_hz"]
+    assert [there.metadata[name] for name in ("control_hz", "starts")] == [here.metadata["control_hz"], 5]
     assert there.spec.max_episode_steps == 25
     (shown, info), (expected, told) = (env.reset(seed=7, options={"episode": 3}) for env in both)
     for action in (None, *np.random.default_rng(0).uniform(-0.05, 1, (25, 4)).astype(np.float32)):

@@ -60,6 +60,11 @@ def test_stored_starts_are_chosen_by_the_seed_alone(make_of, seed):
     assert env.reset(seed=seed)[0]["state"][0] == pytest.approx(np.linspace(-0.6, 0.6, 5)[seed % 5])
 
 
+def test_how_many_starts_are_stored_is_told(make_of):
+    assert make_of()(task="left").metadata["starts"] == 5
+    assert "starts" not in make_of(starts=None)(task="left").metadata
+
+
 def test_an_evaluation_begins_once_in_each_stored_state(make_of, crane, chaotic):
     env, homes = make_of()(task="left"), np.linspace(-0.6, 0.6, 5)
     begun = [env.reset(seed=7, options={"episode": number})[0]["state"][0] for number in range(7)]
@@ -347,5 +352,7 @@ def test_what_was_recorded_there_succeeds_again(make_of, crane, tmp_path):
     with pytest.raises(ValueError, match="recorded by another recipe"):
         record(make_env=other)
     data = Demonstrations(tmp_path / "data", embodiment=crane, chunks=ChunksByTimestamp(1))
+    began = data.frames.state[data.first_frames, 0]
+    assert not np.isclose(began[:, None], np.linspace(-0.6, 0.6, 5), atol=1e-6).any(), "stored starts are kept for trials"
     assert replay(data, lambda _: make(), count=2).passed
     assert not replay(data, lambda _: other(), count=2).passed

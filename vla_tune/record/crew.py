@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
-from inspect import signature
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -16,7 +15,7 @@ from multiprocessing.process import BaseProcess
 import gymnasium
 import numpy as np
 
-from vla_tune.environment import STORED
+from vla_tune.environment import beside_stored
 from vla_tune.evaluation.environments import check_actions, check_rate
 from vla_tune.record.episode import Done, Environment, Expert, rollout
 from vla_tune.record.noise import Disturbing
@@ -52,7 +51,6 @@ class Player:
 
     def __init__(self, work: Work) -> None:
         self._work, self._task = work, None
-        self._drawn = {STORED: False} if "starts" in signature(work.make).parameters else {}
         self._env: Environment | None = None
 
     def __call__(self, task: str, episode: int) -> Done:
@@ -65,7 +63,7 @@ class Player:
         work, env = self._work, self._of(task)
         for attempt in range(ATTEMPTS):
             rng = np.random.default_rng([work.seed, _number_of(task), episode, attempt])
-            options = {"task": task, **self._drawn}
+            options = {"task": task, **beside_stored(env.metadata)}
             try:
                 found = rollout(env, work.expert, body=work.body, noise=work.noise, rng=rng, options=options)
             except ValueError as error:

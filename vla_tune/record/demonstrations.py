@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vla_tune.data.starts import Start, write_starts
+from vla_tune.environment import beside_stored
 from vla_tune.record.episode import Environment, Episode, Expert, Frame, rollout
 from vla_tune.record.folder import written_once
 from vla_tune.record.noise import Disturbing
@@ -37,8 +38,8 @@ def record_demonstrations(
 ) -> Path:
     """Record successful expert episodes, up to and with the step that succeeds.
 
-    `vla_tune.environment` says what the environment shows and tells. Everything follows from the seed. A folder that the same call
-    recorded before is left as it is.
+    `vla_tune.environment` says what the environment shows and tells; no episode begins in a stored start. Everything follows from
+    the seed. A folder that the same call recorded before is left as it is.
 
     Args:
         folder: Of the dataset.
@@ -58,11 +59,12 @@ def record_demonstrations(
     if episodes < 1:
         raise ValueError(f"episodes={episodes}: record at least 1.")
     with closing(make_env()) as env:
+        options = [{**option, **beside_stored(env.metadata)} for option in options]
         recipe = {
             "kind": "demonstrations",
             "environment": _described(env),
             "expert": getattr(expert, "__qualname__", type(expert).__qualname__),
-            "options": [dict(option) for option in options],
+            "options": options,
             "embodiment": to_record(embodiment),
             "episodes": episodes,
             "seed": seed,

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from inspect import signature
 from pathlib import Path
 
 import gymnasium
@@ -64,7 +63,7 @@ class Demonstrated:
 
     folder: str
     make: Callable[..., gymnasium.Env]
-    """Makes the environment of a `task`: `env.make` of a configuration. It begins where it is reset, not in stored states."""
+    """Makes the environment of a `task`: `env.make` of a configuration. Episodes begin where it is reset, in no stored start."""
     expert: Expert
     """What it does now, given the environment: `env.expert` of a configuration."""
     tasks: Sequence[str]
@@ -82,10 +81,9 @@ class Demonstrated:
         Raises:
             ValueError: the folder holds something else, it names what differs; or the expert fails too often.
         """
-        stored = "starts" in signature(self.make).parameters
         return record_tasks(
             Path(self.folder),
-            make=partial(self.make, starts=None) if stored else self.make,
+            make=self.make,
             expert=self.expert,
             embodiment=embodiment,
             tasks=[str(task) for task in self.tasks],

@@ -4,7 +4,9 @@ import errno
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from hashlib import sha256
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,7 @@ def record_tasks(
     _check(tasks, episodes, workers)
     recipe = {
         "kind": "demonstrations of tasks",
-        "environment": in_words(make),
+        "environment": _said(make),
         "expert": in_words(expert),
         "embodiment": to_record(embodiment),
         "tasks": list(tasks),
@@ -91,6 +93,11 @@ def _check(tasks: Sequence[str], episodes: int, workers: int) -> None:
         raise ValueError(f"episodes={episodes}, workers={workers}: record at least 1 of each task, by at least 1 process.")
     if not tasks or len(set(tasks)) < len(tasks):
         raise ValueError(f"tasks={list(tasks)}: name at least one, and each once.")
+
+
+def _said(make: Callable[..., gymnasium.Env]) -> str:
+    """The words by which a folder is found again: of what may have stored starts, that none of them is used."""
+    return in_words(partial(make, starts=None) if "starts" in signature(make).parameters else make)
 
 
 def _key(recipe: dict[str, Any], make: Any, expert: Any) -> str:

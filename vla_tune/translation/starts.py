@@ -32,6 +32,15 @@ class StartFrom(Protocol):
         ...
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """Knows how many starts there are (a `StartFrom`)."""
+
+    def count(self, moment: Moment) -> int:
+        """Of the environment's task."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class SeedCall:
     """A method of the environment takes the seed."""
@@ -82,13 +91,25 @@ class StoredStarts:
         Raises:
             ValueError: there are no states, or no such method.
         """
-        states = self.states(moment)
-        if not hasattr(states, "__len__") or not len(states):
-            raise ValueError(f"{self.states} holds no states: it is {type(states).__name__}.")
+        states = self._all(moment)
         number = seed if moment.episode is None else moment.episode
         number = int(moment.env.unwrapped.np_random.integers(len(states))) if number is None else number % len(states)
         shown = attribute_of(moment.env, self.set)(np.asarray(states[number]))
         return attribute_of(moment.env, self.observe)() if self.observe is not None else shown
+
+    def count(self, moment: Moment) -> int:
+        """How many states there are.
+
+        Raises:
+            ValueError: there are none.
+        """
+        return len(self._all(moment))
+
+    def _all(self, moment: Moment) -> Sequence[Any]:
+        states = self.states(moment)
+        if not hasattr(states, "__len__") or not len(states):
+            raise ValueError(f"{self.states} holds no states: it is {type(states).__name__}.")
+        return states
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Space, Text
 
-from vla_tune.environment import EPISODE, STORED, SUCCESS, drawn
+from vla_tune.environment import EPISODE, STARTS, STORED, SUCCESS, drawn
 from vla_tune.translation.actions import ActionTo
 from vla_tune.translation.moment import Moment
 from vla_tune.translation.sources import Source
-from vla_tune.translation.starts import SeedInto, Settle, StartFrom
+from vla_tune.translation.starts import Counted, SeedInto, Settle, StartFrom
 from vla_tune.translation.success import as_success
 
 DISTRACTOR = "distractor_instruction"
@@ -105,8 +105,11 @@ class Translated(gymnasium.Wrapper):
     def _started(self, moment: Moment, seed: int | None) -> Moment:
         if self._parts.starts is None:
             return moment
+        starts = self._parts.starts
         with naming("starts"):
-            shown = self._parts.starts(moment, seed)
+            if STARTS not in self.metadata:
+                self.metadata[STARTS] = starts.count(moment) if isinstance(starts, Counted) else None
+            shown = starts(moment, seed)
             if shown is None and self._parts.settle is None:
                 raise ValueError("setting a state shows nothing: name the method that does (observe), or say settle.")
         return replace(moment, shown=shown)
