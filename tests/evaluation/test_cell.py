@@ -133,6 +133,14 @@ def test_it_is_told_why_it_is_played_again(play, line):
         assert told == ([] if names is None else [f"base on walk: played before with another {names}; it is played again."])
 
 
+def test_a_damaged_table_of_another_cell_is_passed_over(play, tmp_path):
+    records, told = play(), []
+    CELL.path(tmp_path).rename(other := tmp_path / f"{CELL.policy}-{CELL.task}-0.parquet")
+    other.write_bytes(other.read_bytes()[:-9])
+    assert play(tell=told.append) == records
+    assert told == []
+
+
 def test_an_edited_file_is_refused(play, tmp_path):
     records = play()
     write_episodes(CELL.path(tmp_path), records[:3], key=CELL.record)

@@ -103,6 +103,17 @@ def test_what_is_accepted_is_said(two):
         pair(candidates, accept=["seed"])
 
 
+def test_another_environment_may_be_accepted(two, keep):
+    """As the refusal says; tasks stand side by side, wherever the words of their environments would put them."""
+    candidates = two("10", "11", environment="dark")
+    keep(candidates[0].runs[0], "000", task="touch", environment="a")
+    keep(candidates[1].runs[0], "001", task="touch", environment="z")
+    paired = pair(candidates, accept=["environment"])
+    assert paired.tasks.tolist() == ["lift"] * 2 + ["touch"] * 3
+    assert [played.success.sum() for played in paired.played] == [1, 3]
+    assert list(paired.notes) == ["Taken as equal, and is not: environment (plain, a, dark, z)."]
+
+
 def test_ways_to_execute_are_the_candidates_own_and_said(two):
     (note,) = pair(two("10", "11", execution={"kind": "RecedingHorizon", "steps": 2})).notes
     assert note == "They execute their chunks in other ways: a: OpenLoop; b: RecedingHorizon 2."

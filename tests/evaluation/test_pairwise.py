@@ -11,6 +11,7 @@ from vla_tune.evaluation.paired import Candidate, Paired, Played
 from vla_tune.evaluation.pairwise import compare_all
 from vla_tune.evaluation.pairwise_report import pairwise_markdown, plot_pairwise, sentences
 from vla_tune.evaluation.significance import cochran_mantel_haenszel
+from vla_tune.evaluation.stats import stratified_interval, wilson_interval
 
 
 def paired_of(outcomes: dict[str, list[str]], *, tasks: str = "", notes=()) -> Paired:
@@ -51,6 +52,15 @@ def test_several_tasks_are_tested_together_and_shown_each():
     assert "| a - b | all | 87.5 | 37.5 | 4, 0 | +50.0 [" in text
     assert "|  | y | 100.0 | 50.0 | 2, 0 | +50.0 [" in text
     assert "a and b over tasks (Cochran-Mantel-Haenszel): p = " in text
+
+
+def test_a_run_has_the_interval_of_its_own_table():
+    outcomes = {"a": ["1111111111" + "1000000000"], "b": ["1111111110" + "0000000000"]}
+    (a, b) = compare_all(paired_of(outcomes, tasks="x" * 10 + "y" * 10))["candidates"]
+    assert (a["low"], a["high"]) == stratified_interval([(10, 10), (1, 10)]) != wilson_interval(11, 20)
+    assert (b["low"], b["high"]) == stratified_interval([(9, 10), (0, 10)])
+    (uneven, _) = compare_all(paired_of(outcomes, tasks="x" * 5 + "y" * 15))["candidates"]
+    assert (uneven["low"], uneven["high"]) == wilson_interval(11, 20)
 
 
 def test_training_seeds_are_compared_by_runs():

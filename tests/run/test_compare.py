@@ -11,13 +11,13 @@ from vla_tune.run.compare import compare_runs
 
 @pytest.fixture
 def evaluated(tmp_path: Path):
-    def make(name: str, outcomes: str) -> Path:
-        about = {"suite": "s", "task": "lift"}
+    def make(name: str, outcomes: str, task: str = "lift") -> Path:
+        about = {"suite": "s", "task": task}
         rest = {"instruction": "lift it", "steps": 3, "episode_return": 0.0, "outside_mass": None}
         records = [EpisodeRecord(**about, **rest, episode=i, seed=i, success=one == "1") for i, one in enumerate(outcomes)]
         policy = "merged" if name.endswith("merged") else "fine_tuned"
         key = {**about, "policy": policy, "identity": name, "episodes": len(records), "seed": 1}
-        write_episodes(tmp_path / name / "evaluation" / "cell.parquet", records, key=key)
+        write_episodes(tmp_path / name / "evaluation" / f"{task}.parquet", records, key=key)
         return tmp_path / name
 
     return make
@@ -50,6 +50,13 @@ def test_some_of_the_evaluations_are_asked_for_by_words_of_the_command(evaluated
     assert compare_runs(configuration("compare", runs, *only, f"to={tmp_path / 'out'}"))["starts"] == 2
     with pytest.raises(ValueError, match="one keeps none of the evaluations that are asked for"):
         compare_runs(configuration("compare", runs, *only, "only.execution=OpenLoop"))
+
+
+def test_tasks_that_are_numbers_are_words(evaluated, configuration, tmp_path: Path):
+    runs = [evaluated(name, "10", task) for name in ("one", "two") for task in ("0", "3", "4")][::3]
+    for tasks, starts in {"[0,4]": 4, "3": 2}.items():
+        words = [f"runs=[{runs[0]},{runs[1]}]", f"only.tasks={tasks}", f"to={tmp_path / 'out'}"]
+        assert compare_runs(configuration("compare", *words))["starts"] == starts
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,7 @@ def test_the_tasks_of_a_base_come_from_its_manifest(configuration, tiny_contract
     cfg, body = configuration("train", "task=touch"), tiny_contract.embodiment
     assert remembered(cfg, body) == ["push_left", "push_right", "push_forward"]
     assert remembered(configuration("train", "evaluation.remembered=[lift,stack]"), body) == ["stack"]
+    assert remembered(configuration("train", "evaluation.remembered=[lift,3]"), body) == ["3"], "a task is a word"
     assert remembered(configuration("train", "env.suite=mine"), body) == []
 
 

@@ -185,7 +185,10 @@ def _why_again(folder: Path, cell: Cell) -> str | None:
     """What the world, or its code, was another by, of an evaluation that is alike in all that a user says; None of any other."""
     best: list[str] | None = None
     for path in folder.glob(f"{cell.policy}-{cell.task}-*.parquet"):
-        about = read_episodes(path)[1]
+        try:
+            about = read_episodes(path)[1]
+        except ValueError:  # a damaged one is another cell's, as this cell's own is read before
+            continue
         about = flat(about) if isinstance(about, Mapping) else {}
         names = [name for name, value in flat(cell.record).items() if about.get(name) != value]
         if {name.partition(".")[0] for name in names} <= _WORLD and (best is None or len(names) < len(best)):

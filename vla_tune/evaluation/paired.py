@@ -1,8 +1,9 @@
 """Candidates on the starts that all of them met, from what evaluations kept; what differs beside who played is refused by name."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ _STATES = ("seed", "episodes", "suite", "task")
 """Conditions that say which starts were met: without them there are no pairs, whatever is accepted."""
 _LONGEST = 60
 
+World = tuple[str, str, str]
 Kept = Mapping[str, Evaluation]
 """Hash of the conditions -> the evaluation under them, of one run."""
 
@@ -71,11 +73,15 @@ def pair(candidates: Sequence[Candidate], *, wanted: Wanted = Wanted(), accept: 
     if not shared:
         common = set.intersection(*({key for run in one.runs for key in kept[run]} for one in candidates))
         _check_blocks(candidates, kept, common)
-    taken = {run: sorted((of[key] for key in of.keys() & common), key=_order) for run, of in kept.items()}
-    worlds = {run: [(one.world, len(one.records)) for one in of] for run, of in taken.items()}
+    world = partial(_world, accept=accept)
+    taken = {
+        run: [of[key] for key in sorted(of.keys() & common, key=lambda key: _order(of[key], world(of[key]), key))]
+        for run, of in kept.items()
+    }
+    worlds = {run: [(world(one), len(one.records)) for one in of] for run, of in taken.items()}
     if other := next((run for run in runs if worlds[run] != worlds[runs[0]]), None):
         raise ValueError(f"{runs[0]} and {other} played unequally much: evaluate both on the same tasks, with as many episodes.")
-    _check_starts(candidates, taken, shared=shared)
+    _check_starts(candidates, taken, world, shared=shared)
     first = taken[runs[0]]
     labels = _labels(first)
     return Paired(
@@ -129,11 +135,17 @@ def _check_blocks(candidates: Sequence[Candidate], kept: Mapping[Path, Kept], co
             )
 
 
-def _check_starts(candidates: Sequence[Candidate], taken: Mapping[Path, Sequence[Evaluation]], *, shared: bool) -> None:
+def _check_starts(
+    candidates: Sequence[Candidate],
+    taken: Mapping[Path, Sequence[Evaluation]],
+    world: Callable[[Evaluation], World],
+    *,
+    shared: bool,
+) -> None:
     """No start counts twice, and what stands side by side is one start, also where conditions were accepted."""
     for run, evaluations in taken.items():
         for number, one in enumerate(evaluations):
-            if twice := [of for of in evaluations[:number] if of.world == one.world and set(_starts([of])) & set(_starts([one]))]:
+            if twice := [of for of in evaluations[:number] if world(of) == world(one) and set(_starts([of])) & set(_starts([one]))]:
                 names = ", ".join(_differences(twice[0].conditions, one.conditions))
                 raise ValueError(
                     f"{run} met the same starts of {one.task} twice, under conditions that differ in {names}: move one of "
@@ -176,8 +188,15 @@ def _accepted(name: str, accept: Sequence[str]) -> bool:
     return any(name == one or name.startswith(f"{one}.") for one in accept)
 
 
-def _order(one: Evaluation) -> tuple[Any, ...]:
-    return (*one.world, one.about.get("seed") or 0, one.path.name)
+def _world(one: Evaluation, accept: Sequence[str]) -> World:
+    """Suite, task and environment, without that where another one is accepted."""
+    suite, task, environment = one.world
+    return suite, task, "" if _accepted("environment", accept) else environment
+
+
+def _order(one: Evaluation, world: World, key: str) -> tuple[Any, ...]:
+    """The same in every run that met the same conditions, which have the same key."""
+    return (*world, one.about.get("seed") or 0, key)
 
 
 def _success(evaluations: Sequence[Evaluation]) -> list[bool]:

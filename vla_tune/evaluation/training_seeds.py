@@ -7,7 +7,7 @@ from math import sqrt
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from vla_tune.evaluation.stats import PairedComparison, pairs_of, wilson_interval
+from vla_tune.evaluation.stats import PairedComparison, pairs_of, stratified_interval, wilson_interval
 
 LEVEL = 0.95
 
@@ -38,7 +38,8 @@ def interval_over_runs(
     """95 % bounds of the mean success rate of training runs: as wide as runs and starts differ, never narrower than Wilson's.
 
     Student's t with the degrees of freedom of the runs, more of them where the variance is that of the starts (Satterthwaite's, at
-    most twice as many: of few runs it is not well known which variance is theirs).
+    most twice as many: of few runs it is not well known which variance is theirs). Of a single run, `stratified_interval` over its
+    tasks, as its own table has it, where they have as many starts each.
 
     Args:
         played: Success of every run at every start.
@@ -48,12 +49,18 @@ def interval_over_runs(
     rate, spread = float(played.mean()), _spread(played, tasks)
     low, high = wilson_interval(int(played.sum()), played.size)
     if not spread.degrees:
-        return low, high
+        return _of_one_run(played[0], tasks) or (low, high)
     common = max(_of_starts(played.mean(0), tasks) - spread.chance, 0.0) if shared else 0.0
     variance = spread.runs + common
     degrees = spread.degrees * (min((variance / spread.runs) ** 2, 2.0) if spread.runs else 2.0)
     half = _quantile(degrees) * sqrt(variance)
     return max(min(low, rate - half), 0.0), min(max(high, rate + half), 1.0)
+
+
+def _of_one_run(success: Bool[np.ndarray, " starts"], tasks: Shaped[np.ndarray, " starts"]) -> tuple[float, float] | None:
+    counts = [(int(success[tasks == name].sum()), int((tasks == name).sum())) for name in dict.fromkeys(tasks.tolist())]
+    alike = len(counts) > 1 and len({episodes for _, episodes in counts}) == 1
+    return stratified_interval(counts) if alike else None
 
 
 def interval_of_rates(successes: Sequence[int], episodes: Sequence[int]) -> tuple[float, float]:

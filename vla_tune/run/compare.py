@@ -14,6 +14,7 @@ from vla_tune.evaluation.pairwise import compare_all
 from vla_tune.evaluation.pairwise_report import pairwise_markdown, pairwise_tables, plot_pairwise, sentences
 from vla_tune.printing import say, show
 from vla_tune.run.folder import folder_name
+from vla_tune.run.tasks import tasks_of
 from vla_tune.schema import write_json, write_whole
 
 _COMPARISONS = Path("runs/comparisons")
@@ -27,7 +28,7 @@ def compare_runs(cfg: DictConfig) -> dict[str, Any]:
     """
     candidates = _candidates(cfg.runs, cfg.names)
     only = cfg.only
-    tasks = None if only.tasks is None else list(only.tasks)
+    tasks = None if only.tasks is None else tasks_of(only.tasks)
     wanted = Wanted(policy=only.policy, tasks=tasks, suite=only.suite, seed=only.seed, execution=only.execution)
     found = compare_all(pair(candidates, wanted=wanted, accept=list(cfg.accept)), margin=cfg.margin)
     names = [one.name for one in candidates]

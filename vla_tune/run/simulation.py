@@ -147,7 +147,7 @@ def remembered(cfg: DictConfig, body: Embodiment) -> list[str]:
     if why_not_tried(base, body) is not None:
         return []
     named, own = cfg.evaluation.remembered, chosen_tasks(cfg)
-    tasks = known_tasks(base, suite=cfg.env.suite) if named is None else named
+    tasks = known_tasks(base, suite=cfg.env.suite) if named is None else [str(task) for task in named]
     return [task for task in tasks if task not in own]
 
 
