@@ -114,6 +114,21 @@ def test_an_unknown_type_of_lerobot_is_named():
         FromLeRobot(type="pushed")()
 
 
+def test_a_limit_that_lerobot_puts_around_an_environment_is_taken_off(monkeypatch):
+    from lerobot.envs import EnvConfig
+
+    class Limited:
+        def create_envs(self, n_envs, use_async_envs):
+            make = lambda: gymnasium.wrappers.OrderEnforcing(gymnasium.make("CartPole-v1", max_episode_steps=3))  # noqa: E731
+            return {"cart": {0: gymnasium.vector.SyncVectorEnv([make])}}
+
+    monkeypatch.setattr(EnvConfig, "get_known_choices", lambda: {"cart": Limited})
+    env = FromLeRobot(type="cart")()
+    env.reset(seed=0)
+    ended = [env.step(number % 2) for number in range(6)]
+    assert not any(truncated for _, _, _, truncated, _ in ended)
+
+
 @pytest.mark.parametrize(("said", "found"), [({}, "egl"), ({"MUJOCO_GL": "osmesa"}, "osmesa")])
 def test_mujoco_draws_without_a_screen_unless_told_how(said, found):
     """MuJoCo reads it when it is imported."""

@@ -8,6 +8,7 @@ from importlib.metadata import distributions
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
+from gymnasium.wrappers import TimeLimit
 
 from vla_tune.translation.paths import in_mapping
 
@@ -62,7 +63,7 @@ class FromLeRobot:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, **more: Any) -> gymnasium.Env:
-        """The environment that such a configuration makes.
+        """The environment that such a configuration makes, without its limit of steps: `horizon` is the limit.
 
         Raises:
             ValueError: there is no such type, it does not take such arguments, or makes several environments where one is wanted.
@@ -83,7 +84,16 @@ class FromLeRobot:
             for _, envs in made:
                 envs.close()
             raise ValueError(f"{self.type} makes {', '.join(name for name, _ in made)}: let `tasks` and `arguments` choose one.")
-        return made[0][1].envs[0]
+        return _without_limit(made[0][1].envs[0])
+
+
+def _without_limit(env: gymnasium.Env) -> gymnasium.Env:
+    """Without gymnasium's limits, which settling would use up; what an environment itself counts stays."""
+    if isinstance(env, TimeLimit):
+        return _without_limit(env.env)
+    if isinstance(env, gymnasium.Wrapper):
+        env.env = _without_limit(env.env)
+    return env
 
 
 @contextmanager
