@@ -13,7 +13,7 @@ always, the instruction for another thing in sight, which an evaluation then tri
 or `truncated`, or at the limit with which the environment is registered; all at its start follows from `reset(seed=...)`.
 An environment that begins in one of a fixed set of starts says their number as `metadata["starts"]`: an evaluation plays none of
 them twice, and adds `options={"episode": number}`, counted from 0; a recording leaves them out by `options={"stored": False}`.
-`docs/environments.md` is the guide.
+`docs/guides/environments.md` is the guide.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -28,7 +28,7 @@ class Pissa(Lora):
 
     The paper moves s B0 A0 out of W. Here W stays what it is, and A0 and -B0 are frozen beside it: a 4-bit W could not give
     anything up without being rounded anew, and the next adapter would find a changed base. A saved adapter is plain LoRA of twice
-    the rank over the original base, [B, -B0] [A; A0]. At initialisation the outputs are those of the base up to rounding.
+    the rank over the original base, `[B, -B0] [A; A0]`. At initialisation the outputs are those of the base up to rounding.
     """
 
     def __post_init__(self) -> None:

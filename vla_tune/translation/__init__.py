@@ -1,4 +1,4 @@
-"""Any gymnasium environment as `vla_tune.environment` wants it, by configuration alone; `docs/environments.md` is the guide."""
+"""Any gymnasium environment as `vla_tune.environment` wants it, by configuration alone (`docs/guides/environments.md`)."""
 
 from vla_tune.translation.actions import Action, Clip, Constant, Gripper, GripperSwitch, LeftOut, Numbers, Refuse
 from vla_tune.translation.changes import FlippedLeftRight, FlippedUpDown, RotationVector, Turned
