@@ -28,6 +28,7 @@ from vla_tune.run.folder import ADAPTER_FOLDER, RESULTS_FILE, run_around
 from vla_tune.run.following import Run, Trying
 from vla_tune.run.objects import Trained, build, device_of, load_policy
 from vla_tune.run.proof import check_contract_of
+from vla_tune.run.protocol import protocol_of
 from vla_tune.run.published import named_folder, stated_contract
 from vla_tune.run.stored import data_of
 from vla_tune.run.tasks import in_words
@@ -76,11 +77,6 @@ def maker_of(cfg: DictConfig, task: str) -> MakeEnv:
 def looked_at(cfg: DictConfig, task: str, make_env: MakeEnv) -> Look:
     """What the environment of a task tells before anybody acts in it."""
     return look_at(make_env, suite=cfg.env.suite, task=task, seed=cfg.evaluation.seed)
-
-
-def protocol_of(cfg: DictConfig) -> str:
-    """The name of the rules by which an environment is played: its own, or that of its suite."""
-    return str(cfg.env.get("protocol") or cfg.env.suite)
 
 
 def _environment(cfg: DictConfig) -> str:
