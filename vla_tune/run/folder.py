@@ -85,6 +85,10 @@ def _steps_in(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
+_MOST = 1000
+"""Environments, or rows, that a run's folder may ask for."""
+
+
 def task_of(run: str) -> str | list[str]:
     """The task that a training run was about, or its tasks; for a merged policy, those of the run around it."""
     if (folder := run_around(Path(run))) is None:
@@ -95,6 +99,14 @@ def task_of(run: str) -> str | list[str]:
     except ValueError:
         raise ValueError(f"{folder / CONFIG_FILE} has task={str(task)[:80]!r}, which names no task: write task=<name>.") from None
     return names if isinstance(task, list) else names[0]
+
+
+def tried_with(run: str, name: str, otherwise: Any) -> Any:
+    """With which `evaluation.num_envs`, or `rows`, a training run is tried; what is said `otherwise` where there is none."""
+    folder = run_around(Path(run))
+    said = {} if folder is None else read_config(folder).get("evaluation")
+    number = said.get(name) if isinstance(said, dict) else None
+    return number if type(number) is int and 0 < number <= _MOST else otherwise  # the run may be a stranger's
 
 
 def run_around(folder: Path) -> Path | None:
@@ -115,7 +127,7 @@ def count_of(items: Sequence[Any]) -> int:
 def register_resolvers() -> None:
     """What the YAML files may call."""
     OmegaConf.register_new_resolver("output", lambda: str(output_folder()), replace=True)
-    named = (folder_name, asset, task_of, tasks_of, dimension_of, count_of, known_tasks)
+    named = (folder_name, asset, task_of, tried_with, tasks_of, dimension_of, count_of, known_tasks)
     for resolver in (*named, named_alike, recipe_for, share_of):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
