@@ -9,7 +9,7 @@ import pytest
 from envs.wrappers import DistractorInstruction
 from vla_tune.evaluation import code as module
 from vla_tune.evaluation.code import code_of
-from vla_tune.evaluation.shelf import Shelf
+from vla_tune.workers.shelf import Shelf
 
 WORLD = """
 import gymnasium, {sibling}

@@ -12,22 +12,28 @@ from vla_tune.evaluation.fingerprint import VARIES, look_at, mixed, of_several, 
 CELL: dict[str, Any] = {"suite": "line", "task": "walk", "seed": 0}
 
 
+@pytest.fixture
+def look_of(body):
+    return partial(look_at, embodiment=body, **CELL)
+
+
 @pytest.fixture(scope="module")
-def tabletop():
-    return look_at(partial(gymnasium.make, "envs:vla_tune/Tabletop-v0", task="lift", disable_env_checker=True), **CELL)
+def tabletop(tiny_contract):
+    make = partial(gymnasium.make, "envs:vla_tune/Tabletop-v0", task="lift", disable_env_checker=True)
+    return look_at(make, embodiment=tiny_contract.embodiment, **CELL)
 
 
-def test_a_start_is_the_same_every_time(line):
-    look = look_at(line, **CELL)
-    assert look_at(line, **CELL) == look
+def test_a_start_is_the_same_every_time(line, look_of):
+    look = look_of(line)
+    assert look_of(line) == look
     assert look.fingerprint["renderer"] is None
     changes: list[dict[str, Any]] = [{"seed": 1}, {"task": "run"}, {"suite": "lines"}]
-    for other in (look_at(line, **(CELL | change)).fingerprint for change in changes):
+    for other in (look_of(line, **change).fingerprint for change in changes):
         assert look.fingerprint["frame"] != other["frame"]
         assert look.fingerprint["state"] != other["state"]
 
 
-def test_pictures_that_are_drawn_with_noise_vary(line):
+def test_pictures_that_are_drawn_with_noise_vary(line, look_of):
     class Noisy(line):
         draws = 0
 
@@ -36,11 +42,11 @@ def test_pictures_that_are_drawn_with_noise_vary(line):
             shown = super().observe()
             return shown | {"images": {"front": lambda: shown["images"]["front"] ^ np.uint8(Noisy.draws)}}
 
-    look, plain = look_at(Noisy, **CELL), look_at(line, **CELL)
+    look, plain = look_of(Noisy), look_of(line)
     assert look.fingerprint == dict(plain.fingerprint) | {"frame": VARIES}
 
 
-def test_mujoco_is_asked_who_draws_and_where_things_are(tabletop):
+def test_mujoco_is_asked_who_draws_and_where_things_are(tabletop, look_of):
     assert len(str(tabletop.fingerprint["renderer"]).split(", ")) >= 3
     assert tabletop.code["packages"]["mujoco"].startswith("3.")
     make = partial(gymnasium.make, "envs:vla_tune/Tabletop-v0", task="lift", disable_env_checker=True)
@@ -51,7 +57,7 @@ def test_mujoco_is_asked_who_draws_and_where_things_are(tabletop):
             self.unwrapped.scene.data.qpos[0] += 1e-9  # pyright: ignore[reportAttributeAccessIssue]
             return shown, info
 
-    moved = look_at(lambda: Moved(make()), **CELL).fingerprint
+    moved = look_of(lambda: Moved(make())).fingerprint
     assert moved["frame"] == tabletop.fingerprint["frame"], "nobody sees it"
     assert moved["state"] != tabletop.fingerprint["state"]
 

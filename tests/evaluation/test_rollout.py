@@ -137,6 +137,7 @@ class OneAtATime:
     def __init__(self, pool, newest):
         self.pool, self.newest, self.asked = pool, newest, []
         self.size, self.about, self.close = pool.size, pool.about, pool.close
+        self.behind, self.start = pool.behind, pool.start
 
     def ask(self, row, verb, **arguments):
         self.asked.append((row, verb, arguments))

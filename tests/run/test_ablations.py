@@ -6,7 +6,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from vla_tune.run.ablations import Blank, WrongInstruction, ablations_of
+from vla_tune.run.ablations import Blank, WrongInstruction
+from vla_tune.run.evaluate import ablations_of
 
 
 class World(gymnasium.Env):

@@ -9,7 +9,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from vla_tune.plan import Plan
-from vla_tune.run.ablations import ablations_of
+from vla_tune.run.evaluate import ablations_of
 from vla_tune.run.fine_tune import fine_tune
 from vla_tune.run.folder import asset_named
 from vla_tune.run.objects import build

@@ -9,7 +9,8 @@ from gymnasium import spaces
 
 from vla_tune.data import build_pipeline
 from vla_tune.data.sources import Data
-from vla_tune.evaluation import EpisodeRecord, success_row
+from vla_tune.evaluation import EpisodeRecord, read_episodes, success_row
+from vla_tune.evaluation.kept import CELLS
 from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.policy import LocalPolicy
 from vla_tune.run import simulation
@@ -115,10 +116,10 @@ def test_a_policy_is_tried_task_by_task_and_the_mean_counts(
 ):
     asked_for = []
 
-    def played(cfg, trained, *, policy, task, folder, make_env=None, look=None, films=False, ablation=None):
+    def played(cfg, trained, *, policy, task, folder, venue=None, look=None, films=False, ablation=None):
         asked_for.append((policy, task, films, type(ablation).__name__))
-        if make_env is not None:
-            make_env().close()
+        if look is not None:
+            venue.make_env().close()
         return success_row(policy=policy, task=task, records=records_of([task == "lift"] * (4 if ablation is None else 2)))
 
     monkeypatch.setattr(simulation, "evaluate", played)
@@ -138,6 +139,32 @@ def test_a_policy_is_tried_task_by_task_and_the_mean_counts(
     assert World.closed - before == 2, "one of each task was made"
     assert [(row["policy"], row["episodes"]) for row in rows if "tasks" in row] == [("fine_tuned", 8), ("blank_pictures", 4)]
     assert Simulation().number({"evaluation": Simulation().in_order(rows)}) == 0.5
+
+
+@pytest.mark.slow  # processes of their own
+def test_cells_are_the_same_wherever_tasks_are_played(
+    configuration, base, pipeline, tiny_contract, tiny_head, tiny_model, tmp_path, capsys
+):
+    trained = Trained(LocalPolicy(tiny_head.over(tiny_model), pipeline, tiny_contract, pad_id=512, rows=1), ())
+    words = ["task=[lift,touch,push_left]", "ablation=[wrong_instruction,blank_pictures]", "+env.make.cameras.front=[64,64]"]
+    numbers = {"episodes": 3, "ablated": 2, "max_steps": 6, "num_envs": 2, "rows": 1, "films": [0], "filmed": 2}
+    words += [f"evaluation.{name}={value}" for name, value in numbers.items()]
+
+    def tried(environments, folder):
+        cfg = configuration("train", f"model.folder={base}", *words, f"environments={environments}")
+        return Simulation().of_policy(Run(cfg, tmp_path / folder, lambda: DATA), trained, name="mine")
+
+    def kept(folder):
+        films = sorted(path.name for path in (tmp_path / folder / "films").iterdir())
+        return films, {path.name: read_episodes(path) for path in (tmp_path / folder / CELLS).iterdir()}
+
+    rows = tried("in_turn", "here")
+    assert tried("in_processes", "there") == rows
+    assert kept("there") == kept("here")
+    assert (len(kept("here")[0]), len(kept("here")[1])) == (2, 9)
+    capsys.readouterr()
+    assert tried("in_processes", "here") == rows
+    assert capsys.readouterr().err.count("read from") == 9
 
 
 @pytest.mark.parametrize(

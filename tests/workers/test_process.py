@@ -13,15 +13,14 @@ import torch
 from vla_tune.evaluation import in_processes
 from vla_tune.schema import to_record
 from vla_tune.workers import Process, Tick, Worker
-from vla_tune.workers.idle import give, leave, take
+from vla_tune.workers.idle import IDLE
 
 TABLETOP = partial(gymnasium.make, "envs:vla_tune/Tabletop-v0", task="touch", cameras={"front": (64, 64)})
 
 
 def test_a_process_imports_no_torch():
-    code = (
-        "import sys, vla_tune.workers.child; print([name for name in ('torch', 'hydra', 'pyarrow', 'rich') if name in sys.modules])"
-    )
+    heavy = "('torch', 'hydra', 'omegaconf', 'pyarrow', 'rich')"
+    code = f"import sys, vla_tune.workers.child, vla_tune.run.ablations; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout == "[]\n"
 
 
@@ -77,10 +76,10 @@ def test_a_process_that_answered_serves_the_next_pool(tiny_contract, monkeypatch
     at_work.close()  # in the midst of its work
     assert torch.get_num_threads() == 3
     torch.set_num_threads(before)
-    another = take()
+    another = IDLE.take()
     assert another is not served[0]
-    give(another)
-    leave()
+    IDLE.give(another, ending="clear")
+    IDLE.leave()
 
 
 @pytest.mark.slow  # a process of its own

@@ -1,6 +1,6 @@
 """One cell of an evaluation: a policy on a task. What was played of a cell is read instead of played again."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from vla_tune.evaluation.environments import MakeEnv, Vectorize, in_turn
 from vla_tune.evaluation.episodes import EpisodeRecord, read_episodes, write_episodes
 from vla_tune.evaluation.kept import flat
-from vla_tune.evaluation.progress import progress
+from vla_tune.evaluation.progress import Telling, progress
 from vla_tune.evaluation.rollout import rollout, to_stderr
 from vla_tune.evaluation.stage import Rules
 from vla_tune.evaluation.watcher import NOBODY, Several, Watcher
@@ -123,6 +123,7 @@ def evaluate_cell(
     cells: Cells | None = None,
     vectorize: Vectorize = in_turn,
     watcher: Watcher = NOBODY,
+    telling: Telling = progress,
     tell: Callable[[str], None] = to_stderr,
 ) -> list[EpisodeRecord]:
     """The cell's records, played now and kept in `folder`, or read from there if it was finished before.
@@ -130,15 +131,12 @@ def evaluate_cell(
     Each episode is kept as soon as it is over: a cell that is cut short goes on where it was.
     """
     path, known = cell.path(folder), (cells or Kept()).known(folder, cell)
-    if len(known) == cell.episodes:
-        tell(f"{cell.policy} on {cell.task}: read from {path}; cells=again plays it again.")
-        return known
-    if not known and (why := _why_again(folder, cell)):
-        tell(why)
-    if known:
-        read = f"{len(known)} of {cell.episodes} episodes read from {_begun(path)}"
-        tell(f"{cell.policy} on {cell.task}: {read}, the others are played.")
-    with progress(f"{cell.policy} on {cell.task}", cell.episodes, done=known) as far:
+    with telling(cell.policy, cell.task, cell.episodes, done=known) as far:
+        if len(known) == cell.episodes:
+            tell(f"{cell.policy} on {cell.task}: read from {path}; cells=again plays it again.")
+            return known
+        if said := _what_is_known(folder, cell, known):
+            tell(said)
         records = rollout(
             policy,
             make_env,
@@ -179,6 +177,13 @@ class _Keeping:
         """Writes the episodes so far."""
         self.records.append(record)
         write_episodes(self.path, self.records, key=self.cell.record)
+
+
+def _what_is_known(folder: Path, cell: Cell, known: Sequence[EpisodeRecord]) -> str | None:
+    if not known:
+        return _why_again(folder, cell)
+    read = f"{len(known)} of {cell.episodes} episodes read from {_begun(cell.path(folder))}"
+    return f"{cell.policy} on {cell.task}: {read}, the others are played."
 
 
 def _why_again(folder: Path, cell: Cell) -> str | None:

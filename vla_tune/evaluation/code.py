@@ -2,22 +2,22 @@
 
 import ast
 import re
-import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import is_dataclass
 from functools import cache, partial
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 from typing import Any
-
-import gymnasium
 
 import vla_tune
 from vla_tune.evaluation.environments import MakeEnv
+from vla_tune.workers.start import Behind, behind, imported_here
+
+Modules = Mapping[str, Sequence[str]]
+"""Name -> file and package."""
 
 _OURS = (
     *("schema", "tokens", "data", "models", "heads", "adapters", "policy", "execution", "environment.py", "workers"),
@@ -30,19 +30,21 @@ _BESIDE = (".xml", ".mjcf", ".urdf", ".json", ".yaml", ".yml", ".toml")
 """Files of a package that describe a world."""
 
 
-def code_of(make_env: MakeEnv) -> dict[str, Any]:
-    """JSON data that differ where the code behind an environment differs; one is made to look at it.
+def code_of(make_env: MakeEnv, found: Behind | None = None) -> dict[str, Any]:
+    """JSON data that differ where the code behind an environment differs.
 
     `sources`: a hash of the files in which the environment, its wrappers and its maker are written, of what these import, and of
     the descriptions that lie in their packages. `packages`: versions of what is installed, meshes and textures included. `ours`: a
     hash of this package.
+
+    Args:
+        make_env: Makes the environment.
+        found: What is behind one that was made, here or in another process; None makes one to look at it.
     """
-    env = make_env()
-    try:
-        names = {type(layer).__module__ for layer in _layers(env)} | set(_modules(make_env))
-    finally:
-        env.close()
-    own, installed = _reached(names)
+    if found is None:
+        with closing(make_env()) as env:
+            found = behind(env)
+    own, installed = _reached({*found.layers, *_modules(make_env)}, {**found.modules, **imported_here()})
     packages = {name: version for name in sorted({*_ALWAYS, *installed, *_assets(installed)}) if (version := _version(name))}
     return {"sources": _hash(_files(own)), "packages": packages, "ours": _ours()}
 
@@ -50,18 +52,8 @@ def code_of(make_env: MakeEnv) -> dict[str, Any]:
 def code_behind(*made: Any) -> str:
     """A hash of the files in which makers, functions and objects are written, with what these import; packages are left out."""
     named = re.findall(r"\W([A-Za-z_][\w.]*):[\w./-]+-v\d+", repr(made))  # of environments that a module registers
-    own, _ = _reached({name for one in made for name in _modules(one)} | set(named))
+    own, _ = _reached({name for one in made for name in _modules(one)} | set(named), imported_here())
     return _hash(_files(own))
-
-
-def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
-    """The wrappers, then what they wrap."""
-    while True:
-        yield env
-        inner = getattr(env, "env", None)
-        if not isinstance(inner, gymnasium.Env):
-            return
-        env = inner
 
 
 def _modules(made: Any) -> Iterator[str]:
@@ -85,33 +77,31 @@ def _modules(made: Any) -> Iterator[str]:
         yield from _modules(child)
 
 
-def _reached(names: set[str]) -> tuple[dict[str, ModuleType], set[str]]:
+def _reached(names: set[str], imported: Modules) -> tuple[dict[str, Sequence[str]], set[str]]:
     """Modules that are somebody's own files, with what they import; and the names of the packages that are installed."""
-    own: dict[str, ModuleType] = {}
+    own: dict[str, Sequence[str]] = {}
     installed: set[str] = set()
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        module, top = sys.modules.get(name), name.partition(".")[0]
-        if module is None or name in own or top in (*sys.stdlib_module_names, "vla_tune"):
+        if name not in imported or name in own:
             continue
-        if _is_installed(module):
-            installed.add(top)
-        elif getattr(module, "__file__", None):
-            own[name] = module
-            waiting += _imported(module)
+        file, package = imported[name]
+        if _is_installed(file):
+            installed.add(name.partition(".")[0])
+        else:
+            own[name] = imported[name]
+            waiting += _named(Path(file), package)
     return own, installed
 
 
-def _is_installed(module: ModuleType) -> bool:
-    file = getattr(module, "__file__", None)
-    return file is not None and any(Path(file).is_relative_to(sysconfig.get_path(kind)) for kind in ("purelib", "platlib"))
+def _is_installed(file: str) -> bool:
+    return any(Path(file).is_relative_to(sysconfig.get_path(kind)) for kind in ("purelib", "platlib"))
 
 
-def _imported(module: ModuleType) -> Iterator[str]:
-    """Dotted names of all that a module's file imports, at the top and inside functions."""
-    package = module.__package__ or ""
-    for node in ast.walk(ast.parse(Path(str(module.__file__)).read_bytes())):
+def _named(file: Path, package: str) -> Iterator[str]:
+    """Dotted names of all that a module's file imports, at the top and inside functions, and other words that may be such names."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -121,15 +111,15 @@ def _imported(module: ModuleType) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call):  # such as import_module("robosuite.utils")
             words = [one.value for one in node.args if isinstance(one, ast.Constant)]
-            yield from (word for word in words if isinstance(word, str) and word in sys.modules)
+            yield from (word for word in words if isinstance(word, str))
 
 
-def _files(modules: Mapping[str, ModuleType]) -> dict[str, Path]:
+def _files(modules: Modules) -> dict[str, Path]:
     """Name -> file: the modules, and the descriptions in the folders of their packages."""
-    found = {name: Path(str(module.__file__)) for name, module in modules.items()}
-    for name, module in modules.items():
-        if module.__package__:
-            folder = Path(str(module.__file__)).parent
+    found = {name: Path(file) for name, (file, _) in modules.items()}
+    for name, (file, package) in modules.items():
+        if package:
+            folder = Path(file).parent
             found |= {f"{name}/{path.relative_to(folder)}": path for path in folder.rglob("*") if path.suffix in _BESIDE}
     return found
 

@@ -1,19 +1,19 @@
 """The environments of an evaluation: several beside each other, in this process or each in its own."""
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import Any, Protocol, runtime_checkable
 
-import gymnasium
-import numpy as np
 import torch
 
-from vla_tune.schema import Embodiment, same_rate, to_record
-from vla_tune.workers import About, Process, Tick, Worker
-from vla_tune.workers.idle import give, take
-
-MakeEnv = Callable[[], gymnasium.Env]
+from vla_tune.schema import Embodiment, to_record
+from vla_tune.workers import About, Behind, Process, Start, Tick, Worker
+from vla_tune.workers.idle import IDLE, Idle
+from vla_tune.workers.shelf import MakeEnv
 
 
 @runtime_checkable
@@ -27,6 +27,14 @@ class Pool(Protocol):
 
     def about(self) -> About:
         """What they say of themselves."""
+        ...
+
+    def behind(self) -> Behind:
+        """What code is behind the first."""
+        ...
+
+    def start(self, *, seed: int, episode: int) -> Start:
+        """How an episode begins in the first."""
         ...
 
     def ask(self, row: int, verb: str, **arguments: Any) -> None:
@@ -45,11 +53,40 @@ class Pool(Protocol):
 Vectorize = Callable[[MakeEnv, int, Embodiment], Pool]
 
 
+class HaltedError(Exception):
+    """Environments that are waited for in one thread are given up, for something failed in another."""
+
+
+class Halt:
+    """Ends the waiting for environments in other threads."""
+
+    def __init__(self) -> None:
+        self.connection, self._theirs = Pipe(duplex=False)
+
+    def call(self) -> None:
+        """From now on who waits, or begins to, is told `HaltedError`."""
+        self._theirs.close()
+
+    @property
+    def called(self) -> bool:
+        """Whether it was."""
+        return self._theirs.closed
+
+
+@runtime_checkable
+class Separate(Protocol):
+    """A `Vectorize` that can keep processes apart, so that several threads can each have some of their own."""
+
+    def apart(self, halt: Halt) -> AbstractContextManager[Vectorize]:
+        """In this block, environments live in processes that serve nobody else, with what they have on a `Shelf`."""
+        ...
+
+
 class _InTurn:
     def __init__(self, make_env: MakeEnv, count: int, embodiment: Embodiment) -> None:
         self._asked: dict[int, Callable[[], list[Tick]]] = {}
         with ExitStack() as made:
-            self._workers = [_kept(made, Worker(make_env, embodiment)) for _ in range(count)]
+            self._workers = [made.enter_context(closing(Worker(make_env, embodiment))) for _ in range(count)]
             self._made = made.pop_all()
 
     @property
@@ -58,6 +95,12 @@ class _InTurn:
 
     def about(self) -> About:
         return self._workers[0].about()
+
+    def behind(self) -> Behind:
+        return self._workers[0].behind()
+
+    def start(self, *, seed: int, episode: int) -> Start:
+        return self._workers[0].start(seed=seed, episode=episode)
 
     def ask(self, row: int, verb: str, **arguments: Any) -> None:
         self._asked[row] = lambda: getattr(self._workers[row], verb)(**arguments)
@@ -71,14 +114,23 @@ class _InTurn:
 
 
 class _InProcesses:
-    def __init__(self, make_env: MakeEnv, count: int, embodiment: Embodiment) -> None:
+    def __init__(
+        self,
+        make_env: MakeEnv,
+        count: int,
+        embodiment: Embodiment,
+        *,
+        idle: Idle,
+        ending: str,
+        halt: Halt,
+        around: Callable[[int], AbstractContextManager[None]],
+    ) -> None:
         record = to_record(embodiment)
+        self._idle, self._ending, self._halt = idle, ending, halt
         self._asked: set[int] = set()
-        self._threads = torch.get_num_threads()
-        torch.set_num_threads(max(1, self._threads - count))  # OpenMP's wait for each other where others have their cores
         with ExitStack() as made:
-            made.callback(torch.set_num_threads, self._threads)
-            self._processes = [_kept(made, take()) for _ in range(count)]
+            made.enter_context(around(count))
+            self._processes = [self._taken(made) for _ in range(count)]
             for row, process in enumerate(self._processes):
                 process.make(make_env, embodiment=record)
                 self._asked.add(row)
@@ -91,8 +143,13 @@ class _InProcesses:
         return len(self._processes)
 
     def about(self) -> About:
-        self._processes[0].ask("about", {})
-        return About.of(self._processes[0].answer())
+        return About.of(self._told("about"))
+
+    def behind(self) -> Behind:
+        return Behind(**self._told("behind"))
+
+    def start(self, *, seed: int, episode: int) -> Start:
+        return Start(**self._told("start", seed=seed, episode=episode))
 
     def ask(self, row: int, verb: str, **arguments: Any) -> None:
         self._processes[row].ask(verb, arguments)
@@ -101,9 +158,17 @@ class _InProcesses:
     def answers(self) -> dict[int, list[Tick]]:
         return {row: [Tick.of(plain) for plain in answer] for row, answer in self._ready().items()}
 
+    def _told(self, verb: str, **arguments: Any) -> Any:
+        """What the first answers, while none is at work."""
+        self.ask(0, verb, **arguments)
+        return self._ready()[0]
+
     def _ready(self) -> dict[int, Any]:
         waiting = {self._processes[row].connection: row for row in sorted(self._asked)}
-        ready = sorted(waiting[connection] for connection in wait(list(waiting)))  # pyright: ignore[reportArgumentType] (ours alone)
+        found = wait([*waiting, self._halt.connection])
+        if self._halt.connection in found:
+            raise HaltedError
+        ready = sorted(waiting[connection] for connection in found)  # pyright: ignore[reportArgumentType] (ours alone)
         return {row: self._answer(row) for row in ready}
 
     def _answer(self, row: int) -> Any:
@@ -114,72 +179,58 @@ class _InProcesses:
 
     def close(self) -> None:
         """Those that are at work, or failed, are ended; the others may serve again."""
-        torch.set_num_threads(self._threads)
+        for process in self._processes if self._asked else []:
+            process.hang_up()
+        self._made.close()
+
+    def _taken(self, made: ExitStack) -> Process:
+        process = self._idle.take()
+        made.callback(self._leave, process)
+        return process
+
+    def _leave(self, process: Process) -> None:
         if self._asked:
-            for process in self._processes:
-                process.hang_up()
-            self._made.close()
+            process.close()
         else:
-            self._made.pop_all()
-            for process in self._processes:
-                try:
-                    give(process)
-                except (ValueError, RuntimeError, ChildProcessError):  # it does not close, but has done its work
-                    process.close()
+            self._idle.give(process, ending=self._ending)
 
 
-def _kept[T: Worker | Process](made: ExitStack, one: T) -> T:
-    made.callback(one.close)
-    return one
+@dataclass(frozen=True)
+class InProcesses:
+    """Environments each in a fresh process of its own: some step and draw while the policy acts for others (a `Vectorize`).
+
+    `play_each` plays several tasks at once in such processes.
+    """
+
+    def __call__(self, make_env: MakeEnv, count: int, embodiment: Embodiment) -> Pool:
+        """Until they are closed torch has as many threads fewer, of at least one."""
+        return _InProcesses(make_env, count, embodiment, idle=IDLE, ending="clear", halt=Halt(), around=fewer_threads)
+
+    @contextmanager
+    def apart(self, halt: Halt) -> Iterator[Vectorize]:
+        """Afterwards their processes wait for the next environments of the program."""
+        own = Idle()
+        try:
+            yield partial(_InProcesses, idle=own, ending="close", halt=halt, around=lambda count: nullcontext())
+            own.hand_over(IDLE)
+        finally:
+            own.leave()
+
+
+in_processes = InProcesses()
+
+
+@contextmanager
+def fewer_threads(count: int) -> Iterator[None]:
+    """In this block torch leaves cores to `count` processes: OpenMP's threads wait for each other where others have their cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def in_turn(make_env: MakeEnv, count: int, embodiment: Embodiment) -> Pool:
     """`count` environments in this process, one after the other."""
     return _InTurn(make_env, count, embodiment)
-
-
-def in_processes(make_env: MakeEnv, count: int, embodiment: Embodiment) -> Pool:
-    """`count` environments, each in a fresh process of its own: some step and draw while the policy acts for others.
-
-    Until they are closed torch has as many threads fewer, of at least one.
-    """
-    return _InProcesses(make_env, count, embodiment)
-
-
-def check_fit(about: About, embodiment: Embodiment) -> None:
-    """Refuse an environment whose actions, or whose rate, are not the embodiment's."""
-    check_actions(None if about.shape is None else tuple(about.shape), embodiment)
-    check_rate({} if about.control_hz is None else {"control_hz": about.control_hz}, embodiment)
-
-
-def check_actions(shape: tuple[int, ...] | None, embodiment: Embodiment) -> None:
-    """Refuse actions of another shape than the embodiment's."""
-    if shape != (embodiment.action_dimension,):
-        raise ValueError(
-            f"the environment takes actions {shape}, {embodiment.name!r} has {embodiment.action_dimension} dimensions: the policy "
-            "belongs to another robot."
-        )
-
-
-def check_rate(metadata: Mapping[str, Any], embodiment: Embodiment) -> None:
-    """Refuse an environment that says that it acts at another rate (`metadata["control_hz"]`); most say nothing."""
-    rate = metadata.get("control_hz")
-    if isinstance(rate, int | float) and not same_rate(float(rate), embodiment.control_hz):
-        raise ValueError(f"the environment acts at {rate:g} Hz, {embodiment.name!r} at {embodiment.control_hz:g} Hz.")
-
-
-def check_seeding(pool: Pool, seed: int) -> None:
-    """Refuse environments that start differently from the same seed (pictures aside: a GPU may draw them with some noise)."""
-    first, again = (_begun(pool, seed) for _ in range(2))
-    for one in (*first.values(), *again.values()):
-        if not np.array_equal(one.seen.state, first[0].seen.state) or one.seen.instruction != first[0].seen.instruction:
-            raise ValueError("the environment starts differently from the same seed: make reset(seed=...) decide everything.")
-
-
-def _begun(pool: Pool, seed: int) -> dict[int, Tick]:
-    begun: dict[int, Tick] = {}
-    for row in range(pool.size):
-        pool.ask(row, "begin", seed=seed, episode=0, look=False)
-    while len(begun) < pool.size:
-        begun |= {row: ticks[0] for row, ticks in pool.answers().items()}
-    return begun

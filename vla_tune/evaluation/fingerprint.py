@@ -1,19 +1,15 @@
 """What shows that two evaluations had the same world before them: who drew it, and how an episode began there."""
 
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-import gymnasium
-import numpy as np
-
-from vla_tune.environment import EPISODE, drawn
 from vla_tune.evaluation.code import code_of
-from vla_tune.evaluation.environments import MakeEnv
+from vla_tune.evaluation.environments import MakeEnv, Vectorize, in_turn
 from vla_tune.evaluation.episodes import episode_seed
+from vla_tune.schema import Embodiment
 
 VARIES = "varies"
 """In place of a hash, where the same seed led to two things; a GPU may draw with some noise."""
@@ -37,17 +33,20 @@ class Look:
     pictures and of state and physics with which episode 0 begins, after any settling."""
 
 
-def look_at(make_env: MakeEnv, *, suite: str, task: str, seed: int) -> Look:
-    """Make the environment, begin episode 0 of an evaluation twice, and close it."""
-    code = code_of(make_env)
-    begin = {"seed": episode_seed(seed, suite=suite, task=task, episode=0), "options": {EPISODE: 0}}
-    with closing(make_env()) as env:
-        shown, info = env.reset(**begin)
-        first = _start_of(env, shown)
-        renderer = _opengl() if "mujoco" in code["packages"] else None
-        again = _start_of(env, env.reset(**begin)[0])
-    start = {name: value if again[name] == value else VARIES for name, value in first.items()}
-    return Look(info=dict(info), code=code, fingerprint={"renderer": renderer, **start})
+def look_at(make_env: MakeEnv, *, suite: str, task: str, seed: int, embodiment: Embodiment, vectorize: Vectorize = in_turn) -> Look:
+    """Make the environment, where `vectorize` does, begin episode 0 of an evaluation twice, and close it."""
+    with closing(vectorize(make_env, 1, embodiment)) as pool:
+        code = code_of(make_env, pool.behind())
+        start = pool.start(seed=episode_seed(seed, suite=suite, task=task, episode=0), episode=0)
+    marks = {name: value if start.again[name] == value else VARIES for name, value in start.first.items()}
+    renderer = start.renderer if "mujoco" in code["packages"] else None
+    return Look(info=start.info, code=code, fingerprint={"renderer": renderer, **marks})
+
+
+def code_seen(make_env: MakeEnv, *, embodiment: Embodiment, vectorize: Vectorize) -> dict[str, Any]:
+    """`code_of` an environment that is made where `vectorize` does."""
+    with closing(vectorize(make_env, 1, embodiment)) as pool:
+        return code_of(make_env, pool.behind())
 
 
 def told_in_a_row(look: Look, *, environment: str) -> dict[str, Any]:
@@ -80,40 +79,3 @@ def of_several(rows: Sequence[Row]) -> dict[str, Any]:
     protocols = {row["protocol"] for row in rows if "protocol" in row}
     fingerprint = {name: value for name, value in common.items() if name not in _START}
     return ({"protocol": protocols.pop()} if len(protocols) == 1 else {}) | ({"fingerprint": fingerprint} if fingerprint else {})
-
-
-def _start_of(env: gymnasium.Env, shown: Any) -> dict[str, str]:
-    """Hashes of what is seen, and of what is so."""
-    pictures = {name: drawn(name, picture) for name, picture in shown["images"].items()}
-    numbers = {"state": np.asarray(shown.get("state", ())), **_physics(env)}
-    return {"frame": _hash(pictures), "state": _hash(numbers)}
-
-
-def _physics(env: gymnasium.Env) -> dict[str, np.ndarray]:
-    """MuJoCo's positions and velocities, where the environment, or something that it has, has them."""
-    inner = env.unwrapped
-    for owner in (inner, *vars(inner).values()):
-        data = getattr(owner, "data", None)
-        if hasattr(data, "qpos") and hasattr(data, "qvel"):
-            return {"positions": np.array(data.qpos), "velocities": np.array(data.qvel)}  # pyright: ignore[reportOptionalMemberAccess]
-    return {}
-
-
-def _hash(arrays: Mapping[str, np.ndarray]) -> str:
-    total = sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        total.update(f"{name} {array.dtype} {array.shape}".encode() + b"\0" + array.tobytes())
-    return total.hexdigest()[:_DIGITS]
-
-
-def _opengl() -> str | None:
-    """Of the context in which the last picture was drawn."""
-    if "OpenGL" not in sys.modules:
-        return None
-    with suppress(Exception):  # each backend fails with a type of its own where no context is current
-        from OpenGL import GL
-
-        said = [GL.glGetString(name) for name in (GL.GL_VENDOR, GL.GL_RENDERER, GL.GL_VERSION)]
-        return ", ".join(part.decode() for part in said if part) or None
-    return None

@@ -4,8 +4,9 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
-from vla_tune.evaluation.environments import MakeEnv, Vectorize, check_fit, check_seeding, in_turn
+from vla_tune.evaluation.environments import MakeEnv, Vectorize, in_turn
 from vla_tune.evaluation.episodes import EpisodeRecord, episode_seed
+from vla_tune.evaluation.fit import check_fit, check_seeding
 from vla_tune.evaluation.stage import Episode, Rules, Stage
 from vla_tune.evaluation.watcher import NOBODY, Watcher
 from vla_tune.execution import Execution, Player

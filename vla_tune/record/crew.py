@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 
 from vla_tune.environment import beside_stored
-from vla_tune.evaluation.environments import check_actions, check_rate
+from vla_tune.evaluation.fit import check_actions, check_rate
 from vla_tune.record.episode import Done, Environment, Expert, rollout
 from vla_tune.record.noise import Disturbing
 from vla_tune.record.shards import Shelf

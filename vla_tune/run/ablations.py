@@ -1,14 +1,12 @@
 """What a policy is tried without: who succeeds all the same does not need it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
-from omegaconf import DictConfig
 
 from envs.wrappers import DISTRACTOR, BlankPictures, DistractorInstruction
-from vla_tune.run.objects import build
 
 
 @runtime_checkable
@@ -57,6 +55,6 @@ class Blank:
         return BlankPictures(env, grey=self.grey)
 
 
-def ablations_of(cfg: DictConfig) -> dict[str, Ablation]:
-    """Those that a configuration chooses, by the names that their rows bear."""
-    return {str(name): build(one) for name, one in (cfg.get("ablation") or {}).items()}
+def without(make_env: Callable[[], gymnasium.Env], ablation: Ablation) -> gymnasium.Env:
+    """An environment that shows less; a process of its own imports this module, and no torch for it."""
+    return ablation(make_env())

@@ -1,19 +1,18 @@
 """Evaluation of a policy in the environment that a configuration names."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 from omegaconf import DictConfig, OmegaConf
 
 from vla_tune.data.sources import Data
 from vla_tune.evaluation import Cell, EpisodeRecord, evaluate_cell, policy_identity, success_row
-from vla_tune.evaluation.code import code_of
-from vla_tune.evaluation.environments import MakeEnv
-from vla_tune.evaluation.fingerprint import Look, look_at, told_in_a_row
+from vla_tune.evaluation.environments import MakeEnv, Vectorize
+from vla_tune.evaluation.fingerprint import Look, code_seen, look_at, told_in_a_row
+from vla_tune.evaluation.progress import Telling, progress
 from vla_tune.evaluation.report import tables
 from vla_tune.evaluation.stage import Rules
 from vla_tune.evaluation.video import Film
@@ -22,7 +21,7 @@ from vla_tune.execution import under_contract
 from vla_tune.models.capabilities import SpeaksInOrder
 from vla_tune.models.heads.decoding import Constrained, Decoder
 from vla_tune.printing import show
-from vla_tune.run.ablations import Ablation
+from vla_tune.run.ablations import Ablation, without
 from vla_tune.run.chosen import chosen_run, step_in
 from vla_tune.run.folder import ADAPTER_FOLDER, RESULTS_FILE, run_around
 from vla_tune.run.following import Run, Trying
@@ -32,9 +31,25 @@ from vla_tune.run.protocol import protocol_of
 from vla_tune.run.published import named_folder, stated_contract
 from vla_tune.run.stored import data_of
 from vla_tune.run.tasks import in_words
-from vla_tune.schema import CONTRACT_FILE, Contract, write_json
+from vla_tune.schema import CONTRACT_FILE, Contract, Policy, write_json
 
 FILMS = "films"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Venue:
+    """Where a task is played, and who acts there."""
+
+    make_env: MakeEnv
+    """Makes its environment."""
+    vectorize: Vectorize
+    """Where that lives."""
+    num_envs: int
+    """How many there are at once."""
+    actor: Policy
+    """The policy, as it is asked here."""
+    telling: Telling = progress
+    """Tells how far it is."""
 
 
 def evaluate(
@@ -45,7 +60,7 @@ def evaluate(
     task: str,
     folder: Path,
     films: bool = False,
-    make_env: MakeEnv | None = None,
+    venue: Venue | None = None,
     look: Look | None = None,
     ablation: Ablation | None = None,
 ) -> dict[str, Any]:
@@ -58,13 +73,15 @@ def evaluate(
         task: Which task.
         folder: Where episodes are kept.
         films: Whether those that the configuration names are filmed.
-        make_env: Makes the task's environment, where it is made by somebody else than `cfg`.
+        venue: Where it is played, where that serves several evaluations.
         look: What was seen of that environment, where somebody looked already.
         ablation: What is taken away, of `evaluation.ablated` episodes where that is said.
     """
-    make_env = make_env or maker_of(cfg, task)
-    look = look or looked_at(cfg, task, make_env)
-    records = _records(cfg, trained, make_env, look, policy=policy, task=task, folder=folder, films=films, ablation=ablation)
+    venue = venue or Venue(
+        make_env=maker_of(cfg, task), vectorize=build(cfg.environments), num_envs=cfg.evaluation.num_envs, actor=trained.policy
+    )
+    look = look or looked_at(cfg, task, venue, trained)
+    records = _records(cfg, trained, venue, look, policy=policy, task=task, folder=folder, films=films, ablation=ablation)
     world = {"protocol": protocol_of(cfg), "fingerprint": told_in_a_row(look, environment=_environment(cfg))}
     return success_row(policy=policy, task=task, records=records) | _sentence(records) | _outside_mass(records) | world
 
@@ -74,9 +91,11 @@ def maker_of(cfg: DictConfig, task: str) -> MakeEnv:
     return partial(build(cfg.env.make), task=task)
 
 
-def looked_at(cfg: DictConfig, task: str, make_env: MakeEnv) -> Look:
+def looked_at(cfg: DictConfig, task: str, venue: Venue, trained: Trained) -> Look:
     """What the environment of a task tells before anybody acts in it."""
-    return look_at(make_env, suite=cfg.env.suite, task=task, seed=cfg.evaluation.seed)
+    body = trained.policy.contract.embodiment
+    seed = cfg.evaluation.seed
+    return look_at(venue.make_env, suite=cfg.env.suite, task=task, seed=seed, embodiment=body, vectorize=venue.vectorize)
 
 
 def _environment(cfg: DictConfig) -> str:
@@ -146,7 +165,7 @@ def print_tables(results: Mapping[str, Any], *, title: str) -> None:
 def _records(
     cfg: DictConfig,
     trained: Trained,
-    make_env: MakeEnv,
+    venue: Venue,
     look: Look,
     *,
     policy: str,
@@ -155,7 +174,7 @@ def _records(
     films: bool,
     ablation: Ablation | None = None,
 ) -> list[EpisodeRecord]:
-    lacking = make_env if ablation is None else partial(_without, make_env, ablation)
+    lacking = venue.make_env if ablation is None else partial(without, venue.make_env, ablation)
     body = trained.policy.contract.embodiment
     decoder = repr(getattr(trained.policy.model, "decoder", None))
     arithmetic = {"rows": trained.policy.rows, "precision": trained.policy.contract.precision, "device": device_of(cfg)}
@@ -168,7 +187,7 @@ def _records(
         task=task,
         environment=_environment(cfg) + ("" if ablation is None else f", {ablation!r}"),
         protocol=protocol_of(cfg),
-        code=look.code if ablation is None else code_of(lacking),
+        code=look.code if ablation is None else code_seen(lacking, embodiment=body, vectorize=venue.vectorize),
         fingerprint=look.fingerprint,
         episodes=cfg.evaluation.episodes if ablation is None else ablated_episodes(cfg),
         seed=cfg.evaluation.seed,
@@ -180,13 +199,14 @@ def _records(
     return evaluate_cell(
         folder,
         cell,
-        policy=trained.policy,
+        policy=venue.actor,
         make_env=lacking,
         embodiment=body,
-        num_envs=cfg.evaluation.num_envs,
+        num_envs=venue.num_envs,
         cells=build(cfg.cells),
-        vectorize=build(cfg.environments),
+        vectorize=venue.vectorize,
         watcher=watcher,
+        telling=venue.telling,
     )
 
 
@@ -208,8 +228,9 @@ def ablated_episodes(cfg: DictConfig) -> int:
     return cfg.evaluation.episodes if asked is None else asked
 
 
-def _without(make_env: MakeEnv, ablation: Ablation) -> gymnasium.Env:
-    return ablation(make_env())
+def ablations_of(cfg: DictConfig) -> dict[str, Ablation]:
+    """Those that a configuration chooses, by the names that their rows bear."""
+    return {str(name): build(one) for name, one in (cfg.get("ablation") or {}).items()}
 
 
 def execution_name(cfg: DictConfig, contract: Contract) -> str:

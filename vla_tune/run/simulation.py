@@ -15,22 +15,21 @@ from vla_tune.check.replay import replay
 from vla_tune.data.sources import Data
 from vla_tune.data.transforms import Transform
 from vla_tune.environment import observation_in, told
-from vla_tune.evaluation.environments import MakeEnv, check_actions, check_rate
 from vla_tune.evaluation.fingerprint import of_several
+from vla_tune.evaluation.fit import check_actions, check_rate
 from vla_tune.evaluation.kept import CELLS
 from vla_tune.evaluation.plots import plot_success
-from vla_tune.evaluation.shelf import Shelf
 from vla_tune.evaluation.stats import mean_row, of_the_trained
 from vla_tune.policy.local import to_sample
 from vla_tune.printing import say
-from vla_tune.run.ablations import ablations_of
 from vla_tune.run.base import why_not_tried
-from vla_tune.run.evaluate import evaluate, execution_name, looked_at, maker_of
+from vla_tune.run.evaluate import Venue, ablated_episodes, ablations_of, evaluate, execution_name, looked_at, maker_of
 from vla_tune.run.folder import SUCCESS_PLOT
 from vla_tune.run.following import Row, Run, check_common, place_of
 from vla_tune.run.manifest import known_tasks
 from vla_tune.run.objects import Trained, build, device_of, load_policy
 from vla_tune.run.tasks import chosen_tasks, listed_tasks, only_task
+from vla_tune.run.venues import Skip, on_each
 from vla_tune.schema import Contract, Embodiment
 from vla_tune.training.settings import check_whole
 
@@ -68,18 +67,16 @@ class Simulation:
         cfg, base, body = run.cfg, Path(run.cfg.model.folder), contract.embodiment
         if why_not_tried(base, body) is not None:
             return []
-        cells, tasks = run.folder.parent / "base" / CELLS, chosen_tasks(cfg)
+        cells, tasks, old = run.folder.parent / "base" / CELLS, chosen_tasks(cfg), remembered(cfg, body)
         trained = load_policy(base, rows=cfg.evaluation.rows, device=device_of(cfg))
-        rows = [evaluate(cfg, trained, policy="base", task=task, folder=cells) for task in tasks]
-        old = [evaluate(cfg, trained, policy="base", task=task, folder=cells) for task in remembered(cfg, body)]
-        return [*rows, *means(rows), *old]
+        rows = _alone(cfg, trained, "base", [*tasks, *old], cells)
+        return [*rows[: len(tasks)], *means(rows[: len(tasks)]), *rows[len(tasks) :]]
 
     def of_trained(self, run: Run, trained: Trained) -> list[Row]:
         """On the tasks, also with something taken away, and on what the base could do."""
-        cfg, cells = run.cfg, run.folder / CELLS
         rows = _on_tasks(run, trained, name="fine_tuned")
-        old = remembered(cfg, trained.policy.contract.embodiment)
-        return rows + [evaluate(cfg, trained, policy="fine_tuned", task=task, folder=cells) for task in old]
+        old = remembered(run.cfg, trained.policy.contract.embodiment)
+        return rows + _alone(run.cfg, trained, "fine_tuned", old, run.folder / CELLS)
 
     def of_policy(self, run: Run, trained: Trained, *, name: str) -> dict[str, list[Row]]:
         """On the tasks alone, also with something taken away where that is asked for."""
@@ -112,21 +109,29 @@ class Simulation:
 
 
 def _on_tasks(run: Run, trained: Trained, *, name: str) -> list[Row]:
-    """A policy on each of the run's tasks, whose environments are made once; then its means over them."""
-    rows: list[Row] = []
-    tasks = chosen_tasks(run.cfg)
-    filmed = tasks[: run.cfg.evaluation.get("filmed")]
-    for task in tasks:
-        with Shelf(maker_of(run.cfg, task)) as make_env:
-            rows += _on_a_task(run, trained, name, task, make_env, films=task in filmed)
+    """A policy on each of the run's tasks, also with something taken away; then its means over them."""
+    cfg, tasks, ablations = run.cfg, chosen_tasks(run.cfg), ablations_of(run.cfg)
+    filmed = tasks[: cfg.evaluation.get("filmed")]
+
+    def of(task: str, venue: Venue, skip: Skip) -> list[Row]:
+        look = looked_at(cfg, task, venue, trained)
+        asked_of = partial(evaluate, cfg, trained, task=task, folder=run.folder / CELLS, venue=venue, look=look)
+        tried = {policy: one for policy, one in ablations.items() if one.why_not(look.info) is None}
+        skip((len(ablations) - len(tried)) * ablated_episodes(cfg))
+        rows = [asked_of(policy=name, films=task in filmed)]
+        return [*rows, *(asked_of(policy=policy, ablation=one) for policy, one in tried.items())]
+
+    rows = on_each(cfg, trained, tasks, of, name=name, episodes=cfg.evaluation.episodes + len(ablations) * ablated_episodes(cfg))
     return rows + means(rows)
 
 
-def _on_a_task(run: Run, trained: Trained, name: str, task: str, make_env: MakeEnv, *, films: bool) -> list[Row]:
-    look = looked_at(run.cfg, task, make_env)
-    asked_of = partial(evaluate, run.cfg, trained, task=task, folder=run.folder / CELLS, make_env=make_env, look=look)
-    tried = {policy: one for policy, one in ablations_of(run.cfg).items() if one.why_not(look.info) is None}
-    return [asked_of(policy=name, films=films), *(asked_of(policy=policy, ablation=one) for policy, one in tried.items())]
+def _alone(cfg: DictConfig, trained: Trained, name: str, tasks: Sequence[str], cells: Path) -> list[Row]:
+    """A policy on tasks, with nothing taken away."""
+
+    def of(task: str, venue: Venue, skip: Skip) -> list[Row]:
+        return [evaluate(cfg, trained, policy=name, task=task, folder=cells, venue=venue)]
+
+    return on_each(cfg, trained, tasks, of, name=name, episodes=cfg.evaluation.episodes)
 
 
 def means(rows: Sequence[Row]) -> list[Row]:

@@ -4,6 +4,7 @@ Nothing here needs more than numpy, gymnasium, jaxtyping and msgpack, so that th
 """
 
 from vla_tune.workers.process import Process
+from vla_tune.workers.start import Behind, Start
 from vla_tune.workers.worker import About, Tick, Worker
 
-__all__ = ["About", "Process", "Tick", "Worker"]
+__all__ = ["About", "Behind", "Process", "Start", "Tick", "Worker"]

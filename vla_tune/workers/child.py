@@ -9,11 +9,16 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from vla_tune.workers.hosted import Hosted
+from vla_tune.workers.shelf import clear_here
 from vla_tune.workers.wire import decode, encode
 from vla_tune.workers.worker import PlainWorker
 
 IDLE_S = 60.0
 """How long a process waits for the next environment once it has closed one."""
+
+_MAKING = ("make", "build")
+_ENDING = (*_MAKING, "close", "clear")
+"""Close what was served; `clear` also what lies on a `Shelf`."""
 
 
 def main() -> None:
@@ -32,13 +37,15 @@ def serve(connection: Connection) -> None:
             method, arguments = decode(connection.recv_bytes())
             began = True
             try:
-                if method in ("make", "build", "close") and served is not None:
+                if method in _ENDING and served is not None:
                     old, served = served, None
                     old.close()
-                if method in ("make", "build"):
+                if method in _MAKING:
                     served, answer = _made(connection, method, arguments), None
+                elif method in _ENDING:
+                    answer = clear_here() if method == "clear" else None
                 else:
-                    answer = None if method == "close" else getattr(served, method)(**arguments)
+                    answer = getattr(served, method)(**arguments)
                 said = encode([None, answer])
             except Exception as error:
                 kind = "ValueError" if isinstance(error, ValueError) else type(error).__name__
@@ -47,6 +54,7 @@ def serve(connection: Connection) -> None:
     finally:
         if served is not None:
             served.close()
+        clear_here()
 
 
 def _made(connection: Connection, method: str, arguments: Mapping[str, Any]) -> Any:

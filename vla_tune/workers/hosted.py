@@ -9,7 +9,7 @@ from gymnasium.spaces import Box
 
 from vla_tune.environment import drawn
 from vla_tune.workers.building import built
-from vla_tune.workers.wire import encode
+from vla_tune.workers.wire import sendable
 
 
 class Hosted:
@@ -33,17 +33,17 @@ class Hosted:
         if not isinstance(space, Box):
             raise ValueError(f"the environment takes {space}: its actions must be a Box.")
         box = {"low": space.low, "high": space.high, "dtype": space.dtype.str}
-        return {"action": box, "metadata": _plain(self._env.metadata), "limit": spec.max_episode_steps if spec else None}
+        return {"action": box, "metadata": sendable(self._env.metadata), "limit": spec.max_episode_steps if spec else None}
 
     def reset(self, seed: int | None, options: Mapping[str, Any]) -> list[Any]:
         """What is shown, but the pictures, whose names it says; and what is told."""
         shown, info = self._env.reset(seed=seed, options=dict(options) or None)
-        return [*self._shown(shown), _plain(info)]
+        return [*self._shown(shown), sendable(info)]
 
     def step(self, action: np.ndarray) -> list[Any]:
         """The same after a step, with the reward and whether the episode terminated or was truncated."""
         shown, reward, terminated, truncated, info = self._env.step(action)
-        return [*self._shown(shown), float(reward), bool(terminated), bool(truncated), _plain(info)]
+        return [*self._shown(shown), float(reward), bool(terminated), bool(truncated), sendable(info)]
 
     def draw(self, name: str) -> np.ndarray:
         """A picture of what was shown last."""
@@ -56,15 +56,3 @@ class Hosted:
     def _shown(self, shown: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         self._images = shown["images"]
         return {name: value for name, value in shown.items() if name != "images"}, list(self._images)
-
-
-def _plain(told: Mapping[Any, Any]) -> dict[str, Any]:
-    """What of `told` can cross: an environment may tell objects of its own."""
-    found: dict[str, Any] = {}
-    for name, value in told.items():
-        try:
-            encode({str(name): value})
-        except (TypeError, ValueError, OverflowError):
-            continue
-        found[str(name)] = value
-    return found

@@ -1,5 +1,6 @@
 """Plain data between processes: numbers, text, bytes, lists, maps and arrays of numbers in msgpack; nothing is unpickled."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgpack
@@ -23,6 +24,18 @@ def encode(value: Any) -> bytes:
 def decode(message: bytes) -> Any:
     """What `message` says; arrays are of the reader's own and can be written."""
     return msgpack.unpackb(message, ext_hook=_array)
+
+
+def sendable(told: Mapping[Any, Any]) -> dict[str, Any]:
+    """What of `told` can cross: an environment may tell objects of its own."""
+    found: dict[str, Any] = {}
+    for name, value in told.items():
+        try:
+            encode({str(name): value})
+        except (TypeError, ValueError, OverflowError):
+            continue
+        found[str(name)] = value
+    return found
 
 
 def _plain(value: Any) -> Any:

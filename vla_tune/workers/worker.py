@@ -11,6 +11,8 @@ from jaxtyping import Float
 
 from vla_tune.environment import EPISODE, observation_in, told, without_pictures
 from vla_tune.schema import Embodiment, Observation, embodiment_from_record
+from vla_tune.workers.start import Behind, Start, behind, start_of
+from vla_tune.workers.wire import sendable
 
 _RATE = "control_hz"
 
@@ -79,6 +81,14 @@ class Worker:
         told_rate = float(rate) if isinstance(rate, int | float) else None
         return About(shape=self._env.action_space.shape, control_hz=told_rate, limit=spec.max_episode_steps if spec else None)
 
+    def behind(self) -> Behind:
+        """What code is behind it."""
+        return behind(self._env)
+
+    def start(self, *, seed: int, episode: int) -> Start:
+        """How an episode begins, which is begun twice."""
+        return start_of(self._env, seed=seed, episode=episode)
+
     def begin(self, *, seed: int, episode: int, look: bool) -> list[Tick]:
         """Begins an episode; returns its start alone, with pictures if somebody looks."""
         self._episode, self._steps = episode, 0
@@ -131,6 +141,15 @@ class PlainWorker:
     def about(self) -> list[Any]:
         """As `About.of` reads it."""
         return self._worker.about().plain
+
+    def behind(self) -> dict[str, Any]:
+        """As `Worker.behind`, by name."""
+        return vars(self._worker.behind())
+
+    def start(self, **arguments: Any) -> dict[str, Any]:
+        """As `Worker.start`, by name."""
+        start = vars(self._worker.start(**arguments))
+        return start | {"info": sendable(start["info"])}
 
     def begin(self, **arguments: Any) -> list[Any]:
         """As `Worker.begin`."""

@@ -1,13 +1,10 @@
 """Environments of one task are made once."""
 
 import pickle
-from functools import partial
 
 import gymnasium
 
-from vla_tune.evaluation import rollout
-from vla_tune.evaluation.shelf import Shelf
-from vla_tune.execution import OpenLoop
+from vla_tune.workers.shelf import Shelf, clear_here
 
 
 class World(gymnasium.Env):
@@ -32,11 +29,13 @@ def test_what_was_closed_is_given_again():
         for env in (again, another, other):
             env.close()
     assert World.closed == 3
-    assert pickle.loads(pickle.dumps(Shelf(World))) is World
 
 
-def test_evaluations_in_turn_are_those_of_new_environments(walker, line, body):
-    play = partial(rollout, walker, suite="line", task="walk", episodes=4, embodiment=body, num_envs=2, execution=OpenLoop())
-    with Shelf(line) as shelf:
-        found = [play(make, seed=seed) for seed in (0, 1) for make in (shelf, line)]
-    assert found[0] == found[1] != found[2] == found[3]
+def test_sent_elsewhere_a_shelf_is_the_same_there_until_another_arrives():
+    World.made = World.closed = 0
+    one, other = Shelf(World), Shelf(World)
+    for shelf, made in ((one, 1), (one, 1), (other, 2), (other, 2), (one, 3)):
+        pickle.loads(pickle.dumps(shelf))().close()
+        assert (World.made, World.closed) == (made, made - 1)
+    clear_here()
+    assert (World.made, World.closed) == (3, 3)

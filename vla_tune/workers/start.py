@@ -1,0 +1,109 @@
+"""What an environment tells before anybody acts in it: how an episode begins, and what code is behind it."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from vla_tune.environment import EPISODE, drawn
+
+_DIGITS = 16
+_NOBODYS = ("vla_tune", *sys.stdlib_module_names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """How an episode begins, twice from one seed."""
+
+    info: Mapping[str, Any]
+    """Of the first time; of an environment in another process, what of it is plain data."""
+    first: Mapping[str, str]
+    """`frame` and `state`: hashes of the pictures, and of state and physics."""
+    again: Mapping[str, str]
+    """The same of the second time."""
+    renderer: str | None
+    """OpenGL's vendor, renderer and version, where MuJoCo is imported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behind:
+    """Where an environment comes from."""
+
+    layers: Sequence[str]
+    """The modules of its wrappers, then of what they wrap."""
+    modules: Mapping[str, Sequence[str]]
+    """What is imported there, the standard library and this package aside: name -> file and package."""
+
+
+def start_of(env: gymnasium.Env, *, seed: int, episode: int) -> Start:
+    """Begins an episode twice."""
+    shown, info = env.reset(seed=seed, options={EPISODE: episode})
+    first = _hashes(env, shown)
+    renderer = _opengl() if "mujoco" in sys.modules else None
+    again = _hashes(env, env.reset(seed=seed, options={EPISODE: episode})[0])
+    return Start(info=dict(info), first=first, again=again, renderer=renderer)
+
+
+def behind(env: gymnasium.Env) -> Behind:
+    """Looks at its wrappers, and at what is imported here."""
+    return Behind(layers=[type(layer).__module__ for layer in _layers(env)], modules=imported_here())
+
+
+def imported_here() -> dict[str, Sequence[str]]:
+    """As `Behind.modules` has it, of this process."""
+    found: dict[str, Sequence[str]] = {}
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] not in _NOBODYS and (file := getattr(module, "__file__", None)):
+            found[name] = [str(file), str(getattr(module, "__package__", None) or "")]
+    return found
+
+
+def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
+    while True:
+        yield env
+        inner = getattr(env, "env", None)
+        if not isinstance(inner, gymnasium.Env):
+            return
+        env = inner
+
+
+def _hashes(env: gymnasium.Env, shown: Any) -> dict[str, str]:
+    """Of what is seen, and of what is so."""
+    pictures = {name: drawn(name, picture) for name, picture in shown["images"].items()}
+    numbers = {"state": np.asarray(shown.get("state", ())), **_physics(env)}
+    return {"frame": _hash(pictures), "state": _hash(numbers)}
+
+
+def _physics(env: gymnasium.Env) -> dict[str, np.ndarray]:
+    """MuJoCo's positions and velocities, where the environment, or something that it has, has them."""
+    inner = env.unwrapped
+    for owner in (inner, *vars(inner).values()):
+        data = getattr(owner, "data", None)
+        if hasattr(data, "qpos") and hasattr(data, "qvel"):
+            return {"positions": np.array(data.qpos), "velocities": np.array(data.qvel)}  # pyright: ignore[reportOptionalMemberAccess]
+    return {}
+
+
+def _hash(arrays: Mapping[str, np.ndarray]) -> str:
+    total = sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        total.update(f"{name} {array.dtype} {array.shape}".encode() + b"\0" + array.tobytes())
+    return total.hexdigest()[:_DIGITS]
+
+
+def _opengl() -> str | None:
+    """Of the context in which the last picture was drawn."""
+    if "OpenGL" not in sys.modules:
+        return None
+    with suppress(Exception):  # each backend fails with a type of its own where no context is current
+        from OpenGL import GL
+
+        said = [GL.glGetString(name) for name in (GL.GL_VENDOR, GL.GL_RENDERER, GL.GL_VERSION)]
+        return ", ".join(part.decode() for part in said if part) or None
+    return None
