@@ -12,7 +12,8 @@ A gymnasium environment is made by `make(task=...)`, of which `env.make` in a co
 always, the instruction for another thing in sight, which an evaluation then tries as the wrong one. An episode ends by `terminated`
 or `truncated`, or at the limit with which the environment is registered; all at its start follows from `reset(seed=...)`.
 An environment that begins in one of a fixed set of starts says their number as `metadata["starts"]`: an evaluation plays none of
-them twice, and adds `options={"episode": number}`, counted from 0; a recording leaves them out by `options={"stored": False}`.
+them twice, and adds `options={"episode": number}`, counted from 0; a recording leaves them out by `options={"stored": False}`. One
+that knows its tasks lists them as `metadata["tasks"]`, so that others are refused before any is played.
 `docs/guides/environments.md` is the guide.
 """
 
@@ -33,6 +34,8 @@ STORED = "stored"
 """In the options of `reset`: False where an episode begins as `reset` draws it, though there are stored starts."""
 STARTS = "starts"
 """In `metadata`: how many stored starts there are, None where nobody counted them; not there where there are none."""
+TASKS = "tasks"
+"""In `metadata`: the tasks that can be asked for, where the environment knows them."""
 _SHOWN = {"images": "{name: uint8 [H W 3]}", "state": "float32 [S]", "instruction": "str"}
 
 

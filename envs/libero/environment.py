@@ -27,6 +27,7 @@ class Libero(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     **Start**: `reset(seed=...)` draws one as the stored ones were drawn; `put` begins in a given one, such as those of
     `stored_states`. **Info** has `success`, which ends the episode, as in LIBERO's own environments, with a `reward` of 1.
+    **Metadata** has the `tasks` of the suite.
 
     Environments of one task in a process share model, meshes and textures.
 
@@ -47,6 +48,7 @@ class Libero(gymnasium.Env[dict[str, Any], np.ndarray]):
         self, *, suite: str, task: str, drawing: Drawing | None = None, size: int = 256, render_mode: str | None = None
     ) -> None:
         index = _index(suite, task)
+        self.metadata = {**self.metadata, "tasks": [str(number) for number in range(len(sentences(suite)))]}
         self.simulation = Simulation(suite, index)
         check_size(self.simulation, size)
         self.sentence, self.other_sentence = self.simulation.task.sentence, other_sentence(suite, index)

@@ -1,6 +1,7 @@
 """What does not fit is told in a line before the first step, by asking the environment once."""
 
 from dataclasses import replace
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -25,10 +26,12 @@ class World(gymnasium.Env):
 
     closed = 0
 
-    def __init__(self, task="lift", actions=4, camera="front", state=4, size=64, rate=None):
+    def __init__(self, task="lift", actions=4, camera="front", state=4, size=64, rate=None, **about):
         if task not in ("lift", "touch"):
             raise KeyError(task)
-        self.metadata = {} if rate is None else {"control_hz": rate}
+        if about.keys() - {"starts", "tasks"}:
+            raise TypeError(about)
+        self.metadata = about if rate is None else {"control_hz": rate}
         self.action_space = spaces.Box(-1, 1, (actions,), np.float32)
         self.shown = {
             "images": {camera: np.zeros((size, size, 3), np.uint8)},
@@ -109,6 +112,22 @@ def test_of_an_environment_that_lists_its_tasks_the_first_answers(of, pipeline, 
     assert World.closed - before == 3
     with pytest.raises(ValueError, match=r"task=fly is none of the environment's \(env.tasks\): lift, touch"):
         Simulation().before(of("task=[lift,fly]", "+env.tasks=[lift,touch]"), DATA, tiny_contract, pipeline)
+
+
+def test_what_an_environment_has_not_is_refused_before_a_run(of, pipeline, tiny_contract):
+    """A start that is played again is no other episode; a suite may have fewer tasks than its option lists."""
+    ask = partial(asked, task="lift", body=tiny_contract.embodiment, pipeline=pipeline)
+    few = r"evaluation.{}=10: task=lift has 9 stored starts, .*: say evaluation.{}=9, or fewer"
+    for name, words in {
+        "episodes": ["evaluation.episodes=10"],
+        "ablated": ["evaluation.episodes=9", "evaluation.ablated=10"],
+    }.items():
+        with pytest.raises(ValueError, match=few.format(name, name)):
+            ask(of(*words, starts=9))
+    ask(of("evaluation.episodes=9", starts=9))
+    ask(of(starts="null"))
+    with pytest.raises(ValueError, match=r"task=touch: mine has 1 tasks, say task=\[lift\]"):
+        ask(of("task=all", "+env.tasks=[lift,touch]", tasks="[lift]"))
 
 
 def test_a_policy_is_tried_task_by_task_and_the_mean_counts(

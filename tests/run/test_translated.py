@@ -44,6 +44,9 @@ def test_a_policy_is_tried_in_an_environment_by_one_yaml(run_of, configuration, 
     evaluate_run(cfg, tmp_path / "out")
     (row,) = json.loads((tmp_path / "out/results.json").read_text())["evaluation"]
     assert (row["task"], row["episodes"]) == ("right", 3)
+    cfg = configuration("eval", MINE, f"run={run}", "env=crane", "task=right", *tried, "evaluation.episodes=6", "device=cpu")
+    with pytest.raises(ValueError, match=r"evaluation.episodes=6: task=right has 5 stored starts, .*: say evaluation.episodes=5"):
+        evaluate_run(cfg, tmp_path / "out")
 
 
 def stored(folder: Path, **changed: Any) -> Path:

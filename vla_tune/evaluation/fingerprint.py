@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
@@ -31,6 +31,8 @@ class Look:
     fingerprint: Mapping[str, str | None]
     """`renderer`: OpenGL's vendor, renderer and version, None where MuJoCo draws nothing; `frame` and `state`: hashes of the
     pictures and of state and physics with which episode 0 begins, after any settling."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What of the environment's is plain data: how many starts it has stored, which tasks it has."""
 
 
 def look_at(make_env: MakeEnv, *, suite: str, task: str, seed: int, embodiment: Embodiment, vectorize: Vectorize = in_turn) -> Look:
@@ -40,7 +42,7 @@ def look_at(make_env: MakeEnv, *, suite: str, task: str, seed: int, embodiment: 
         start = pool.start(seed=episode_seed(seed, suite=suite, task=task, episode=0), episode=0)
     marks = {name: value if start.again[name] == value else VARIES for name, value in start.first.items()}
     renderer = start.renderer if "mujoco" in code["packages"] else None
-    return Look(info=start.info, code=code, fingerprint={"renderer": renderer, **marks})
+    return Look(info=start.info, code=code, fingerprint={"renderer": renderer, **marks}, metadata=start.metadata)
 
 
 def code_seen(make_env: MakeEnv, *, embodiment: Embodiment, vectorize: Vectorize) -> dict[str, Any]:

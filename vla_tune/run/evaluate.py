@@ -30,7 +30,7 @@ from vla_tune.run.proof import check_contract_of
 from vla_tune.run.protocol import protocol_of
 from vla_tune.run.published import named_folder, stated_contract
 from vla_tune.run.stored import data_of
-from vla_tune.run.tasks import in_words
+from vla_tune.run.tasks import check_enough, in_words
 from vla_tune.schema import CONTRACT_FILE, Contract, Policy, write_json
 
 FILMS = "films"
@@ -81,6 +81,7 @@ def evaluate(
         make_env=maker_of(cfg, task), vectorize=build(cfg.environments), num_envs=cfg.evaluation.num_envs, actor=trained.policy
     )
     look = look or looked_at(cfg, task, venue, trained)
+    check_enough(cfg, look.metadata, task=task)
     records = _records(cfg, trained, venue, look, policy=policy, task=task, folder=folder, films=films, ablation=ablation)
     world = {"protocol": protocol_of(cfg), "fingerprint": told_in_a_row(look, environment=_environment(cfg))}
     return success_row(policy=policy, task=task, records=records) | _sentence(records) | _outside_mass(records) | world

@@ -28,7 +28,7 @@ from vla_tune.run.folder import SUCCESS_PLOT
 from vla_tune.run.following import Row, Run, check_common, place_of
 from vla_tune.run.manifest import known_tasks
 from vla_tune.run.objects import Trained, build, device_of, load_policy
-from vla_tune.run.tasks import chosen_tasks, listed_tasks, only_task
+from vla_tune.run.tasks import check_enough, chosen_tasks, listed_tasks, only_task
 from vla_tune.run.venues import Skip, on_each
 from vla_tune.schema import Contract, Embodiment
 from vla_tune.training.settings import check_whole
@@ -168,6 +168,7 @@ def asked(cfg: DictConfig, task: str, body: Embodiment, pipeline: Transform) -> 
             shown, info = env.reset(seed=0)
             check_actions(env.action_space.shape, body)
             check_rate(env.metadata, body)
+            check_enough(cfg, env.metadata, task=task)
             pipeline(to_sample(observation_in(shown, body), body))
             told(info)
         finally:

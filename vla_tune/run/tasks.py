@@ -1,10 +1,11 @@
 """The tasks that a run is about: one, some, or all that its environment lists."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
 
+from vla_tune.environment import STARTS, TASKS
 from vla_tune.run.manifest import is_task
 
 ALL = "all"
@@ -50,6 +51,26 @@ def listed_tasks(cfg: DictConfig) -> list[str] | None:
     """What the environment of a configuration lists; None where it lists nothing."""
     listed = None if cfg.get("env") is None else cfg.env.get("tasks")
     return None if listed is None else [str(name) for name in listed]
+
+
+def check_enough(cfg: DictConfig, metadata: Mapping[str, Any], *, task: str) -> None:
+    """Refuse tasks, or more episodes than stored starts, that the environment of a task says there are not.
+
+    A policy that draws nothing repeats itself in a start that it met before: such an episode is not one more.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    known, starts = metadata.get(TASKS), metadata.get(STARTS)
+    if known is not None and (unknown := [name for name in chosen_tasks(cfg) if name not in map(str, known)]):
+        raise ValueError(f"task={unknown[0]}: {cfg.env.suite} has {len(known)} tasks, say task=[{','.join(map(str, known))}].")
+    asked = {name: cfg.evaluation.get(name) for name in ("episodes", "ablated")}
+    for name, count in asked.items():
+        if starts is not None and count is not None and count > starts:
+            raise ValueError(
+                f"evaluation.{name}={count}: task={task} has {starts} stored starts, and to play one again tells nothing new: say "
+                f"evaluation.{name}={starts}, or fewer."
+            )
 
 
 def only_task(task: Any, *, what: str) -> str:

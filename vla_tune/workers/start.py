@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 
 from vla_tune.environment import EPISODE, drawn
+from vla_tune.workers.wire import sendable
 
 _DIGITS = 16
 _NOBODYS = ("vla_tune", *sys.stdlib_module_names)
@@ -28,6 +29,8 @@ class Start:
     """The same of the second time."""
     renderer: str | None
     """OpenGL's vendor, renderer and version, where MuJoCo is imported."""
+    metadata: Mapping[str, Any]
+    """What of the environment's is plain data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,7 @@ def start_of(env: gymnasium.Env, *, seed: int, episode: int) -> Start:
     first = _hashes(env, shown)
     renderer = _opengl() if "mujoco" in sys.modules else None
     again = _hashes(env, env.reset(seed=seed, options={EPISODE: episode})[0])
-    return Start(info=dict(info), first=first, again=again, renderer=renderer)
+    return Start(info=dict(info), first=first, again=again, renderer=renderer, metadata=sendable(env.metadata))
 
 
 def behind(env: gymnasium.Env) -> Behind:
