@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vla_tune.data import build_pipeline, training_pipeline
-from vla_tune.data.augmentation import AugmentImages, Paraphrase, augmentation, augmented, sentences, shifted
+from vla_tune.data.augmentation import AugmentImages, DisturbState, Paraphrase, augmentation, augmented, sentences, shifted
 from vla_tune.data.colours import brightened, contrasted, hue_turned, saturated
 from vla_tune.data.sampling import centre_box, crop_and_resize, crop_resized, to_bytes, to_unit
 from vla_tune.data.transforms import Transformed
@@ -224,3 +224,12 @@ def test_a_shift_is_of_whole_pixels_and_repeats_the_border(share: float, most: i
 def test_a_shift_that_cannot_be_is_named():
     with pytest.raises(ValueError, match=r"augmentation\.shift=0\.6 lies between 0 and 0\.5"):
         check_augmentation(replace(NOTHING, shift=0.6), "the configuration")
+
+
+def test_noise_on_the_state_is_drawn_for_a_sample_and_only_in_training():
+    sample = {"state": np.zeros(10_000, np.float32), "draw": (0, 1)}
+    noisy = DisturbState(0.05)(sample)["state"]
+    assert noisy.dtype == np.float32
+    assert noisy.std() == pytest.approx(0.05, rel=0.05)
+    assert np.array_equal(noisy, DisturbState(0.05)(sample)["state"])
+    assert not np.array_equal(noisy, DisturbState(0.05)(sample | {"draw": (0, 2)})["state"])

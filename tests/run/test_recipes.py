@@ -8,7 +8,8 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
-from vla_tune.plan import Plan
+from vla_tune.models.heads import decoding_of
+from vla_tune.plan import Plan, device_here
 from vla_tune.run.evaluate import ablations_of
 from vla_tune.run.fine_tune import fine_tune
 from vla_tune.run.folder import asset_named
@@ -21,6 +22,8 @@ CONF = str(Path(__file__).parents[2] / "conf")
 SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
 SHOWN = {"libero_10": "012467"}
 """Tasks that the expert can show, where it is not all of them: one that it cannot ends the recording."""
+SMALL = {"libero_object_vla": "regression", "libero_object_vla_tokens": "parallel"}
+"""A small model of OpenVLA's kind on a suite, and how it says actions."""
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -209,7 +212,7 @@ def words_of(name: str) -> list[str]:
 
 
 def test_every_recipe_is_listed_here(composed):
-    assert set(recipes()) == {*PUBLISHED, "tabletop_lift", *SUITES}
+    assert set(recipes()) == {*PUBLISHED, "tabletop_lift", *SUITES, *SMALL}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -317,3 +320,18 @@ def test_a_suite_of_libero_is_one_word(suite, configuration):
     assert ablations_of(cfg).keys() == {"wrong_instruction", "blank_pictures"}
     assert cfg.model.sizes.cameras == 2
     check_complete(cfg)
+
+
+@pytest.mark.parametrize("recipe", SMALL)
+def test_a_small_model_of_openvlas_kind_learns_and_is_tried_as_the_cloner_is(recipe: str, configuration):
+    cloner, cfg = plain(configuration("train", "experiment=libero_object")), configuration("train", f"experiment={recipe}")
+    check_complete(cfg)
+    small = plain(cfg)
+    assert [small[key] for key in ("data", "env", "task", "evaluation", "ablation", "horizon", "optimizer", "average")] == [
+        cloner[key] for key in ("data", "env", "task", "evaluation", "ablation", "horizon", "optimizer", "average")
+    ]
+    assert decoding_of(build(cfg.head)) == SMALL[recipe]
+    assert small["adapter"]["_target_"] == "vla_tune.adapters.Full"
+    assert (cfg.augmentation.shift, cfg.augmentation.state_noise) == (0.016, 0.05)
+    plan = planned(cfg, device=device_here({}, device="cpu"))
+    assert plan.model.trainable == plan.model.total < 10_000_000

@@ -1,4 +1,4 @@
-"""Random changes of training samples: pictures before the model's resize, and instructions.
+"""Random changes of training samples: pictures before the model's resize, instructions, and the normalised state.
 
 Each follows from two numbers, the run's seed and which sample of the run it is. So a run that was cut goes on with the same
 pictures, whatever the number of processes that prepare them.
@@ -17,7 +17,7 @@ from vla_tune.data.sampling import centre_box, crop_and_resize, crop_resized, to
 from vla_tune.data.transforms import Sample
 from vla_tune.schema import Augmentation, check_augmentation, read_object
 
-_PICTURES, _WORDS, _PLACES = 1, 2, 3
+_PICTURES, _WORDS, _PLACES, _STATES = 1, 2, 3, 4
 """Streams of numbers."""
 
 
@@ -30,6 +30,7 @@ def augmentation(
     hue: float,
     paraphrases: Mapping[str, Sequence[str]] | str,
     shift: float = 0.0,
+    state_noise: float = 0.0,
 ) -> Augmentation:
     """The record of an augmentation; `paraphrases` may be a JSON file that holds {"instruction": ["other words", ...]}.
 
@@ -50,6 +51,7 @@ def augmentation(
         hue=float(hue),
         paraphrases={instruction: tuple(others) for instruction, others in spoken.items()},
         shift=float(shift),
+        state_noise=float(state_noise),
     )
     check_augmentation(made, "the configuration")
     return made
@@ -112,6 +114,19 @@ class Paraphrase:
             return sample
         choices = (said, *self.paraphrases[said])
         return sample | {"instruction": choices[int(_numbers(_WORDS, seed, number).integers(len(choices)))]}
+
+
+@dataclass(frozen=True)
+class DisturbState:
+    """A normalised state with noise on it; of deviation 0, as it is."""
+
+    deviation: float
+
+    def __call__(self, sample: Sample) -> Sample:
+        """`state`, as `draw` decides."""
+        seed, number = sample["draw"]
+        noise = _numbers(_STATES, seed, number).standard_normal(sample["state"].shape, np.float32)
+        return sample | {"state": sample["state"] + np.float32(self.deviation) * noise}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from vla_tune.data.augmentation import AugmentImages, CropImages, Paraphrase
+from vla_tune.data.augmentation import AugmentImages, CropImages, DisturbState, Paraphrase
 from vla_tune.data.relative import RelativeActions, relative_parts
 from vla_tune.data.transforms import Compose, NormalizeActions, NormalizeState, Scale, SelectCameras, Transform
 from vla_tune.schema import CONTRACT_VERSION, Augmentation, Contract, Embodiment, Statistics, check_contract
@@ -68,7 +68,8 @@ def training_pipeline(contract: Contract, inputs: ModelInputs) -> Compose:
         return build_pipeline(contract, inputs)
     seen = inputs.uncropped() if augmentation.crop_area < 1 and isinstance(inputs, Cropping) else inputs
     changes = (AugmentImages(augmentation), Paraphrase(augmentation.paraphrases))
-    return Compose((SelectCameras(contract.embodiment.cameras), *changes, *_steps(contract, seen)))
+    noise = (DisturbState(augmentation.state_noise),) if augmentation.state_noise else ()
+    return Compose((SelectCameras(contract.embodiment.cameras), *changes, *_steps(contract, seen, noise)))
 
 
 def _centre_crop(contract: Contract, inputs: ModelInputs) -> tuple[CropImages, ...]:
@@ -78,12 +79,13 @@ def _centre_crop(contract: Contract, inputs: ModelInputs) -> tuple[CropImages, .
     return (CropImages(area),) if area < 1 and own == 1 else ()
 
 
-def _steps(contract: Contract, inputs: ModelInputs) -> tuple[Transform, ...]:
-    """What follows the robot's pictures."""
+def _steps(contract: Contract, inputs: ModelInputs, noise: tuple[DisturbState, ...] = ()) -> tuple[Transform, ...]:
+    """What follows the robot's pictures; noise is on the normalised state."""
     body = contract.embodiment
     return (
         *relative_step(body),
         NormalizeState(Scale(contract.statistics.state), body.state_key),
+        *noise,
         NormalizeActions(Scale(contract.statistics.action)),
         *inputs.steps,
     )

@@ -29,9 +29,18 @@ def plain_config(folder: Path) -> dict[str, Any]:
     record = read_record(path, "what the model is built like")
     if (folder / "adapter_config.json").is_file():
         raise ValueError(f"{folder} holds an adapter beside a base, which is another model: merge it, or take the base's folder.")
-    for key, value in _leaves(record):
-        _check_leaf(key, value, path)
+    check_plain(record, path)
     return record
+
+
+def check_plain(record: Mapping[str, Any], source: Path | str) -> None:
+    """Refuse a model's configuration that is more than sizes and names; `source` is named in errors.
+
+    Raises:
+        ValueError: it asks for code or weights from elsewhere, or for sizes that no model has.
+    """
+    for key, value in _leaves(record):
+        _check_leaf(key, value, source)
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -51,8 +60,8 @@ def check_tokenizer(folder: Path) -> None:
         raise ValueError(f"{path} makes a text of any length out of a short one: it is no tokenizer of a model; download it again.")
 
 
-def _check_leaf(key: str, value: Any, path: Path) -> None:
-    refused = f"{path} has {key}={str(value)[:80]!r}"
+def _check_leaf(key: str, value: Any, source: Path | str) -> None:
+    refused = f"{source} has {key}={str(value)[:80]!r}"
     if key.endswith(("attn_implementation", "attn_implementation_internal", "experts_implementation")) and value not in _ATTENTIONS:
         raise ValueError(f"{refused}, which is code from elsewhere: remove it, and choose model.attention.")
     if key in _ELSEWHERE and value not in (None, False):

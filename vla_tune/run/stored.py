@@ -68,7 +68,12 @@ class Options:
 
 OPTIONS: Mapping[str, Options] = {
     "model": Options(
-        ("vla_tune.models.openvla.OpenVLACheckpoint", "vla_tune.models.hf.HFCheckpoint", "vla_tune.models.bc.BCCheckpoint"),
+        (
+            "vla_tune.models.openvla.OpenVLACheckpoint",
+            "vla_tune.models.openvla.DrawnOpenVLA",
+            "vla_tune.models.hf.HFCheckpoint",
+            "vla_tune.models.bc.BCCheckpoint",
+        ),
         (
             "vla_tune.models.nf4.NF4",
             "vla_tune.models.hf.AppendedRows",

@@ -1,4 +1,4 @@
-"""What training changed in pictures and sentences, so that acting can answer to it."""
+"""What training changed in pictures, sentences and states, so that acting can answer to it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +26,8 @@ class Augmentation:
     """Instruction -> other words for it; it and each of them are as likely."""
     shift: float = field(default=0.0, metadata=YOUNGER)
     """Pictures are moved by whole pixels, at most this share of each side either way; their border is repeated."""
+    state_noise: float = field(default=0.0, metadata=YOUNGER)
+    """Standard deviation of what is added to the normalised state, so that it is no clock to play demonstrations back by."""
 
 
 def check_augmentation(augmentation: Augmentation, source: str) -> None:
@@ -36,7 +38,7 @@ def check_augmentation(augmentation: Augmentation, source: str) -> None:
     """
     if not 0 < augmentation.crop_area <= 1:
         raise ValueError(f"{source}: augmentation.crop_area={augmentation.crop_area} lies above 0 and up to 1 (no crop).")
-    for name, most in (("brightness", 1.0), ("hue", 0.5), ("shift", 0.5)):
+    for name, most in (("brightness", 1.0), ("hue", 0.5), ("shift", 0.5), ("state_noise", 1.0)):
         if not 0 <= getattr(augmentation, name) <= most:
             raise ValueError(f"{source}: augmentation.{name}={getattr(augmentation, name)} lies between 0 and {most}.")
     for name in ("contrast", "saturation"):

@@ -2,6 +2,7 @@
 
 from vla_tune.models.openvla.checkpoint import OpenVLACheckpoint
 from vla_tune.models.openvla.config import OpenVLAConfig
+from vla_tune.models.openvla.drawn import DrawnOpenVLA
 from vla_tune.models.openvla.model import OpenVLA
 
-__all__ = ["OpenVLA", "OpenVLACheckpoint", "OpenVLAConfig"]
+__all__ = ["DrawnOpenVLA", "OpenVLA", "OpenVLACheckpoint", "OpenVLAConfig"]

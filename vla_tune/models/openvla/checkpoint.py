@@ -97,10 +97,7 @@ class OpenVLACheckpoint:
         if self.pictures != "processor" and (self.path / CONTRACT_FILE).is_file():
             said = f"how {self.folder} reads pictures is in its {CONTRACT_FILE}"
             raise ValueError(f"model.pictures={self.pictures}: {said}; leave model.pictures out.")
-        if wanted.tokens is None or wanted.head is None:
-            raise ValueError(f"{self.folder} speaks codes: choose a head and tokens (head=parallel tokens=uniform_256).")
-        tokens = wanted.tokens(vocabulary_size=given.vocabulary_size, actions=wanted.actions)
-        return given.part(tokens, decoding=decoding_of(wanted.head))
+        return given_part(given, wanted, self.folder)
 
     def interface(self, contract: Contract, *, head: Callable[..., Any] | None = None) -> OpenVLAInputs:
         """What the contract says, behind this folder's tokenizer.
@@ -109,7 +106,7 @@ class OpenVLACheckpoint:
             ValueError: it is another family's, says what cannot be, or is for a model of other sizes.
         """
         inputs = OpenVLAInputs.of(contract, self.processor, head=head)
-        _check_sizes(inputs.record, load_config(self.path), self.folder)
+        check_sizes(inputs.record, load_config(self.path), self.folder)
         return inputs
 
     @cached_property
@@ -168,8 +165,24 @@ class OpenVLACheckpoint:
         return [*asked, *for_state(extended(own, asked), self.state_dimension)]
 
 
-def _check_sizes(record: OpenVLARecord, config: OpenVLAConfig, folder: str) -> None:
-    """Refuse pictures and codes that a model cannot read."""
+def given_part(given: Given, wanted: Wanted, folder: str) -> ModelPart:
+    """What is `given` to the model in `folder`, with the codes and the head that are wanted.
+
+    Raises:
+        ValueError: neither codes nor values are.
+    """
+    if wanted.tokens is None or wanted.head is None:
+        raise ValueError(f"{folder} speaks codes: choose a head and tokens (head=parallel tokens=uniform_256).")
+    tokens = wanted.tokens(vocabulary_size=given.vocabulary_size, actions=wanted.actions)
+    return given.part(tokens, decoding=decoding_of(wanted.head))
+
+
+def check_sizes(record: OpenVLARecord, config: OpenVLAConfig, folder: str) -> None:
+    """Refuse pictures and codes that the model in `folder` cannot read.
+
+    Raises:
+        ValueError: naming both sides.
+    """
     rule, size = record.image, record.action_tokens.vocabulary_size
     sides = [(rule.height, rule.width)] * len(rule.means)
     if sides != [(side, side) for side in config.image_sizes] or size > config.vocabulary_size:

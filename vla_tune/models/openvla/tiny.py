@@ -1,4 +1,4 @@
-"""The tiny default: the published structure at 2.7 million parameters, and its tokenizer, trained on the tasks' sentences."""
+"""The tiny default: the published structure at 2.7 million parameters; and tokenizers, trained on the tasks' sentences."""
 
 import math
 import string
@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerFast
 from vla_tune.models.openvla.config import OpenVLAConfig
 from vla_tune.models.openvla.model import OpenVLA
 
-VOCABULARY_SIZE = 512
-"""V: 256 ids for text, then 256 action codes."""
-NUM_TEXT_IDS = 256
+NUM_TEXT_IDS, NUM_CODES = 256, 256
+VOCABULARY_SIZE = NUM_TEXT_IDS + NUM_CODES
+"""V: ids for text, then action codes."""
 PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
 """OpenVLA's (openvla-spec)."""
 
@@ -62,28 +62,28 @@ def smooth_action_rows(model: OpenVLA, *, frequency: float = 5.0, size: float = 
 
     Row i is size * cos(2 pi (f i / n + phase)), with a random low frequency |f| ~ `frequency` and a phase for each channel.
     """
-    head = model.language_model.lm_head.weight
-    rows = torch.arange(NUM_TEXT_IDS, VOCABULARY_SIZE)
+    head, size_of_text = model.language_model.lm_head.weight, model.config.vocabulary_size - model.config.n_action_bins
+    rows = torch.arange(size_of_text, model.config.vocabulary_size)
     position = torch.arange(len(rows))[:, None] / len(rows)
     cycles = frequency * torch.randn(1, head.shape[1]).abs()
     with torch.no_grad():
         head[rows] = size * torch.cos(2 * math.pi * (cycles * position + torch.rand(1, head.shape[1])))
 
 
-def train_tokenizer(sentences: Iterable[str]) -> PreTrainedTokenizerFast:
+def train_tokenizer(sentences: Iterable[str], *, text_ids: int = NUM_TEXT_IDS) -> PreTrainedTokenizerFast:
     """A byte-pair tokenizer over printable ASCII in which the words of `sentences` are single pieces.
 
-    Ids: 0 unknown, 1 start, 2 end (as Llama's), then text below `NUM_TEXT_IDS`; the rest of the vocabulary is left to the
-    action codes, and padding is id V.
+    Ids: 0 unknown, 1 start, 2 end (as Llama's), then text below `text_ids`; 256 more are left to the action codes, and padding
+    is the id behind them, V.
     """
     alphabet = [*"▁\n", *string.ascii_letters, *string.digits, *string.punctuation]
     tokenizer = Tokenizer(BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = Sequence([Split(Regex("\n"), "isolated"), Metaspace(), Punctuation()])
     tokenizer.decoder = MetaspaceDecoder()
     specials = ["<unk>", "<s>", "</s>"]
-    trainer = BpeTrainer(vocab_size=NUM_TEXT_IDS, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    trainer = BpeTrainer(vocab_size=text_ids, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator((PROMPT.format(instruction=sentence) for sentence in sentences), trainer)
-    fillers = [f"<code_{index}>" for index in range(tokenizer.get_vocab_size(), VOCABULARY_SIZE)]
+    fillers = [f"<code_{index}>" for index in range(tokenizer.get_vocab_size(), text_ids + NUM_CODES)]
     tokenizer.add_special_tokens([*fillers, "<pad>"])
     tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
