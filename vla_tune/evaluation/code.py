@@ -8,9 +8,11 @@ from contextlib import closing, suppress
 from dataclasses import is_dataclass
 from functools import cache, partial
 from hashlib import sha256
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
+
+import gymnasium
 
 import vla_tune
 from vla_tune.evaluation.environments import MakeEnv
@@ -28,14 +30,19 @@ _OURS = (
 _ALWAYS = ("gymnasium", "numpy", "torch", "transformers")
 _BESIDE = (".xml", ".mjcf", ".urdf", ".json", ".yaml", ".yml", ".toml")
 """Files of a package that describe a world."""
+_ID = re.compile(r"\W([A-Za-z_][\w.]*):([\w./-]+-v\d+)")
+"""Of an environment, with the module that registers it."""
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
+_IMPORT = re.compile(rb"^[ \t]*(?:import|from)[ \t](.+)$", re.MULTILINE)
+_NAME = re.compile(rb"[A-Za-z_][\w.]*")
 
 
 def code_of(make_env: MakeEnv, found: Behind | None = None) -> dict[str, Any]:
     """JSON data that differ where the code behind an environment differs.
 
     `sources`: a hash of the files in which the environment, its wrappers and its maker are written, of what these import, and of
-    the descriptions that lie in their packages. `packages`: versions of what is installed, meshes and textures included. `ours`: a
-    hash of this package.
+    the descriptions that lie in their packages. `packages`: versions of what is installed, with what that requires and imports, and
+    of meshes and textures. `ours`: a hash of this package.
 
     Args:
         make_env: Makes the environment.
@@ -45,15 +52,30 @@ def code_of(make_env: MakeEnv, found: Behind | None = None) -> dict[str, Any]:
         with closing(make_env()) as env:
             found = behind(env)
     own, installed = _reached({*found.layers, *_modules(make_env)}, {**found.modules, **imported_here()})
-    packages = {name: version for name in sorted({*_ALWAYS, *installed, *_assets(installed)}) if (version := _version(name))}
+    packages = {name: version for name in sorted({*_ALWAYS, *installed, *_beneath(installed)}) if (version := _version(name))}
     return {"sources": _hash(_files(own)), "packages": packages, "ours": _ours()}
 
 
-def code_behind(*made: Any) -> str:
-    """A hash of the files in which makers, functions and objects are written, with what these import; packages are left out."""
-    named = re.findall(r"\W([A-Za-z_][\w.]*):[\w./-]+-v\d+", repr(made))  # of environments that a module registers
-    own, _ = _reached({name for one in made for name in _modules(one)} | set(named), imported_here())
-    return _hash(_files(own))
+def code_behind(*made: Any) -> dict[str, Any]:
+    """`sources` and `packages`, as of `code_of`, of makers, functions and objects, of which none is called.
+
+    The class of an environment that is named by its id, as in `envs:vla_tune/Tabletop-v0`, is looked up.
+    """
+    own, installed = _reached({name for one in made for name in (*_modules(one), *_registered(repr(one)))}, imported_here())
+    versions = {name: version for name in sorted(installed | _beneath(installed)) if (version := _version(name))}
+    return {"sources": _hash(_files(own)), "packages": versions}
+
+
+def _registered(words: str) -> Iterator[str]:
+    """The modules that register environments which are named, and those of their classes, where they are installed."""
+    for module, name in _ID.findall(words):
+        with suppress(ImportError):
+            import_module(module)
+            yield module
+            entry = spec.entry_point if (spec := gymnasium.registry.get(name)) else None
+            if isinstance(entry, str):
+                import_module(entry.partition(":")[0])
+                yield entry.partition(":")[0]
 
 
 def _modules(made: Any) -> Iterator[str]:
@@ -84,15 +106,24 @@ def _reached(names: set[str], imported: Modules) -> tuple[dict[str, Sequence[str
     waiting = list(names)
     while waiting:
         name = waiting.pop()
+        top = name.partition(".")[0]
+        if name not in imported and _DOTTED.fullmatch(name) and _is_package(top, imported):
+            installed.add(top)  # something in a module, or a module that is imported later on
         if name not in imported or name in own:
             continue
         file, package = imported[name]
         if _is_installed(file):
-            installed.add(name.partition(".")[0])
+            installed.add(top)
         else:
             own[name] = imported[name]
             waiting += _named(Path(file), package)
     return own, installed
+
+
+def _is_package(top: str, imported: Modules) -> bool:
+    """Whether it is installed, imported or not."""
+    file, _ = imported.get(top, ("", ""))
+    return top != "vla_tune" and top in _distributions() and (not file or _is_installed(file))
 
 
 def _is_installed(file: str) -> bool:
@@ -124,11 +155,48 @@ def _files(modules: Modules) -> dict[str, Path]:
     return found
 
 
-def _assets(installed: set[str]) -> set[str]:
-    """Names of the packages that bring the meshes and textures of those that are installed: what they require as `...assets...`."""
-    owners = {owner for name in installed for owner in _distributions().get(name, [])}
-    required = [re.match(r"[\w.-]+", line) for owner in owners for line in metadata.requires(owner) or []]
-    return {found.group() for found in required if found and "assets" in found.group()}
+def _beneath(installed: set[str]) -> set[str]:
+    """What packages stand on, by the names under which it is installed: what they require and use, what that does, and so on."""
+    waiting = [owner for name in installed - {*_ALWAYS} for owner in _distributions().get(name, [])]
+    own, found = {_usual(owner) for owner in waiting}, set[str]()
+    while waiting:
+        new = _used(waiting.pop()) - found - {*_ALWAYS}
+        found |= new
+        waiting += new
+    return {name for name in found if _usual(name) not in own}
+
+
+@cache
+def _used(owner: str) -> frozenset[str]:
+    """What of its requirements an installed distribution's files import; and those that bring assets.
+
+    It is read in the files, for what is imported at the moment differs from task to task.
+    """
+    lines = {line: found.group() for line in _required(owner) if (found := re.match(r"[\w.-]+", line))}
+    names = {_usual(name) for line, name in lines.items() if "extra ==" not in line}
+    tops = {top.encode(): _usual(other) for top, others in _distributions().items() for other in others if _usual(other) in names}
+    used, wanted = set[str](), {*tops.values()}
+    for path in _sources(owner) if wanted else ():
+        words = {word.partition(b".")[0] for line in _IMPORT.findall(path.read_bytes()) for word in _NAME.findall(line)}
+        used |= {tops[word] for word in words & tops.keys()}
+        if used == wanted:
+            break
+    return frozenset(used | {name for name in lines.values() if "assets" in name})
+
+
+def _required(distribution: str) -> list[str]:
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.requires(distribution) or []
+    return []
+
+
+def _sources(distribution: str) -> Iterator[Path]:
+    with suppress(metadata.PackageNotFoundError):
+        yield from (Path(str(file.locate())) for file in metadata.files(distribution) or [] if file.suffix == ".py")
+
+
+def _usual(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _version(package: str) -> str | None:
