@@ -17,7 +17,7 @@ from vla_tune.data.chunks import ChunksByTimestamp
 from vla_tune.data.dataset import Demonstrations
 from vla_tune.record import STILL, Noise, Storage, record_demonstrations
 from vla_tune.record import demonstrations as module
-from vla_tune.record.folder import written_once
+from vla_tune.record.folder import Code, written_once
 from vla_tune.record.tabletop import tabletop_expert
 from vla_tune.schema import Contract, Embodiment
 
@@ -133,7 +133,8 @@ def test_the_same_recipe_is_reused_and_another_is_refused(folder: Path, body: Em
         record(folder, body, episodes=3, seed=8)
     recipe = json.loads((folder / "recipe.json").read_text())
     assert recipe["recipe"]["environment"]["kwargs"] == {"task": "touch"}
-    assert recipe["versions"].keys() == {"vla-tune", "lerobot", "mujoco", "numpy"}
+    assert recipe["versions"].keys() >= {"vla-tune", "lerobot", "mujoco", "numpy", "gymnasium"}
+    assert recipe["code"].keys() == {"environment", "expert"}
 
 
 def test_a_folder_of_somebody_else_is_left_alone(body: Embodiment, tmp_path: Path):
@@ -181,4 +182,4 @@ def test_a_full_disk_is_named_even_where_the_writer_hid_it(tmp_path: Path, monke
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4096))
     with pytest.raises(OSError, match="is full"):
-        written_once(tmp_path / "a", {}, write)
+        written_once(tmp_path / "a", {}, write, Code(sources={}, packages={}))

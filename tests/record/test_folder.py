@@ -1,14 +1,22 @@
+import json
+import logging
 import os
 import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from vla_tune.record.folder import RECIPE_FILE, written_once
+from vla_tune.record import folder as module
+from vla_tune.record.folder import RECIPE_FILE, Code
+
+CODE = Code(sources={"expert": "e1", "environment": "w1"}, packages={"simulator": "1.4", "numpy": "2"})
+written_once = partial(module.written_once, code=CODE)
 
 
 def writes(text: str, meanwhile=lambda: None):
@@ -101,3 +109,38 @@ def test_a_place_that_cannot_be_written_is_one_line_and_stays_as_it_is():
             os.seteuid(user)
         assert list(Path(place).iterdir()) == []
         os.chmod(place, 0o755)
+
+
+def test_other_code_is_told_loudly_and_by_name(tmp_path, caplog):
+    folder = tmp_path / "lift"
+    written_once(folder, {}, writes("then"))
+    caplog.set_level(logging.WARNING)
+    written_once(folder, {}, writes("never asked for"))
+    assert caplog.text == ""
+    now = replace(CODE, sources={"expert": "e2", "environment": "w1"}, packages={"simulator": "1.5", "numpy": "2", "solver": "1"})
+    module.written_once(folder, {}, writes("never asked for"), now)
+    said = "the files of the expert changed, simulator was 1.4 and is 1.5, solver was not there and is 1"
+    assert f"{folder} is reused, but was recorded by other code: {said}. " in caplog.text
+    assert "to record anew, delete it or choose another folder" in caplog.text
+
+
+def test_a_folder_that_notes_no_code_stays_usable(tmp_path, caplog):
+    """As it was before code was noted, with the versions of four packages."""
+    folder = tmp_path / "lift"
+    written_once(folder, {}, writes("then"))
+    (folder / RECIPE_FILE).write_text(json.dumps({"recipe": {}, "versions": {"numpy": "2"}}))
+    caplog.set_level(logging.INFO)
+    written_once(folder, {}, writes("never asked for"))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "was recorded when code was not noted" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "said", ["[]", '{"recipe": {}}', '{"recipe": {}, "versions": {}, "code": 1}', '{"recipe": {}, "versions": 3}']
+)
+def test_a_damaged_record_is_named(tmp_path, said):
+    folder = tmp_path / "lift"
+    written_once(folder, {}, writes("then"))
+    (folder / RECIPE_FILE).write_text(said)
+    with pytest.raises(ValueError, match="is damaged: delete"):
+        written_once(folder, {}, writes("never asked for"))

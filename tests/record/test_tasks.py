@@ -1,9 +1,12 @@
 """Recording several tasks of any environment: by any number of processes the same, and as if it had never been stopped."""
 
 import errno
+import importlib
 import json
 import os
+import shutil
 import signal
+import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -20,11 +23,12 @@ from vla_tune.data.chunks import ChunksByTimestamp
 from vla_tune.data.dataset import Demonstrations
 from vla_tune.data.starts import read_starts
 from vla_tune.record import STILL, NoiseByLevel, Storage, crew
+from vla_tune.record.folder import Code
 from vla_tune.record.shards import Shelf
 from vla_tune.record.source import Demonstrated
 from vla_tune.record.tasks import kept_in
 from vla_tune.schema import Embodiment
-from vla_tune.translation.wrapper import in_words
+from vla_tune.translation.words import in_words
 
 Record = Callable[..., Path]
 NOISE = NoiseByLevel(levels=[0.0, 0.02])
@@ -225,6 +229,57 @@ def test_the_same_recipe_is_reused_and_another_is_refused(record: Record, undist
     with pytest.raises(ValueError, match=r"another recipe \(episodes: 4 there, 5 asked for\)"):
         record(undisturbed, episodes=5)
     assert [path.name for path in undisturbed.parent.iterdir()] == ["crane"]
+
+
+EXPERT = """
+import numpy as np
+
+
+class Own:
+    def __init__(self, gain):
+        self.gain = gain
+
+    def __call__(self, env):
+        return np.array([0, 0, 0, self.gain], np.float32)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """A plain expert of a user's own module, as it is written now."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def expert(gain: int, source: str = EXPERT) -> Any:
+        (tmp_path / "own_expert_of_tests.py").write_text(source)
+        sys.modules.pop("own_expert_of_tests", None)
+        importlib.invalidate_caches()
+        return importlib.import_module("own_expert_of_tests").Own(gain)
+
+    yield expert
+    sys.modules.pop("own_expert_of_tests", None)
+
+
+def test_a_plain_expert_is_told_by_its_attributes_and_its_file(
+    record: Record, undisturbed: Path, own: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    folder = tmp_path / "crane"
+    shutil.copytree(undisturbed, folder)
+    about = json.loads((folder / "recipe.json").read_text())
+    expert = own(2)
+    code = Code.behind(expert=expert)
+    about["recipe"]["expert"], about["code"]["expert"] = in_words(expert), code.sources["expert"]
+    (folder / "recipe.json").write_text(json.dumps(about))
+    assert record(folder, expert=own(2)) == folder
+    assert caplog.text == ""
+    with pytest.raises(ValueError, match=r"expert: '<own_expert_of_tests.Own object, gain=2>' there, '.*gain=3>' asked for"):
+        record(folder, expert=own(3))
+    record(folder, expert=own(2, EXPERT.replace("0, 0, 0", "0, 0, 1")))
+    assert "was recorded by other code: the files of the expert changed" in caplog.text
+    caplog.clear()
+    about["recipe"]["expert"] = "<own_expert_of_tests.Own object>"
+    (folder / "recipe.json").write_text(json.dumps(about))
+    assert record(folder, expert=own(2)) == folder
+    assert "was recorded when attributes of objects without a repr were not noted" in caplog.text
 
 
 def test_a_full_disk_keeps_what_is_finished(record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from vla_tune.record.folder import written_once
+from vla_tune.record.folder import Code, written_once
 from vla_tune.record.world import World
 from vla_tune.record.writer import Frame, Storage, write_episodes
 from vla_tune.schema import Embodiment, to_record
@@ -169,8 +169,9 @@ def record_counterfactual(
     source = counterfactual_frames(world, horizon=horizon, seed=seed, play=play)
     extra = {"action_chunk": (horizon, embodiment.action_dimension), "target_position": (2,)}
     episodes = _episodes(source, frames, embodiment)
+    code = Code.behind(world=type(world))
     return written_once(
-        folder, recipe, lambda root: write_episodes(root, episodes, embodiment=embodiment, storage=storage, extra=extra)
+        folder, recipe, lambda root: write_episodes(root, episodes, embodiment=embodiment, storage=storage, extra=extra), code
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from vla_tune.data.starts import Start, write_starts
 from vla_tune.environment import beside_stored
 from vla_tune.record.episode import Environment, Episode, Expert, Frame, rollout
-from vla_tune.record.folder import written_once
+from vla_tune.record.folder import Code, written_once
 from vla_tune.record.noise import Disturbing
 from vla_tune.record.writer import Storage, write_episodes
 from vla_tune.schema import Embodiment, to_record
@@ -84,7 +84,7 @@ def record_demonstrations(
             write_episodes(root, frames(), embodiment=embodiment, storage=storage)
             write_starts(root, starts)
 
-        return written_once(folder, recipe, write)
+        return written_once(folder, recipe, write, Code.behind(environment=[type(env), type(env.unwrapped)], expert=expert))
 
 
 def _successes(

@@ -7,11 +7,13 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from vla_tune.evaluation.code import code_behind
 from vla_tune.schema import embodiment_of_today
 
 _log = logging.getLogger(__name__)
@@ -21,7 +23,26 @@ _PACKAGES = ("vla-tune", "lerobot", "mujoco", "numpy")
 _ALMOST_FULL = 1_000_000  # bytes
 
 
-def written_once(folder: Path, recipe: Mapping[str, Any], write: Callable[[Path], None]) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """What code makes episodes."""
+
+    sources: Mapping[str, str]
+    """Hashes of the files of each part, which has a name."""
+    packages: Mapping[str, str]
+    """Versions of what is installed."""
+
+    @classmethod
+    def behind(cls, **parts: Any) -> "Code":
+        """That of objects and functions, by the names of the parts."""
+        found = {name: code_behind(part) for name, part in parts.items()}
+        packages = {name: version(name) for name in _PACKAGES}
+        for code in found.values():
+            packages |= code["packages"]
+        return cls(sources={name: code["sources"] for name, code in found.items()}, packages=packages)
+
+
+def written_once(folder: Path, recipe: Mapping[str, Any], write: Callable[[Path], None], code: Code) -> Path:
     """The folder that `write` makes, made only once.
 
     It is written beside its place and renamed when it is whole, so an interrupted recording leaves nothing under the name; what
@@ -29,8 +50,9 @@ def written_once(folder: Path, recipe: Mapping[str, Any], write: Callable[[Path]
 
     Args:
         folder: Where the dataset will be.
-        recipe: JSON data that determines the content; kept in `recipe.json` with the packages' versions.
+        recipe: JSON data that determines the content; kept in `recipe.json`, with `code`.
         write: Fills the given folder, which does not exist yet.
+        code: What makes it. Where it has changed since the folder was recorded, that is told, and the folder is reused.
 
     Returns:
         `folder`.
@@ -41,16 +63,16 @@ def written_once(folder: Path, recipe: Mapping[str, Any], write: Callable[[Path]
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
-    if is_recorded(folder, recipe):
+    if is_recorded(folder, recipe, code):
         return folder
     recipe = _as_read(recipe)
     shelter, lock = _shelter(folder)
     try:
         partial = shelter / folder.name
         write(partial)
-        record = {"recipe": recipe, "versions": {name: version(name) for name in _PACKAGES}}
+        record = {"recipe": recipe, "versions": dict(code.packages), "code": dict(code.sources)}
         (partial / RECIPE_FILE).write_text(json.dumps(record, indent=1) + "\n")
-        _place(partial, folder, recipe)
+        _place(partial, folder, recipe, code)
     except Exception as error:
         if _disk_is_full(error, folder.parent):
             text = f"the disk of {folder.parent} is full: free some space or record elsewhere; nothing was kept"
@@ -62,15 +84,15 @@ def written_once(folder: Path, recipe: Mapping[str, Any], write: Callable[[Path]
     return folder
 
 
-def is_recorded(folder: Path, recipe: Mapping[str, Any]) -> bool:
-    """Whether the folder is there, made by this recipe.
+def is_recorded(folder: Path, recipe: Mapping[str, Any], code: Code) -> bool:
+    """Whether the folder is there, made by this recipe; that it was made by other code is told.
 
     Raises:
         ValueError: it holds something else, or a dataset of another recipe; the differing keys are named.
     """
     if not folder.exists():
         return False
-    _check_same(folder, _as_read(recipe))
+    _check_same(folder, _as_read(recipe), code)
     return True
 
 
@@ -113,33 +135,66 @@ def held(shelter: Path) -> int | None:
     return descriptor
 
 
-def _place(partial: Path, folder: Path, recipe: Mapping[str, Any]) -> None:
+def _place(partial: Path, folder: Path, recipe: Mapping[str, Any], code: Code) -> None:
     """Rename, unless another process of the same sweep recorded it meanwhile: then its folder is the one."""
     try:
         os.rename(partial, folder)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        _check_same(folder, recipe)
+        _check_same(folder, recipe, code)
 
 
-def _check_same(folder: Path, recipe: Mapping[str, Any]) -> None:
+def was_recorded_by(folder: Path, recipe: Mapping[str, Any]) -> bool:
+    """Whether the folder is there and notes just this recipe.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    return folder.exists() and _record_of(folder)["recipe"] == _as_read(recipe)
+
+
+def _check_same(folder: Path, recipe: Mapping[str, Any], code: Code) -> None:
+    record = _record_of(folder)
+    known = record["recipe"]
+    if changed := sorted(key for key in known.keys() | recipe.keys() if known.get(key) != recipe.get(key)):
+        pairs = ", ".join(f"{key}: {known.get(key)!r} there, {recipe.get(key)!r} asked for" for key in changed)
+        raise ValueError(f"{folder} was recorded by another recipe ({pairs}): delete it or choose another folder.")
+    if others := list(_changed(record, code)):
+        _log.warning(
+            "%s is reused, but was recorded by other code: %s. Its episodes are those of then; to record anew, delete it or choose "
+            "another folder.",
+            folder,
+            ", ".join(others),
+        )
+    if record["code"] is None:
+        _log.info("%s was recorded when code was not noted: whether expert and environment are those of then is not known.", folder)
+    _log.info("%s is reused: it was recorded by the same recipe.", folder)
+
+
+def _changed(record: Mapping[str, Any], code: Code) -> Iterator[str]:
+    for name, source in (record["code"] or {}).items():
+        if source != code.sources.get(name):
+            yield f"the files of the {name} changed"
+    names = record["versions"].keys() | (code.packages.keys() if record["code"] is not None else ())
+    for name in sorted(names):
+        then, now = record["versions"].get(name, "not there"), code.packages.get(name, "not there")
+        if then != now:
+            yield f"{name} was {then} and is {now}"
+
+
+def _record_of(folder: Path) -> dict[str, Any]:
     path = folder / RECIPE_FILE
     if not path.is_file():
         raise ValueError(f"{folder} exists and was not recorded here ({RECIPE_FILE} is missing): choose another folder.")
     try:
         record = json.loads(path.read_text())
-        known, versions = record["recipe"], record["versions"]
-        if "embodiment" in known:
+        record["versions"], record["code"] = dict(record["versions"]), dict(record["code"]) if "code" in record else None
+        if "embodiment" in (known := record["recipe"]):
             known["embodiment"] = embodiment_of_today(known["embodiment"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} is damaged: delete {folder} or choose another folder.") from None
-    if changed := sorted(key for key in known.keys() | recipe.keys() if known.get(key) != recipe.get(key)):
-        pairs = ", ".join(f"{key}: {known.get(key)!r} there, {recipe.get(key)!r} asked for" for key in changed)
-        raise ValueError(f"{folder} was recorded by another recipe ({pairs}): delete it or choose another folder.")
-    if newer := [name for name in _PACKAGES if versions.get(name) != version(name)]:
-        _log.warning("%s is reused; since it was recorded these packages changed: %s.", folder, ", ".join(newer))
-    _log.info("%s is reused: it was recorded by the same recipe.", folder)
+    return record
 
 
 def _disk_is_full(error: Exception, place: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -13,17 +14,17 @@ from typing import Any
 import gymnasium
 
 from vla_tune.data.starts import Start, write_starts
-from vla_tune.evaluation.code import code_behind
 from vla_tune.record.crew import ATTEMPTS, Wanted, Work, in_processes, in_this_process
 from vla_tune.record.episode import Done, Expert
-from vla_tune.record.folder import is_recorded, written_once
+from vla_tune.record.folder import Code, is_recorded, was_recorded_by, written_once
 from vla_tune.record.noise import Disturbing
 from vla_tune.record.progress import shares, shown
 from vla_tune.record.shards import Shard, shelf_beside
 from vla_tune.record.writer import Storage, write_encoded
 from vla_tune.schema import Embodiment, read_object, to_record
-from vla_tune.translation.wrapper import in_words
+from vla_tune.translation.words import in_words, in_words_without_attributes
 
+_log = logging.getLogger(__name__)
 ATTEMPTS_FILE = "attempts.json"
 """In the dataset's folder: how many attempts each task took."""
 _EPISODES_ALONE = ("tasks", "episodes", "storage")
@@ -69,23 +70,31 @@ def record_tasks(
     _check(tasks, episodes, workers)
     recipe = {
         "kind": "demonstrations of tasks",
-        "environment": _said(make),
-        "expert": in_words(expert),
+        **_said(make, expert, noise, in_words),
         "embodiment": to_record(embodiment),
         "tasks": list(tasks),
         "episodes": episodes,
         "seed": seed,
-        "noise": in_words(noise),
         "storage": asdict(storage),
     }
-    if is_recorded(folder, recipe):
+    recipe = _of_before(folder, recipe, recipe | _said(make, expert, noise, in_words_without_attributes))
+    code = Code.behind(environment=make, expert=expert)
+    if is_recorded(folder, recipe, code):
         return folder
-    with shelf_beside(folder, _key(recipe, make, expert)) as shelf:
-        if is_recorded(folder, recipe):  # by another process, meanwhile
+    with shelf_beside(folder, _key(recipe, code)) as shelf:
+        if is_recorded(folder, recipe, code):  # by another process, meanwhile
             return folder
         work = Work(make, expert, embodiment, seed, noise, shelf)
         _record(work, tasks, episodes, workers)
-        return written_once(folder, recipe, lambda root: _write(root, work, tasks, episodes, storage))
+        return written_once(folder, recipe, lambda root: _write(root, work, tasks, episodes, storage), code)
+
+
+def _of_before(folder: Path, recipe: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """The recipe by which the folder is found: that of before, where it was recorded before attributes were told."""
+    if before == recipe or not was_recorded_by(folder, before):
+        return recipe
+    _log.warning("%s was recorded when attributes of objects without a repr were not noted: it may be of other ones.", folder)
+    return before
 
 
 def _check(tasks: Sequence[str], episodes: int, workers: int) -> None:
@@ -95,15 +104,16 @@ def _check(tasks: Sequence[str], episodes: int, workers: int) -> None:
         raise ValueError(f"tasks={list(tasks)}: name at least one, and each once.")
 
 
-def _said(make: Callable[..., gymnasium.Env]) -> str:
-    """The words by which a folder is found again: of what may have stored starts, that none of them is used."""
-    return in_words(partial(make, starts=None) if "starts" in signature(make).parameters else make)
+def _said(make: Callable[..., gymnasium.Env], expert: Expert, noise: Disturbing, words: Callable[[Any], str]) -> dict[str, str]:
+    """The words by which a folder is found again: of an environment that may have stored starts, that none of them is used."""
+    drawn = partial(make, starts=None) if "starts" in signature(make).parameters else make
+    return {"environment": words(drawn), "expert": words(expert), "noise": words(noise)}
 
 
-def _key(recipe: dict[str, Any], make: Any, expert: Any) -> str:
+def _key(recipe: dict[str, Any], code: Code) -> str:
     """What an episode depends on: of another expert's code, none is gone on with."""
     alike = {name: value for name, value in recipe.items() if name not in _EPISODES_ALONE}
-    return sha256(json.dumps([alike, code_behind(make, expert)], sort_keys=True).encode()).hexdigest()[:12]
+    return sha256(json.dumps([alike, dict(code.sources)], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _record(work: Work, tasks: Sequence[str], episodes: int, workers: int) -> None:

@@ -1,6 +1,5 @@
 """The wrapper that shows and tells what `vla_tune.environment` asks for, of parts that a configuration names."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,11 +16,11 @@ from vla_tune.translation.moment import Moment
 from vla_tune.translation.sources import Source
 from vla_tune.translation.starts import Counted, SeedInto, Settle, StartFrom
 from vla_tune.translation.success import as_success
+from vla_tune.translation.words import in_words
 
 DISTRACTOR = "distractor_instruction"
 TRANSLATION = "translation"
 """Where `metadata` has the parts in words, which a recording keeps."""
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _LONGEST = 1_000
 """Letters of an instruction."""
 
@@ -162,11 +161,6 @@ class Translated(gymnasium.Wrapper):
 
     def _told(self, info: Mapping[str, Any], *, success: bool) -> dict[str, Any]:
         return {**info, **{name: said for name, said in self._sentences.items() if name == DISTRACTOR}, SUCCESS: success}
-
-
-def in_words(made: Any) -> str:
-    """An object with its fields, the same in every process: without addresses."""
-    return _ADDRESS.sub("", repr(made))
 
 
 def check_present(name: str, step: int, now: int) -> None:
