@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.utils import get_object
 
 import vla_tune.run.folder  # noqa: F401 (registers the resolvers)
 
@@ -29,6 +31,8 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _INLINE = re.compile(r"`([^`\n]*scripts/\w+\.py [^`\n]*)`")
 _PLACEHOLDER = re.compile(r"<[^>]*>|\.\.\.")
+_PATH = re.compile(r"`((?:vla_tune|tests|conf|envs|scripts|docs|plugins|bridges)/[\w./-]+)`")
+_DOTTED = re.compile(r"\b(?:vla_tune|envs)(?:\.\w+)+")
 _OWN_FILE = re.compile(r"^# (\w+/\w+\.yaml)$", re.MULTILINE)
 
 
@@ -37,9 +41,14 @@ def fences(text: str) -> Iterator[tuple[str, str]]:
     return ((match[1], match[2]) for match in _FENCE.finditer(text))
 
 
+def unfenced(text: str) -> str:
+    """A page without its blocks of code."""
+    return _FENCE.sub("", text)
+
+
 def prose(text: str) -> str:
-    """A page without its code."""
-    return re.sub(r"`[^`\n]*`", "", _FENCE.sub("", text))
+    """A page without code."""
+    return re.sub(r"`[^`\n]*`", "", unfenced(text))
 
 
 def anchor(heading: str) -> str:
@@ -49,7 +58,7 @@ def anchor(heading: str) -> str:
 
 
 def anchors(text: str) -> set[str]:
-    return {anchor(line.lstrip("#")) for line in _FENCE.sub("", text).splitlines() if line.startswith("#")}
+    return {anchor(line.lstrip("#")) for line in unfenced(text).splitlines() if line.startswith("#")}
 
 
 def is_broken(page: Path, target: str) -> bool:
@@ -108,6 +117,25 @@ def test_code_in_pages_compiles_and_names_what_is_there():
                 assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == [], name
 
 
+def test_files_that_pages_name_are_there():
+    named = [
+        (name, path)
+        for name, page in BY_NAME.items()
+        if name != "CHANGELOG.md"
+        for path in _PATH.findall(unfenced(page.read_text()))
+    ]
+    assert len(named) > 60
+    assert [(name, path) for name, path in named if "conf/local/" not in path and not (ROOT / path).exists()] == []
+
+
+@pytest.mark.ci  # it imports nearly all there is
+def test_objects_that_pages_name_are_there():
+    named = {path for name, page in BY_NAME.items() if name != "CHANGELOG.md" for path in _DOTTED.findall(page.read_text())}
+    assert len(named) > 60
+    for path in sorted(named):
+        assert get_object(path) is not None
+
+
 @dataclass(frozen=True)
 class Command:
     script: str
@@ -120,7 +148,7 @@ def commands(text: str) -> Iterator[Command]:
     lines = [
         line for language, block in fences(text) if language in ("", "bash") for line in block.replace("\\\n", " ").splitlines()
     ]
-    for line in [*lines, *_INLINE.findall(_FENCE.sub("", text))]:
+    for line in [*lines, *_INLINE.findall(unfenced(text))]:
         if "|" in line:  # alternatives, said in words
             continue
         for part in _PLACEHOLDER.sub("nowhere", line).split("&&"):
@@ -150,12 +178,11 @@ def _stands_for_an_option(word: str) -> bool:
 
 
 def alternatives(words: tuple[str, ...]) -> list[list[str]]:
-    """The words of each run of a sweep, as far as each value occurs once."""
-    parsed = OverridesParser.create().parse_overrides(list(words))
-    values = [
-        [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()] if one.is_sweep_override() else [word]
-        for word, one in zip(words, parsed, strict=True)
-    ]
+    """The words of runs of a sweep: each option of a group occurs once, and of a key's values the first."""
+    values = []
+    for word, one in zip(words, OverridesParser.create().parse_overrides(list(words)), strict=True):
+        each = [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()] if one.is_sweep_override() else [word]
+        values.append(each if (CONF / one.key_or_group).is_dir() else each[:1])
     return [[of[min(number, len(of) - 1)] for of in values] for number in range(max(map(len, values), default=1))]
 
 
@@ -170,14 +197,12 @@ def own_files(text: str, folder: Path) -> Path:
     return folder
 
 
-def refusal(command: Command, folders: dict[str, Path]) -> str | None:
-    """Why it does not compose."""
+@cache
+def refusal(command: Command, folder: Path | None) -> str | None:
+    """Why it does not compose; `folder` is the user's own."""
     if not (ROOT / "scripts" / f"{command.script}.py").is_file():
         return "there is no such script"
-    if command.config_dir is None:
-        search = []
-    else:
-        search = [f"hydra.searchpath=[file://{folders.get(command.config_dir, ROOT / command.config_dir)}]"]
+    search = [f"hydra.searchpath=[file://{folder}]"] if folder else []
     try:
         for words in alternatives(command.words):
             with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
@@ -195,9 +220,9 @@ WITH_COMMANDS = [name for name, page in BY_NAME.items() if name != "CHANGELOG.md
 def test_every_command_composes(name: str, tmp_path: Path):
     """What tests of the commands themselves run is not run here once more; a word that is misspelt or out of date is seen."""
     text = BY_NAME[name].read_text()
-    folders = MINE | {"conf": own_files(text, tmp_path)}
-    refused = {command: why for command in dict.fromkeys(commands(text)) if (why := refusal(command, folders))}
-    assert refused == {}
+    folders = {None: None, "conf": own_files(text, tmp_path)} | MINE
+    asked = {command: folders.get(command.config_dir, ROOT / str(command.config_dir)) for command in commands(text)}
+    assert {command: why for command, folder in asked.items() if (why := refusal(command, folder))} == {}
 
 
 def test_commands_are_found():
@@ -209,7 +234,12 @@ def test_commands_are_found():
 
 
 def test_a_command_out_of_date_is_seen():
-    assert "nothing_r16" in str(refusal(Command("train", ("adapter=nothing_r16",), None), {}))
+    assert "nothing_r16" in str(refusal(Command("train", ("adapter=nothing_r16",), None), None))
+
+
+def test_options_of_a_sweep_are_each_composed():
+    words = ("adapter=lora_r4,full", "seed=0,1,2")
+    assert alternatives(words) == [["adapter=lora_r4", "seed=0"], ["adapter=full", "seed=0"]]
 
 
 def test_readme_is_short():
