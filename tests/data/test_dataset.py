@@ -115,16 +115,22 @@ def test_the_cache_never_changes_a_picture_and_keeps_to_its_size(
 def test_pictures_are_kept_while_memory_is_free(
     image_folder: Path, body: Embodiment, recorded: list[list[dict]], monkeypatch: pytest.MonkeyPatch
 ):
-    """Room is asked for once an episode; when there is none, no more pictures are kept, and those that are read are the same."""
-    room = iter([10**9, 2 * 64 * 64 * 3, -1])
-    monkeypatch.setattr("vla_tune.data.dataset.spare_memory", lambda: next(room))
+    """Where there is none, no more are kept, and those that are read are the same; what others give back is used."""
+    size, room = 64 * 64 * 3, [10**9, 2 * 64 * 64 * 3, -1]
+    monkeypatch.setattr("vla_tune.data.cache.spare_memory", lambda: room.pop(0))
     dataset = opened(image_folder, body)
     for index in range(len(dataset)):
         sample = dataset[index]
         episode, frame = sample["index"].tolist()
         assert np.array_equal(sample[KEY], recorded[episode][frame][KEY])
-    assert len(dataset.images[KEY]._kept) == len(recorded[0]) + 2
-    assert list(room) == [-1]
+    kept = dataset.images[KEY]._kept
+    assert len(kept) == len(recorded[0]) + 2
+    assert not room
+    room += [len(dataset) * size] * len(recorded)
+    for index in range(len(dataset) - 1, -1, -1):
+        for _ in range(101):
+            dataset[index]
+    assert len(kept) == len(dataset)
 
 
 def test_pictures_in_the_cache_cannot_be_overwritten(image_folder: Path, body: Embodiment):

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64
 from torch.utils.data import Dataset
 
-from vla_tune.data.computer import spare_memory
+from vla_tune.data.cache import CachedFrames
 from vla_tune.data.frames import Frames
-from vla_tune.data.images import FrameSource
 from vla_tune.data.opening import opened
 from vla_tune.schema import Embodiment, Group
 
@@ -116,7 +115,10 @@ class Demonstrations(Dataset[dict[str, Any]]):
         self.embodiment, self.episodes, self.frames = there.embodiment, there.episodes, there.frames
         self.rows = np.arange(len(self.frames))
         capacity = None if cache_bytes is None else cache_bytes // len(embodiment.cameras)
-        self.images = {key: CachedFrames(source, self.frames, capacity=capacity) for key, source in there.pictures.items()}
+        sizes = {camera.key: 3 * camera.height * camera.width for camera in embodiment.cameras}
+        self.images = {
+            key: CachedFrames(source, self.frames, size=sizes[key], capacity=capacity) for key, source in there.pictures.items()
+        }
 
     def __len__(self) -> int:
         """Frames in the episodes in use."""
@@ -188,46 +190,6 @@ class Demonstrations(Dataset[dict[str, Any]]):
         for images in self.images.values():
             for row in self.rows.tolist():
                 images[row]
-
-
-class CachedFrames:
-    """Decodes each picture once while there is room (`capacity` bytes, or what `spare_memory` says), and on demand beyond.
-
-    An episode is decoded as a whole, since its pictures lie together on disk. Nothing is evicted: with random access, a full
-    cache serves its share of the reads whichever pictures it holds. Room decides about time alone; once used up, it stays so.
-    """
-
-    def __init__(self, source: FrameSource, frames: Frames, *, capacity: int | None) -> None:
-        self.source, self.frames, self.capacity = source, frames, capacity
-        self._kept: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
-        self._bytes, self._full = 0, False
-
-    def __getitem__(self, row: int) -> UInt8[np.ndarray, "H W 3"]:
-        """The picture of a frame; not to be written to."""
-        if row not in self._kept and not self._full:
-            self._keep_episode(row)
-        return self._kept[row] if row in self._kept else self.source.decode([row])[0]
-
-    def _keep_episode(self, row: int) -> None:
-        """The pictures of a frame's episode, as many as there is room for."""
-        room = spare_memory() if self.capacity is None else self.capacity - self._bytes
-        self._full = room <= 0
-        if self._full:
-            return
-        episode = range(row - int(self.frames.frame[row]), int(self.frames.end[row]))
-        rows = [other for other in episode if other not in self._kept]
-        for other, picture in zip(rows, self.source.decode(rows), strict=True):
-            picture.flags.writeable = False
-            room -= picture.nbytes
-            if room < 0:
-                self._full = True
-                return
-            self._kept[other] = picture
-            self._bytes += picture.nbytes
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the pictures: a worker process fills its own cache."""
-        return self.__dict__ | {"_kept": {}, "_bytes": 0, "_full": False}
 
 
 _REST: Mapping[str, tuple[float, ...]] = {"quaternion_xyzw": (0.0, 0.0, 0.0, 1.0), "rotation_6d": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)}
