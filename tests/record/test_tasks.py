@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,19 @@ def test_a_process_that_ends_by_itself_is_one_line(record: Record, crane_module:
     """Slow: a process starts."""
     with pytest.raises(ChildProcessError, match=r"ended \(exit code 7\) without a word"):
         record(tmp_path / "crane", tasks=["left"], episodes=3, workers=2, expert=crane_module.fatal)
+
+
+def test_a_process_that_ends_behind_its_answer_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    """As one that the kernel kills while its last episode is told."""
+
+    process = get_context("spawn").Process()
+    monkeypatch.setattr(process, "join", lambda timeout=None: None)
+    monkeypatch.setattr(type(process), "exitcode", -9)
+    here, there = get_context("spawn").Pipe()
+    there.close()
+    with pytest.raises(ChildProcessError, match=r"ended \(exit code -9\) without a word"):
+        crew._go_on(here, ("left", 1), {here: process})
+    here.close()
 
 
 def test_an_expert_that_cannot_be_handed_over_is_one_line(record: Record, tmp_path: Path):

@@ -178,7 +178,10 @@ def _started(work: Work) -> tuple[Connection, BaseProcess]:
 
 
 def _go_on(connection: Connection, given: tuple[str, int] | None, crew: dict[Connection, BaseProcess]) -> None:
-    connection.send(given)
+    try:
+        connection.send(given)
+    except ConnectionError:  # it ended once it had answered
+        raise _ended(crew[connection]) from None
     if given is None:
         process = crew.pop(connection)
         process.join(_TO_END_S)
@@ -190,14 +193,18 @@ def _received(connection: Connection, process: BaseProcess) -> Done:
     try:
         said = connection.recv()
     except (EOFError, ConnectionError):
-        process.join(_TO_END_S)
-        raise ChildProcessError(
-            f"a process that records ended (exit code {process.exitcode}) without a word: look at what it printed, and at its "
-            "memory (recording.workers says how many there are). What is finished is kept; start again to go on."
-        ) from None
+        raise _ended(process) from None
     if isinstance(said, Exception):
         raise said
     return said
+
+
+def _ended(process: BaseProcess) -> ChildProcessError:
+    process.join(_TO_END_S)
+    return ChildProcessError(
+        f"a process that records ended (exit code {process.exitcode}) without a word: look at what it printed, and at its memory "
+        "(recording.workers says how many there are). What is finished is kept; start again to go on."
+    )
 
 
 def _serve(connection: Connection, work: Work) -> None:
