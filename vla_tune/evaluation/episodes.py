@@ -28,7 +28,7 @@ class EpisodeRecord:
     instruction: str
     """As the policy read it at the start."""
     success: bool
-    """`info["success"]` of the last tick."""
+    """By the rule of the evaluation: reached at any step, unless it says that the last one counts."""
     steps: int
     episode_return: float
     """Sum of the rewards."""

@@ -113,9 +113,7 @@ class Gripper:
 
     def uses(self, dimension: int) -> list[int]:
         """That one."""
-        _ends(self.robot, "robot")
-        _ends(self.environment, "environment")
-        return places(self.of, dimension, where="the robot's action")
+        return _place(self.of, self.robot, self.environment, dimension)
 
     def __call__(self, action: Float[np.ndarray, " A"]) -> Float[np.ndarray, "1"]:
         """In the environment's convention."""
@@ -133,7 +131,7 @@ class GripperSwitch:
 
     def uses(self, dimension: int) -> list[int]:
         """That one."""
-        return Gripper(of=self.of, robot=self.robot, environment=self.environment).uses(dimension)
+        return _place(self.of, self.robot, self.environment, dimension)
 
     def __call__(self, action: Float[np.ndarray, " A"]) -> Float[np.ndarray, "1"]:
         """One of two numbers."""
@@ -200,6 +198,13 @@ class Refuse:
                 "correct its scale, or say beyond: {_target_: vla_tune.translation.Clip}."
             )
         return np.clip(action, low, high)
+
+
+def _place(of: int, robot: Mapping[str, float], environment: Mapping[str, float], dimension: int) -> list[int]:
+    """Where the gripper is, with its ends looked at."""
+    _ends(robot, "robot")
+    _ends(environment, "environment")
+    return places(of, dimension, where="the robot's action")
 
 
 def _ends(said: Mapping[str, float], whose: str) -> Ends:

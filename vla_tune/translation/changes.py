@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float
 
 Change = Callable[[Any], Any]
-_STILL = 1e-12
 
 
 @dataclass(frozen=True)
