@@ -9,8 +9,10 @@ whatever context is current. Here there is one for each model that is drawn, mad
 import atexit
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any
+from weakref import WeakKeyDictionary, finalize
 
 import mujoco
 import numpy as np
@@ -22,7 +24,15 @@ _BACKENDS = ("egl", "osmesa", "glfw")
 class Canvas:
     """A context, the model's textures in it, and a list of what to draw."""
 
-    def __init__(self, model: Any, *, most_geometries: int, without: Sequence[str], hidden: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        most_geometries: int,
+        without: Sequence[str],
+        hidden: Sequence[int] = (),
+        around: Callable[[Any, Any, int, float], AbstractContextManager[None]] = lambda *_: nullcontext(),
+    ) -> None:
         """Opens it.
 
         Args:
@@ -30,10 +40,12 @@ class Canvas:
             most_geometries: How many a scene may have.
             without: Effects that are left out, as MuJoCo names them (`SHADOW`, `REFLECTION`).
             hidden: Groups of geometries that are not drawn, besides those that MuJoCo leaves out.
+            around: What is changed of model and data while MuJoCo lists what to draw for a camera, in a picture of an aspect.
 
         Raises:
             RuntimeError: OpenGL cannot be set up on this machine.
         """
+        self._around = around
         self._gl, self._context = _open(model)
         self._list = mujoco.MjvScene(model, maxgeom=most_geometries)
         for effect in without:
@@ -57,7 +69,8 @@ class Canvas:
         """
         self._gl.make_current()  # another library, or another canvas, may have changed it
         self._camera.fixedcamid = camera
-        mujoco.mjv_updateScene(model, data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._list)
+        with self._around(model, data, camera, width / height):
+            mujoco.mjv_updateScene(model, data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._list)
         prepare(self._list)
         viewport, picture = mujoco.MjrRect(0, 0, width, height), np.empty((height, width, 3), np.uint8)
         mujoco.mjr_render(viewport, self._list, self._context)
@@ -72,10 +85,11 @@ class Canvas:
 
 
 class Canvases:
-    """Canvases by name, of this process: a forked worker must not draw with its parent's context."""
+    """Canvases by owner and name, of this process: a forked worker must not draw with its parent's context."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[int, str], Canvas] = {}
+        self._owned: WeakKeyDictionary[object, Canvases] = WeakKeyDictionary()
 
     def named(self, name: str, make: Callable[[], Canvas]) -> Canvas:
         """The one of this name, made now where there is none."""
@@ -86,15 +100,28 @@ class Canvases:
                 atexit.register(self.close)  # only now, to run before the backend's own exit handler
         return self._open[key]
 
-    def drop(self, name: str) -> None:
-        """Frees the one of this name, if there is one: nothing of its model is drawn any more."""
-        if (canvas := self._open.pop((os.getpid(), name), None)) is not None:
-            canvas.close()
+    def of(self, owner: object) -> "Canvases":
+        """Those of an owner, which are freed with it: nothing of its model is drawn any more."""
+        if owner not in self._owned:
+            self._owned[owner] = Canvases()
+            finalize(owner, self._owned[owner].free).atexit = False  # which comes too late
+        return self._owned[owner]
 
     def close(self) -> None:
         """Free the contexts while OpenGL is still there: the interpreter's own order ends in EGL errors."""
         for key in [key for key in self._open if key[0] == os.getpid()]:
             self._open.pop(key).close()
+
+    def free(self) -> None:
+        """The same, earlier; a parent's contexts are left to it."""
+        self.close()
+        atexit.unregister(self.close)
+        if self._open:
+            _parents.append(self)
+
+
+_parents: list[Canvases] = []
+"""What a forked process must not free."""
 
 
 def _open(model: Any) -> tuple[Any, mujoco.MjrContext]:

@@ -2,10 +2,10 @@
 # pyright: reportAttributeAccessIssue=false
 # mujoco's names come from compiled modules without stubs.
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
-from weakref import finalize
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -47,24 +47,26 @@ class Fast:
         quality = model.vis.quality
         before, quality.offsamples = quality.offsamples, 0
         try:
-            return _Sparing(model, most_geometries=_MOST_GEOMETRIES, without=("SHADOW", "REFLECTION"), hidden=_COLLISION)
+            return Canvas(
+                model,
+                most_geometries=_MOST_GEOMETRIES,
+                without=("SHADOW", "REFLECTION"),
+                hidden=_COLLISION,
+                around=_without_what_lies_beside,
+            )
         finally:
             quality.offsamples = before
 
 
-class _Sparing(Canvas):
+@contextmanager
+def _without_what_lies_beside(model: Any, data: Any, camera: int, aspect: float) -> Iterator[None]:
     """Spares OpenGL the meshes that no pixel shows; without shadows and reflections the picture is the same."""
-
-    def draw(
-        self, model: Any, data: Any, camera: int, height: int, width: int, *, prepare: Callable[[Any], None] = lambda scene: None
-    ) -> UInt8[np.ndarray, "H W 3"]:
-        """As any canvas does."""
-        before = model.geom_group.copy()
-        model.geom_group[beside(model, data, camera, width / height)] = _COLLISION[0]
-        try:
-            return super().draw(model, data, camera, height, width, prepare=prepare)
-        finally:
-            model.geom_group[:] = before
+    before = model.geom_group.copy()
+    model.geom_group[beside(model, data, camera, aspect)] = _COLLISION[0]
+    try:
+        yield
+    finally:
+        model.geom_group[:] = before
 
 
 def beside(model: Any, data: Any, camera: int, aspect: float) -> Bool[np.ndarray, " G"]:
@@ -112,10 +114,4 @@ _canvases = Canvases()
 
 def _canvas(world: World, drawing: Drawing) -> Canvas:
     """One for all simulations of a task, freed with its world."""
-    name = f"{id(world)} {drawing!r}"
-
-    def make() -> Canvas:
-        finalize(world, _canvases.drop, name)
-        return drawing(world.model)
-
-    return _canvases.named(name, make)
+    return _canvases.of(world).named(repr(drawing), lambda: drawing(world.model))

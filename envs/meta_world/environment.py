@@ -5,6 +5,7 @@
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
+from weakref import WeakValueDictionary
 
 import gymnasium
 import mujoco
@@ -63,7 +64,8 @@ class MetaWorld(gymnasium.Env[Float64[np.ndarray, "39"], Float32[np.ndarray, "4"
         if place is not None:
             model.cam_pos[self._camera] = place
         model.vis.quality.shadowsize, model.vis.quality.offsamples = shadow_map, samples
-        self._canvas, self._without = f"{task} {shadow_map} {samples} {' '.join(without)}", tuple(without)
+        self._without = tuple(without)
+        self._easel: _Easel | None = _easel(f"{task} {shadow_map} {samples} {' '.join(without)}")
         self.seen = np.zeros(self.observation_space.shape or ())
         """What was shown last."""
 
@@ -87,16 +89,34 @@ class MetaWorld(gymnasium.Env[Float64[np.ndarray, "39"], Float32[np.ndarray, "4"
 
     def render(self) -> UInt8[np.ndarray, "H W 3"]:
         """The camera's picture; that of corner2 is turned by 180 degrees, as Meta-World has it."""
-        model = self.simulation.model
-        canvas = _canvases.named(self._canvas, lambda: Canvas(model, most_geometries=_MOST_GEOMETRIES, without=self._without))
+        model, easel = self.simulation.model, self._easel
+        if easel is None:
+            raise RuntimeError(f"{self.task} is closed: nothing is drawn any more.")
+        canvas = easel.canvases.named("", lambda: Canvas(model, most_geometries=_MOST_GEOMETRIES, without=self._without))
         return canvas.draw(model, self.simulation.data, self._camera, *self._size)
 
     def close(self) -> None:
-        """Frees nothing that other environments of the task draw with."""
+        """Frees what it draws with, unless other environments of the task draw with it."""
+        self._easel = None
         self.simulation.close()
 
 
+class _Easel:
+    """What environments of a task draw with that are drawn alike; the canvas is freed with it."""
+
+    @property
+    def canvases(self) -> Canvases:
+        return _canvases.of(self)
+
+
 _canvases = Canvases()
+_easels: WeakValueDictionary[str, _Easel] = WeakValueDictionary()
+
+
+def _easel(name: str) -> _Easel:
+    if (there := _easels.get(name)) is None:
+        there = _easels[name] = _Easel()
+    return there
 
 
 def _made(task: str) -> Any:

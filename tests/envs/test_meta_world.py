@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("metaworld")
+from envs.meta_world import environment
 from envs.meta_world.environment import MetaWorld
 from envs.meta_world.expert import Scripted
 
@@ -77,6 +78,24 @@ def test_several_environments_show_what_each_shows_alone():
         np.testing.assert_array_equal(env.render(), picture)
     envs[0].close()
     np.testing.assert_array_equal(envs[2].render(), solo[2])
+
+
+def test_a_canvas_goes_with_the_last_environment_of_its_task():
+    """A GPU has few contexts: fifty tasks are more than some have."""
+    one, twin, other = made(STALE), made(STALE), made("button-press-v3")
+    before = len(environment._canvases._owned)
+    for env in (one, twin, other):
+        env.reset(seed=0)
+        env.render()
+    assert len(environment._canvases._owned) == before + 2
+    one.close()
+    assert len(environment._canvases._owned) == before + 2
+    twin.close()
+    assert len(environment._canvases._owned) == before + 1
+    other.close()
+    assert len(environment._canvases._owned) == before
+    with pytest.raises(RuntimeError, match="is closed"):
+        one.render()
 
 
 def test_the_first_picture_shows_things_where_they_are():
