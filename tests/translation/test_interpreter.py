@@ -11,6 +11,7 @@ import yaml
 
 from vla_tune.environment import observation_in
 from vla_tune.evaluation import in_processes, rollout
+from vla_tune.evaluation.fingerprint import look_at
 from vla_tune.execution import OpenLoop
 from vla_tune.run.objects import build
 from vla_tune.translation import in_interpreter
@@ -86,6 +87,33 @@ def test_a_policy_is_evaluated_there(python, crane, chaotic):
     here = play(make_env=partial(build(written()), task="left"), num_envs=1)
     assert play(make_env=make, num_envs=2) == here
     assert play(make_env=make, num_envs=2, vectorize=in_processes) == here
+
+
+@pytest.mark.ci  # a process of its own
+def test_its_code_packages_and_state_are_those_there(python, both, crane, monkeypatch):
+    there, _ = both
+    cell = {"suite": "crane", "task": "right", "seed": 0, "embodiment": crane}
+    with monkeypatch.context() as patch:
+        patch.setattr(there, "close", lambda: None)
+        look = look_at(lambda: there, **cell)
+        said = there.code()
+        assert {"gymnasium", "numpy"} <= said["packages"].keys()
+        assert look.code["packages"]["numpy there"] == said["packages"]["numpy"]
+        assert look.fingerprint["renderer"] is None, "nothing draws there"
+        patch.setattr(there, "code", lambda: said | {"sources": "edited", "packages": {"mujoco": "3.9"}})
+        patch.setattr(there, "physics", lambda: {"positions": np.ones(1)})
+        patch.setattr(there, "renderer", lambda: "a GPU")
+        other = look_at(lambda: there, **cell)
+    assert other.code["sources"] != look.code["sources"]
+    assert other.code["packages"]["mujoco there"] == "3.9"
+    assert other.fingerprint["renderer"] == "a GPU"
+    assert other.fingerprint["state"] != look.fingerprint["state"]
+    assert other.fingerprint["frame"] == look.fingerprint["frame"]
+    crane = Path(python).with_name("crane.py")
+    text = crane.read_text()
+    crane.unlink()
+    crane.write_text(text + "# edited\n")
+    assert there.code()["sources"] != said["sources"]
 
 
 @pytest.mark.ci  # processes of their own

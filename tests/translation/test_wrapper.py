@@ -13,13 +13,13 @@ from vla_tune.data.chunks import ChunksByTimestamp
 from vla_tune.data.dataset import Demonstrations
 from vla_tune.environment import AtTheEnd, Once, observation_in
 from vla_tune.evaluation import in_processes, rollout
-from vla_tune.evaluation.code import code_of
 from vla_tune.evaluation.environments import in_turn
 from vla_tune.evaluation.stage import Rules
 from vla_tune.execution import OpenLoop
 from vla_tune.models.openvla.inputs import OpenVLAInputs
 from vla_tune.policy import LocalPolicy
 from vla_tune.record import STILL, Storage, record_demonstrations
+from vla_tune.workers.code import code_of
 
 T = "vla_tune.translation."
 LEFT, RIGHT = (-0.05, 0, 0, 1.0), (0.05, 0, 0, 1.0)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from vla_tune.evaluation.code import code_of
 from vla_tune.evaluation.environments import MakeEnv, Vectorize, in_turn
 from vla_tune.evaluation.episodes import episode_seed
 from vla_tune.schema import Embodiment
+from vla_tune.workers.code import ELSEWHERE, code_of
 
 VARIES = "varies"
 """In place of a hash, where the same seed led to two things; a GPU may draw with some noise."""
@@ -41,7 +41,7 @@ def look_at(make_env: MakeEnv, *, suite: str, task: str, seed: int, embodiment: 
         code = code_of(make_env, pool.behind())
         start = pool.start(seed=episode_seed(seed, suite=suite, task=task, episode=0), episode=0)
     marks = {name: value if start.again[name] == value else VARIES for name, value in start.first.items()}
-    renderer = start.renderer if "mujoco" in code["packages"] else None
+    renderer = start.renderer if {"mujoco", f"mujoco{ELSEWHERE}"} & code["packages"].keys() else None
     return Look(info=start.info, code=code, fingerprint={"renderer": renderer, **marks}, metadata=start.metadata)
 
 

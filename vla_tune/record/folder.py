@@ -13,8 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vla_tune.evaluation.code import code_behind
 from vla_tune.schema import embodiment_of_today
+from vla_tune.workers.code import code_behind
 
 _log = logging.getLogger(__name__)
 RECIPE_FILE = "recipe.json"

@@ -62,6 +62,18 @@ class Elsewhere(gymnasium.Env):
         state, names, reward, terminated, truncated, info = self._called("step", action=np.asarray(action))
         return self._shown(state, names), reward, terminated, truncated, info
 
+    def code(self) -> dict[str, Any]:
+        """What it is written as there: hash and versions (`vla_tune.workers.code.code_of`)."""
+        return self._called("code")
+
+    def physics(self) -> dict[str, np.ndarray]:
+        """MuJoCo's positions and velocities, where it has them."""
+        return self._called("physics")
+
+    def renderer(self) -> str | None:
+        """Who drew its last picture."""
+        return self._called("renderer")
+
     def close(self) -> None:
         """Ends the process."""
         self._process.close()

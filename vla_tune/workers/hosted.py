@@ -9,6 +9,8 @@ from gymnasium.spaces import Box
 
 from vla_tune.environment import drawn
 from vla_tune.workers.building import built
+from vla_tune.workers.code import code_of
+from vla_tune.workers.start import behind, physics_of, renderer_here
 from vla_tune.workers.wire import sendable
 
 
@@ -24,7 +26,8 @@ class Hosted:
     """
 
     def __init__(self, make: Mapping[str, Any], task: str) -> None:
-        self._env: gymnasium.Env = built({**make, "_partial_": True})(task=task)
+        self._make = built({**make, "_partial_": True})
+        self._env: gymnasium.Env = self._make(task=task)
         self._images: Mapping[str, Any] = {}
 
     def about(self) -> dict[str, Any]:
@@ -48,6 +51,18 @@ class Hosted:
     def draw(self, name: str) -> np.ndarray:
         """A picture of what was shown last."""
         return drawn(name, self._images[name])
+
+    def code(self) -> dict[str, Any]:
+        """What it is written as: hash and versions, of this interpreter."""
+        return code_of(self._make, behind(self._env))
+
+    def physics(self) -> dict[str, np.ndarray]:
+        """MuJoCo's positions and velocities, where it has them."""
+        return dict(physics_of(self._env))
+
+    def renderer(self) -> str | None:
+        """Who drew its last picture."""
+        return renderer_here()
 
     def close(self) -> None:
         """Closes it."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -38,23 +38,45 @@ class Behind:
     """Where an environment comes from."""
 
     layers: Sequence[str]
-    """The modules of its wrappers, then of what they wrap."""
+    """The modules of its wrappers, then of what they wrap, with their base classes."""
     modules: Mapping[str, Sequence[str]]
     """What is imported there, the standard library and this package aside: name -> file and package."""
+    elsewhere: Mapping[str, Any] | None = None
+    """`code_of` what it stands for in an interpreter of its own."""
+
+
+@runtime_checkable
+class Elsewhere(Protocol):
+    """An environment that stands for one in another interpreter, and asks there."""
+
+    def code(self) -> Mapping[str, Any]:
+        """Its `code_of`."""
+        ...
+
+    def physics(self) -> Mapping[str, np.ndarray]:
+        """Positions and velocities, where it has them."""
+        ...
+
+    def renderer(self) -> str | None:
+        """Who draws it, once it was drawn."""
+        ...
 
 
 def start_of(env: gymnasium.Env, *, seed: int, episode: int) -> Start:
     """Begins an episode twice."""
     shown, info = env.reset(seed=seed, options={EPISODE: episode})
     first = _hashes(env, shown)
-    renderer = _opengl() if "mujoco" in sys.modules else None
+    inner = env.unwrapped
+    renderer = inner.renderer() if isinstance(inner, Elsewhere) else renderer_here()
     again = _hashes(env, env.reset(seed=seed, options={EPISODE: episode})[0])
     return Start(info=dict(info), first=first, again=again, renderer=renderer, metadata=sendable(env.metadata))
 
 
 def behind(env: gymnasium.Env) -> Behind:
     """Looks at its wrappers, and at what is imported here."""
-    return Behind(layers=[type(layer).__module__ for layer in _layers(env)], modules=imported_here())
+    elsewhere = inner.code() if isinstance(inner := env.unwrapped, Elsewhere) else None
+    layers = [base.__module__ for layer in _layers(env) for base in type(layer).__mro__]
+    return Behind(layers=layers, modules=imported_here(), elsewhere=elsewhere)
 
 
 def imported_here() -> dict[str, Sequence[str]]:
@@ -78,13 +100,15 @@ def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
 def _hashes(env: gymnasium.Env, shown: Any) -> dict[str, str]:
     """Of what is seen, and of what is so."""
     pictures = {name: drawn(name, picture) for name, picture in shown["images"].items()}
-    numbers = {"state": np.asarray(shown.get("state", ())), **_physics(env)}
+    numbers = {"state": np.asarray(shown.get("state", ())), **physics_of(env)}
     return {"frame": _hash(pictures), "state": _hash(numbers)}
 
 
-def _physics(env: gymnasium.Env) -> dict[str, np.ndarray]:
+def physics_of(env: gymnasium.Env) -> Mapping[str, np.ndarray]:
     """MuJoCo's positions and velocities, where the environment, or something that it has, has them."""
     inner = env.unwrapped
+    if isinstance(inner, Elsewhere):
+        return inner.physics()
     for owner in (inner, *vars(inner).values()):
         data = getattr(owner, "data", None)
         if hasattr(data, "qpos") and hasattr(data, "qvel"):
@@ -100,9 +124,9 @@ def _hash(arrays: Mapping[str, np.ndarray]) -> str:
     return total.hexdigest()[:_DIGITS]
 
 
-def _opengl() -> str | None:
-    """Of the context in which the last picture was drawn."""
-    if "OpenGL" not in sys.modules:
+def renderer_here() -> str | None:
+    """OpenGL's vendor, renderer and version in the context where the last picture was drawn, where MuJoCo is imported."""
+    if not {"OpenGL", "mujoco"} <= sys.modules.keys():
         return None
     with suppress(Exception):  # each backend fails with a type of its own where no context is current
         from OpenGL import GL

@@ -15,12 +15,14 @@ from typing import Any
 import gymnasium
 
 import vla_tune
-from vla_tune.evaluation.environments import MakeEnv
+from vla_tune.workers.shelf import MakeEnv
 from vla_tune.workers.start import Behind, behind, imported_here
 
 Modules = Mapping[str, Sequence[str]]
 """Name -> file and package."""
 
+ELSEWHERE = " there"
+"""Behind the name of a package in an interpreter of its own."""
 _OURS = (
     *("schema", "tokens", "data", "models", "heads", "adapters", "policy", "execution", "environment.py", "workers"),
     "translation",
@@ -42,7 +44,7 @@ def code_of(make_env: MakeEnv, found: Behind | None = None) -> dict[str, Any]:
 
     `sources`: a hash of the files in which the environment, its wrappers and its maker are written, of what these import, and of
     the descriptions that lie in their packages. `packages`: versions of what is installed, with what that requires and imports, and
-    of meshes and textures. `ours`: a hash of this package.
+    of meshes and textures; of an environment in an interpreter of its own, those there too. `ours`: a hash of this package.
 
     Args:
         make_env: Makes the environment.
@@ -53,7 +55,11 @@ def code_of(make_env: MakeEnv, found: Behind | None = None) -> dict[str, Any]:
             found = behind(env)
     own, installed = _reached({*found.layers, *_modules(make_env)}, {**found.modules, **imported_here()})
     packages = {name: version for name in sorted({*_ALWAYS, *installed, *_beneath(installed)}) if (version := _version(name))}
-    return {"sources": _hash(_files(own)), "packages": packages, "ours": _ours()}
+    sources, there = _hash(_files(own)), found.elsewhere
+    if there is not None:
+        sources = sha256(f"{sources} {there['sources']}".encode()).hexdigest()
+        packages |= {f"{name}{ELSEWHERE}": version for name, version in there["packages"].items()}
+    return {"sources": sources, "packages": packages, "ours": _ours()}
 
 
 def code_behind(*made: Any) -> dict[str, Any]:
@@ -112,22 +118,33 @@ def _reached(names: set[str], imported: Modules) -> tuple[dict[str, Sequence[str
         if name not in imported or name in own:
             continue
         file, package = imported[name]
-        if _is_installed(file):
-            installed.add(top)
-        else:
+        if not _is_installed(file, top):
             own[name] = imported[name]
             waiting += _named(Path(file), package)
+            continue
+        installed.add(top)
+        if name in names:  # of an environment itself, such as gymnasium's own of MuJoCo, all that it draws and computes with
+            tops = {word.partition(".")[0] for word in _named(Path(file), package)}
+            installed |= {other for other in tops if _is_package(other, imported)}
     return own, installed
 
 
 def _is_package(top: str, imported: Modules) -> bool:
     """Whether it is installed, imported or not."""
     file, _ = imported.get(top, ("", ""))
-    return top != "vla_tune" and top in _distributions() and (not file or _is_installed(file))
+    return top != "vla_tune" and top in _distributions() and (not file or _is_installed(file, top))
 
 
-def _is_installed(file: str) -> bool:
-    return any(Path(file).is_relative_to(sysconfig.get_path(kind)) for kind in ("purelib", "platlib"))
+def _is_installed(file: str, top: str) -> bool:
+    site = any(Path(file).is_relative_to(sysconfig.get_path(kind)) for kind in ("purelib", "platlib"))
+    return site or any(Path(file).is_relative_to(folder) for folder in _folders(top))
+
+
+@cache
+def _folders(top: str) -> list[Path]:
+    """Where a package is installed, besides the interpreter's own folder: `pip install --target` chooses one."""
+    found = [metadata.distribution(name) for name in _distributions().get(top, [])]
+    return [Path(str(one.locate_file(""))) for one in found if one.read_text("RECORD") is not None]
 
 
 def _named(file: Path, package: str) -> Iterator[str]:

