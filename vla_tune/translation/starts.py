@@ -105,7 +105,7 @@ class StoredStarts:
         """
         return len(self._all(moment))
 
-    def _all(self, moment: Moment) -> Sequence[Any]:
+    def _all(self, moment: Moment) -> Sequence[Any] | np.ndarray:
         states = self.states(moment)
         if not hasattr(states, "__len__") or not len(states):
             raise ValueError(f"{self.states} holds no states: it is {type(states).__name__}.")
