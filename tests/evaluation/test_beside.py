@@ -79,8 +79,8 @@ def test_tables_are_those_of_one_task_after_the_other(played, walker, rows):
 
 
 def test_tasks_are_played_at_once(played):
-    met = threading.Barrier(2, timeout=60)  # who is alone waits in vain
-    assert len(played(Apart(), num_envs=2, between=lambda task: met.wait() if task in TASKS[:4] else None)) == 5
+    met = threading.Barrier(2)  # who is alone waits in vain
+    assert len(played(Apart(), num_envs=2, between=lambda task: met.wait(timeout=60) if task in TASKS[:4] else None)) == 5
 
 
 def test_an_error_in_one_ends_all(played, walker):

@@ -10,6 +10,7 @@ import vla_tune.run.evaluate as evaluation
 from envs.wrappers import DistractorInstruction
 from vla_tune.data import build_pipeline
 from vla_tune.evaluation import Cell
+from vla_tune.evaluation.environments import in_turn
 from vla_tune.evaluation.fingerprint import Look
 from vla_tune.execution import OpenLoop, RecedingHorizon
 from vla_tune.models.heads import AutoregressiveTokenHead, ParallelTokenHead
@@ -61,7 +62,8 @@ def test_chunks_are_played_as_far_as_the_contract_says_unless_told_otherwise(
     made = Trained(replace(policy, contract=replace(policy.contract, execute_steps=steps)), ())
     cfg = configuration("eval", "run=nowhere", "task=lift", *words)
     look = Look(info={}, code={}, fingerprint={"frame": "a1"})
-    evaluation._records(cfg, made, partial(gymnasium.Env), look, policy="fine_tuned", task="lift", folder=tmp_path, films=False)
+    venue = evaluation.Venue(make_env=partial(gymnasium.Env), vectorize=in_turn, num_envs=1, actor=policy)
+    evaluation._records(cfg, made, venue, look, policy="fine_tuned", task="lift", folder=tmp_path, films=False)
     assert [cell.execution for cell in played] == [execution]
     assert [(cell.protocol, cell.fingerprint) for cell in played] == [("tabletop", {"frame": "a1"})]
     assert evaluation.execution_name(cfg, made.policy.contract) == type(execution).__name__

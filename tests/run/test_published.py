@@ -20,7 +20,6 @@ from vla_tune.check.finding import CheckFailedError
 from vla_tune.data.sampling import centre_box, crop_resized
 from vla_tune.record import Storage
 from vla_tune.record.writer import write_episodes
-from vla_tune.run import evaluate as evaluation
 from vla_tune.run.check import check
 from vla_tune.run.evaluate import evaluate_run
 from vla_tune.run.export import export_run
@@ -76,9 +75,8 @@ def picture(name: str) -> np.ndarray:
 
 
 @pytest.fixture
-def played(configuration, monkeypatch, tmp_path: Path) -> Callable[..., np.ndarray]:
+def played(configuration, tmp_path: Path) -> Callable[..., np.ndarray]:
     """What `scripts/eval.py` lets a policy do in an environment."""
-    monkeypatch.setattr(evaluation, "code_of", lambda _: {})  # this file's imports take seconds to look through
 
     def play(frames: Frames, *overrides: str) -> np.ndarray:
         gymnasium.register("Frames-v0", lambda **_: frames, max_episode_steps=100)
