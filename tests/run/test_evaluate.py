@@ -63,7 +63,8 @@ def test_chunks_are_played_as_far_as_the_contract_says_unless_told_otherwise(
     cfg = configuration("eval", "run=nowhere", "task=lift", *words)
     look = Look(info={}, code={}, fingerprint={"frame": "a1"})
     venue = evaluation.Venue(make_env=partial(gymnasium.Env), vectorize=in_turn, num_envs=1, actor=policy)
-    evaluation._records(cfg, made, venue, look, policy="fine_tuned", task="lift", folder=tmp_path, films=False)
+    cell = evaluation._cell(cfg, made, venue, look, policy="fine_tuned", task="lift")
+    evaluation._played(cfg, made, venue, cell, folder=tmp_path, films=False)
     assert [cell.execution for cell in played] == [execution]
     assert [(cell.protocol, cell.fingerprint) for cell in played] == [("tabletop", {"frame": "a1"})]
     assert evaluation.execution_name(cfg, made.policy.contract) == type(execution).__name__

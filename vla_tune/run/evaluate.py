@@ -82,8 +82,11 @@ def evaluate(
     )
     look = look or looked_at(cfg, task, venue, trained)
     check_enough(cfg, look.metadata, task=task)
-    records = _records(cfg, trained, venue, look, policy=policy, task=task, folder=folder, films=films, ablation=ablation)
-    world = {"protocol": protocol_of(cfg), "fingerprint": told_in_a_row(look, environment=_environment(cfg))}
+    if ablation is not None:
+        venue = replace(venue, make_env=partial(without, venue.make_env, ablation))
+    cell = _cell(cfg, trained, venue, look, policy=policy, task=task, ablation=ablation)
+    records = _played(cfg, trained, venue, cell, folder=folder, films=films)
+    world = {"protocol": cell.protocol, "fingerprint": told_in_a_row(look, environment=_environment(cfg))}
     return success_row(policy=policy, task=task, records=records) | _sentence(records) | _outside_mass(records) | world
 
 
@@ -163,45 +166,41 @@ def print_tables(results: Mapping[str, Any], *, title: str) -> None:
     show(*tables(results, title=title))
 
 
-def _records(
-    cfg: DictConfig,
-    trained: Trained,
-    venue: Venue,
-    look: Look,
-    *,
-    policy: str,
-    task: str,
-    folder: Path,
-    films: bool,
-    ablation: Ablation | None = None,
-) -> list[EpisodeRecord]:
-    lacking = venue.make_env if ablation is None else partial(without, venue.make_env, ablation)
-    body = trained.policy.contract.embodiment
-    decoder = repr(getattr(trained.policy.model, "decoder", None))
-    arithmetic = {"rows": trained.policy.rows, "precision": trained.policy.contract.precision, "device": device_of(cfg)}
+def _cell(
+    cfg: DictConfig, trained: Trained, venue: Venue, look: Look, *, policy: str, task: str, ablation: Ablation | None = None
+) -> Cell:
+    """What is played in a venue where that is taken away already."""
+    contract, decoder = trained.policy.contract, repr(getattr(trained.policy.model, "decoder", None))
+    arithmetic = {"rows": trained.policy.rows, "precision": contract.precision, "device": device_of(cfg)}
     if not any((part / CONTRACT_FILE).is_file() for part in trained.folders):  # it is not among the files that are hashed
-        arithmetic |= {"contract": trained.policy.contract.record["contract_hash"]}
-    cell = Cell(
+        arithmetic |= {"contract": contract.record["contract_hash"]}
+    return Cell(
         policy=policy,
         identity=policy_identity(trained.folders, run=arithmetic | {"decoder": decoder}),
         suite=cfg.env.suite,
         task=task,
         environment=_environment(cfg) + ("" if ablation is None else f", {ablation!r}"),
         protocol=protocol_of(cfg),
-        code=look.code if ablation is None else code_seen(lacking, embodiment=body, vectorize=venue.vectorize),
+        code=look.code
+        if ablation is None
+        else code_seen(venue.make_env, embodiment=contract.embodiment, vectorize=venue.vectorize),
         fingerprint=look.fingerprint,
         episodes=cfg.evaluation.episodes if ablation is None else ablated_episodes(cfg),
         seed=cfg.evaluation.seed,
-        execution=under_contract(build(cfg.execution), trained.policy.contract),
+        execution=under_contract(build(cfg.execution), contract),
         rules=Rules(success=build(cfg.success), max_steps=cfg.evaluation.max_steps),
     )
+
+
+def _played(cfg: DictConfig, trained: Trained, venue: Venue, cell: Cell, *, folder: Path, films: bool) -> list[EpisodeRecord]:
+    body = trained.policy.contract.embodiment
     filming = films and len(cfg.evaluation.films) > 0
     watcher = Film(folder.parent / FILMS, list(cfg.evaluation.films), body.control_hz) if filming else NOBODY
     return evaluate_cell(
         folder,
         cell,
         policy=venue.actor,
-        make_env=lacking,
+        make_env=venue.make_env,
         embodiment=body,
         num_envs=venue.num_envs,
         cells=build(cfg.cells),
