@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -72,9 +73,16 @@ def policy_identity(folders: Iterable[Path], *, run: Mapping[str, Any]) -> str:
         if not any(path.suffix == ".safetensors" for path in files):
             raise ValueError(f"{folder} holds no *.safetensors: give the folder of a checkpoint or an adapter.")
         for path in files:
-            with path.open("rb") as file:
-                total.update(path.name.encode() + b"\0" + file_digest(file, "sha256").digest())
+            about = path.stat()
+            total.update(path.name.encode() + b"\0" + _digest(path, about.st_size, about.st_mtime_ns))
     return total.hexdigest()
+
+
+@lru_cache
+def _digest(path: Path, size: int, modified_ns: int) -> bytes:
+    """SHA-256 of a file, read once for all cells of an evaluation: weights are gigabytes."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").digest()
 
 
 @runtime_checkable
