@@ -110,8 +110,15 @@ class Demonstrations(Dataset[dict[str, Any]]):
         cache_bytes: int | None = None,
     ) -> None:
         self.root, self.chunks, self._rest = Path(root), chunks, Rest.of(embodiment.action)
-        chosen = {"episodes": episodes, "exclude": exclude, "units": units or {}, "labelled_hz": labelled_hz}
-        there = opened(self.root, embodiment, columns=chunks.columns(embodiment.action_dimension), **chosen)
+        there = opened(
+            self.root,
+            embodiment,
+            columns=chunks.columns(embodiment.action_dimension),
+            episodes=episodes,
+            exclude=exclude,
+            units=units or {},
+            labelled_hz=labelled_hz,
+        )
         self.embodiment, self.episodes, self.frames = there.embodiment, there.episodes, there.frames
         self.rows = np.arange(len(self.frames))
         capacity = None if cache_bytes is None else cache_bytes // len(embodiment.cameras)

@@ -14,7 +14,7 @@ from vla_tune.environment import EPISODE, drawn
 from vla_tune.workers.wire import sendable
 
 _DIGITS = 16
-_NOBODYS = ("vla_tune", *sys.stdlib_module_names)
+_NOBODYS = {"vla_tune", *sys.stdlib_module_names}
 
 
 @dataclass(frozen=True, kw_only=True)
